@@ -1,0 +1,3 @@
+module github.com/opensandbox/operator
+
+go 1.26.0
