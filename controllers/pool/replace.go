@@ -29,23 +29,25 @@ func (d *decision) replaceFailing() {
 			failing = append(failing, pod)
 		}
 	}
-	slices.SortFunc(failing, func(a, b ledger.PodState) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
-	})
-	atOnce := max(1, (len(d.idle)*replacePercent+99)/100)
+	if len(failing) == 0 || !d.mayReplace() {
+		return
+	}
+	slices.SortFunc(failing, oldestFirst)
+	waiting := min(max(1, (len(d.idle)*replacePercent+99)/100), d.unproven())
 	for _, pod := range failing {
 		if !pod.Finished {
-			if atOnce == 0 {
+			if waiting == 0 {
 				continue
 			}
-			atOnce--
+			waiting--
 		}
 		d.retire(pod.Name)
-		d.plan.ReplacedAt = d.in.Now
 	}
-	if d.plan.ReplacedAt.Equal(d.in.Now) {
-		d.plan.Replaced++
-	}
+	d.plan.Replaced, d.plan.ReplacedAt = d.plan.Replaced+1, d.in.Now
+}
+
+func oldestFirst(a, b ledger.PodState) int {
+	return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
 }
 
 // replaceable says that a new pod in its place may do better. One that waits for a
@@ -93,11 +95,8 @@ func (d *decision) recovered() bool {
 func (d *decision) roll() {
 	notReady, ready := d.outdatedIdle()
 	limit := d.updateLimit()
-	if limit == 0 || len(notReady)+len(ready) == 0 {
+	if limit == 0 || len(notReady)+len(ready) == 0 || !d.mayReplace() {
 		return
-	}
-	if failures := d.in.Memory.CreateFailures; failures > 0 && !d.due(d.in.Memory.RetryAt) {
-		return // pods that cannot be replaced are better than none
 	}
 	budget := min(len(notReady), d.unproven())
 	unavailable := max(0, d.plan.Target-d.held-d.available())
@@ -131,11 +130,8 @@ func (d *decision) outdatedIdle() (notReady, ready []ledger.PodState) {
 			notReady = append(notReady, pod)
 		}
 	}
-	oldest := func(a, b ledger.PodState) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
-	}
-	slices.SortFunc(notReady, oldest)
-	slices.SortFunc(ready, oldest)
+	slices.SortFunc(notReady, oldestFirst)
+	slices.SortFunc(ready, oldestFirst)
 	return notReady, ready
 }
 
@@ -147,6 +143,10 @@ func (d *decision) updateLimit() int {
 	}
 	return max(0, scaled(limit, d.plan.Target-d.held))
 }
+
+// mayReplace says that new pods can be made, as far as is known: pods that cannot be
+// replaced are better than none.
+func (d *decision) mayReplace() bool { return d.due(d.in.Memory.RetryAt) }
 
 // unproven bounds how many pods may be replaced while creating pods has failed of
 // late: one, to find out whether it still does.
