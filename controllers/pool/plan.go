@@ -119,6 +119,8 @@ type decision struct {
 	// among them until they are replaced, so that pods that end at once do not make
 	// a loop of creates and deletes.
 	idle []ledger.PodState
+	// exchanged counts the pods retired so far that were not ready.
+	exchanged int
 }
 
 func newDecision(in *Input) *decision {

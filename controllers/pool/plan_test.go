@@ -321,6 +321,11 @@ func TestDecideReplace(t *testing.T) {
 			retire: []string{"0", "1"}, create: 2,
 		},
 		{
+			name: "a failing pod's successor does not wait for the others to get ready",
+			spec: growing(capacity(4, 4, 0, 20), "1"), pods: groups{pods(4, failing("CrashLoopBackOff"))},
+			retire: []string{"0"}, create: 1,
+		},
+		{
 			name: "rounds are apart also when other pods are old",
 			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, failing("CrashLoopBackOff"))},
 			memory: Memory{Replaced: 1, ReplacedAt: now}, wait: 2 * time.Minute,

@@ -41,7 +41,7 @@ func (d *decision) replaceFailing() {
 			}
 			waiting--
 		}
-		d.retire(pod.Name)
+		d.retire(&pod)
 	}
 	d.plan.Replaced, d.plan.ReplacedAt = d.plan.Replaced+1, d.in.Now
 }
@@ -114,7 +114,7 @@ func (d *decision) roll() {
 		return
 	}
 	for _, pod := range slices.Concat(notReady[:budget], ready[:readyBudget]) {
-		d.retire(pod.Name)
+		d.retire(&pod)
 	}
 }
 

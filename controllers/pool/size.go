@@ -23,14 +23,15 @@ func size(bounds *v1alpha1.CapacitySpec, held, idle, demand int) int {
 	return max(int(bounds.PoolMin), min(target, int(bounds.PoolMax)))
 }
 
-// grow plans the pods that are missing, as far as spec.scaleStrategy lets it.
+// grow plans the pods that are missing, as far as spec.scaleStrategy lets it. A pod
+// that takes the place of one that was not ready makes no more of those than before.
 func (d *decision) grow() {
 	missing := d.plan.Target - d.total()
 	if missing <= 0 || !d.due(d.in.Memory.RetryAt) {
 		return
 	}
 	if room, limited := d.growthRoom(); limited {
-		missing = max(0, min(missing, room))
+		missing = max(0, min(missing, max(room, d.exchanged)))
 	}
 	d.plan.Create = missing
 }
@@ -52,7 +53,7 @@ func (d *decision) shrink(surplus int) {
 	slices.SortFunc(candidates, d.worthless)
 	for _, pod := range candidates[:min(surplus, len(candidates))] {
 		if pod.State == ledger.Idle {
-			d.retire(pod.Name)
+			d.retire(&pod)
 		}
 	}
 }
@@ -91,7 +92,11 @@ func compareBool(a, b bool) int {
 }
 
 // retire plans the deletion of an idle pod and takes it out of the account.
-func (d *decision) retire(name string) {
+func (d *decision) retire(pod *ledger.PodState) {
+	if !usable(pod) {
+		d.exchanged++
+	}
+	name := pod.Name
 	d.plan.Retire = append(d.plan.Retire, name)
 	d.idle = slices.DeleteFunc(d.idle, func(pod ledger.PodState) bool { return pod.Name == name })
 }
