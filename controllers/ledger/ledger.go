@@ -159,7 +159,13 @@ func (l *Ledger) Observe(key Key, facts Pod) {
 func (l *Ledger) Forget(key Key, name string, uid types.UID) {
 	l.with(key, func(p *pool) {
 		e := p.pods[name]
-		if e == nil || (uid != "" && e.UID != "" && e.UID != uid) {
+		if e == nil {
+			return
+		}
+		if e.successor != nil && (uid == "" || uid == e.successor.UID) {
+			e.successor = nil
+		}
+		if uid != "" && e.UID != "" && e.UID != uid {
 			return
 		}
 		p.poolChanged = true

@@ -19,6 +19,8 @@ type entry struct {
 	seen bool
 	// gone: the pod no longer exists; its holder has not dropped it yet.
 	gone bool
+	// successor is another pod that has appeared under the name of one that is gone.
+	successor *Pod
 	// clean: recycling has left it clean. Only of Releasing.
 	clean bool
 	// confirmed: the API server has answered that it was created. Only of Creating.
@@ -244,37 +246,56 @@ func (p *pool) remove(e *entry) {
 	p.poolChanged = true
 }
 
+// bury forgets a pod that is gone and lets the one in that stands behind it.
+func (p *pool) bury(e *entry) {
+	delete(p.pods, e.Name)
+	if e.successor != nil {
+		p.observe(*e.successor)
+	}
+}
+
 func (p *pool) observe(facts Pod) {
 	e := p.pods[facts.Name]
-	if e == nil {
-		state := Idle
-		if p.unread > 0 {
-			// It was not created by this leader, so the unreadable allocation may name it.
-			state = SetAside
+	switch {
+	case e == nil:
+		p.admit(facts)
+		return
+	case e.seen && e.Pod == facts && !e.gone:
+		return
+	case e.state == Held || e.state == Releasing:
+		if !p.observeLent(e, facts) {
+			return
 		}
-		e = &entry{Pod: facts, state: state, seen: true}
-		p.pods[facts.Name] = e
-		p.refresh(e)
-		p.poolChanged = true
-		return
-	}
-	if e.gone {
-		return // a late event of a pod that is known to be gone
-	}
-	if e.UID != "" && e.UID != facts.UID {
-		// Another pod under a name that is spoken for: whoever counts on the first one has lost it.
-		facts.Finished = true
-	}
-	if e.seen && e.Pod == facts {
-		return
-	}
-	e.Pod, e.seen = facts, true
-	if e.state == Creating {
+	case e.state == Creating:
 		e.state = Idle
 	}
+	e.Pod, e.seen = facts, true
 	p.refresh(e)
 	p.poolChanged = true
-	if e.state == Held || e.state == Releasing {
-		p.wakeHolder(e)
+}
+
+// admit takes in a pod that was not known.
+func (p *pool) admit(facts Pod) {
+	state := Idle
+	if p.unread > 0 {
+		// It was not created by this leader, so the unreadable allocation may name it.
+		state = SetAside
 	}
+	e := &entry{Pod: facts, state: state, seen: true}
+	p.pods[facts.Name] = e
+	p.refresh(e)
+	p.poolChanged = true
+}
+
+// observeLent says whether facts are of the very pod that is lent: who counts on a
+// pod has lost it when another one goes by its name.
+func (p *pool) observeLent(e *entry, facts Pod) bool {
+	if known := e.UID != "" || e.gone; known && e.UID != facts.UID {
+		e.gone, e.successor = true, &facts
+		p.poolChanged = true
+	} else if e.gone {
+		return false // a late event
+	}
+	p.wakeHolder(e)
+	return !e.gone
 }
