@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -62,4 +63,19 @@ func TestAPodThatReappearsUnderTheSameName(t *testing.T) {
 		require.Equal(t, []string{"p Retiring"}, b.states())
 		b.check()
 	})
+}
+
+func TestAFlappingPodLeavesNoTicketsBehind(t *testing.T) {
+	b := newBook(t, "p", "q")
+	for i := range 10000 {
+		b.Observe(poolKey, with(ready("p"), func(p *Pod) { p.Ready = i%2 == 0 }))
+	}
+	for i := range 10000 {
+		name := fmt.Sprint("short-lived-", i)
+		b.Observe(poolKey, ready(name))
+		b.Forget(poolKey, name, "")
+	}
+	p := b.Ledger.pools[poolKey]
+	require.Less(t, len(p.current)+len(p.outdated), 200, "elements in the queues of a pool of two pods")
+	b.check()
 }

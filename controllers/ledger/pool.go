@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -53,6 +54,8 @@ type ticket struct {
 	no    int
 }
 
+func (t ticket) stale() bool { return !t.entry.ready || t.entry.ticket != t.no }
+
 // pool is one Pool: mu guards all of it.
 type pool struct {
 	mu sync.Mutex
@@ -68,7 +71,7 @@ type pool struct {
 	unread  int      // holders whose annotations cannot be read
 
 	// current and outdated hold the available pods in hand-out order, with stale
-	// elements among them; available counts the true ones.
+	// elements among them, bounded by enqueue; available counts the true ones.
 	current, outdated []ticket
 	available         int
 
@@ -144,6 +147,10 @@ func (p *pool) enqueue(e *entry) {
 	} else {
 		p.outdated = append(p.outdated, ticket{e, e.ticket})
 	}
+	if len(p.current)+len(p.outdated) > 2*p.available+64 {
+		p.current = slices.DeleteFunc(p.current, ticket.stale)
+		p.outdated = slices.DeleteFunc(p.outdated, ticket.stale)
+	}
 }
 
 // requeueAll sorts the available pods into the queues anew, oldest first, after
@@ -158,13 +165,7 @@ func (p *pool) requeueAll() {
 		}
 	}
 	slices.SortFunc(entries, func(a, b *entry) int {
-		if c := a.Created.Compare(b.Created); c != 0 {
-			return c
-		}
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
 	})
 	for _, e := range entries {
 		p.available++
@@ -177,8 +178,9 @@ func (p *pool) next() *entry {
 	for _, queue := range []*[]ticket{&p.current, &p.outdated} {
 		for len(*queue) > 0 {
 			t := (*queue)[0]
+			(*queue)[0] = ticket{} // or the array would keep the entry
 			*queue = (*queue)[1:]
-			if t.entry.ready && t.entry.ticket == t.no {
+			if !t.stale() {
 				return t.entry
 			}
 		}
