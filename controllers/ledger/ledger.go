@@ -89,9 +89,11 @@ type Hooks struct {
 type Ledger struct {
 	hooks Hooks
 
-	mapsMu sync.Mutex // guards pools and owners, never held together with I/O
+	mapsMu sync.Mutex // guards what follows, never held together with I/O
 	pools  map[Key]*pool
 	owners map[types.NamespacedName]map[types.UID]Key
+	// complete: every pod of an allocation that exists was observed (ForgetUnseen).
+	complete bool
 }
 
 // New returns an empty ledger.
