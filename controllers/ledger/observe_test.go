@@ -79,3 +79,19 @@ func TestAFlappingPodLeavesNoTicketsBehind(t *testing.T) {
 	require.Less(t, len(p.current)+len(p.outdated), 200, "elements in the queues of a pool of two pods")
 	b.check()
 }
+
+func TestPoolsThatAreGoneTakeNoMemory(t *testing.T) {
+	b := newBook(t)
+	x := box("x", 0)
+	for i := range 100 {
+		key := Key{Namespace: "ns", Name: fmt.Sprint(i)}
+		b.Lends(key)
+		b.SetPool(key, "uid", "r", true)
+		b.Offer(key, x, 1)
+		b.SetPool(key, "", "", false)
+		require.Contains(t, b.Ledger.pools, key, "somebody waits for it")
+		b.ForgetOwner(key, x)
+	}
+	require.Len(t, b.Ledger.pools, 1, "pools in memory")
+	require.Empty(t, b.Ledger.owners)
+}

@@ -64,6 +64,7 @@ type pool struct {
 	uid      types.UID
 	revision string
 	lending  bool
+	removed  bool // from the ledger: nobody may use this value any more
 
 	pods    map[string]*entry
 	holders map[types.UID]*holder
@@ -86,6 +87,11 @@ func newPool(key Key) *pool {
 }
 
 func (p *pool) open() bool { return p.uid != "" && p.lending }
+
+// unused says that nothing would be lost if the pool were made anew.
+func (p *pool) unused() bool {
+	return p.uid == "" && len(p.pods) == 0 && len(p.holders) == 0 && len(p.demands) == 0
+}
 
 func (p *pool) takeWakes() (bool, map[types.NamespacedName]struct{}) {
 	changed, woken := p.poolChanged, p.woken
