@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ var (
 type book struct {
 	*Ledger
 	t      *testing.T
+	mu     sync.Mutex // guards what follows
 	pools  int
 	owners []string
 }
@@ -27,8 +29,16 @@ type book struct {
 func newBook(t *testing.T, pods ...string) *book {
 	b := &book{t: t}
 	b.Ledger = New(Hooks{
-		Pool:  func(Key) { b.pools++ },
-		Owner: func(o types.NamespacedName) { b.owners = append(b.owners, o.Name) },
+		Pool: func(Key) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.pools++
+		},
+		Owner: func(o types.NamespacedName) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.owners = append(b.owners, o.Name)
+		},
 	})
 	b.SetPool(poolKey, "pool-uid", "r1", true)
 	for _, name := range pods {
