@@ -61,7 +61,9 @@ func (o *operator) touchWaiting() {
 		}
 		filled := 0
 		for shard, pod := range b.alloc {
-			if p := o.pods[pod]; shard < b.replicas && p != nil && !p.Dead() {
+			p := o.pods[pod]
+			lives := p != nil && !p.Dead() || o.mistake == "the touch does not look whether the pods live"
+			if pod != "" && shard < b.replicas && lives {
 				filled++
 			}
 		}

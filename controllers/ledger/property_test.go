@@ -83,6 +83,7 @@ func TestThePropertyTestFindsMistakes(t *testing.T) {
 		"a pod that is scaled away is unclaimed",
 		"clean without recycling",
 		"no touch",
+		"the touch does not look whether the pods live",
 		"the pod cache is older than the list",
 		"alloc-release is not restored",
 	} {
