@@ -48,3 +48,13 @@ func (l *Ledger) Snapshot(key Key) Snapshot {
 	})
 	return s
 }
+
+// Seen says that the cache has shown the pod.
+func (l *Ledger) Seen(key Key, name string) bool {
+	var seen bool
+	l.with(key, func(p *pool) {
+		e := p.pods[name]
+		seen = e != nil && e.seen
+	})
+	return seen
+}
