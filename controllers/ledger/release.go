@@ -90,7 +90,7 @@ func (p *pool) leave(e *entry, clean bool) {
 	e.holder = ""
 	switch {
 	case e.gone:
-		delete(p.pods, e.Name)
+		p.bury(e)
 	case clean:
 		e.state, e.clean = Idle, false
 		p.refresh(e)
