@@ -212,13 +212,15 @@ platform-list := $(subst $(comma), ,$(PLATFORMS))
 multi-arch := $(word 2,$(platform-list))
 docker := $(filter docker,$(notdir $(firstword $(CONTAINER_TOOL))))
 
-# $(call image-build,TARGET,PROGRAM,IMAGE): the program for each platform, then the image.
+# $(call image-build,TARGET,PROGRAM,IMAGE): the program for each platform, then the
+# image. podman and buildah would add to a manifest of the same name: remove it first.
 define image-build
 	@for platform in $(platform-list); do \
 		IFS=/ read -r os arch variant <<<"$$platform"; \
 		(set -x; GOOS=$$os GOARCH=$$arch $(GO_BUILD) -o bin/$${os}_$$arch/$(2) ./cmd/$(2)); \
 	done
-	$(CONTAINER_TOOL) $(if $(and $(docker),$(multi-arch)),buildx) build --file Dockerfile --target $(1) --platform $(PLATFORMS) \
+	$(if $(docker),,$(if $(multi-arch),@$(CONTAINER_TOOL) manifest rm $(3) >/dev/null 2>&1 || $(CONTAINER_TOOL) rmi $(3) >/dev/null 2>&1 || true))
+	$(CONTAINER_TOOL)$(if $(and $(docker),$(multi-arch)), buildx) build --file Dockerfile --target $(1) --platform $(PLATFORMS) \
 		--build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg VERSION=v$(VERSION) $(BUILD_ARGS) \
 		$(if $(or $(docker),$(if $(multi-arch),,1)),--tag,--manifest) $(3) .
 endef
