@@ -95,7 +95,7 @@ lint: $(GOLANGCI_LINT) $(KUSTOMIZE) ## Check Go code, shell scripts and that eve
 		(set -x; $(KUSTOMIZE) build "$${kustomization%/*}" >/dev/null); \
 	done
 	@hack/check-versions.sh "$(VERSION)"
-	@if command -v shellcheck >/dev/null; then (set -x; shellcheck $(SHELL_SCRIPTS)); \
+	@if command -v shellcheck >/dev/null; then (set -x; shellcheck --external-sources $(SHELL_SCRIPTS)); \
 	else echo "shellcheck is not installed: the shell scripts were not checked"; fi
 
 .PHONY: check-generated
