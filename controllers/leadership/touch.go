@@ -54,11 +54,11 @@ func unmet(bs *v1alpha1.BatchSandbox) bool {
 	}
 	held := 0
 	for shard, name := range record.Pods {
-		if name != "" && int32(shard) < *bs.Spec.Replicas { //nolint:gosec // bounded by RecordOf
+		if name != "" && int32(shard) < bs.DesiredReplicas() { //nolint:gosec // bounded by RecordOf
 			held++
 		}
 	}
-	return held < int(*bs.Spec.Replicas)
+	return held < int(bs.DesiredReplicas())
 }
 
 func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alpha1.BatchSandbox, error) {

@@ -19,6 +19,8 @@ type entry struct {
 	seen bool
 	// gone: the pod no longer exists; its holder has not dropped it yet.
 	gone bool
+	// deleted: the API server has taken its deletion.
+	deleted bool
 	// clean: recycling has left it clean. Only of Releasing.
 	clean bool
 	// confirmed: the API server has answered that it was created. Only of Creating.
@@ -116,7 +118,7 @@ func (p *pool) wakeWaiting() {
 
 // lendable says that a claim may take the pod.
 func (p *pool) lendable(e *entry) bool {
-	return e.seen && e.state == Idle && e.Ready && !e.Dead() && !e.Evict && !e.gone && e.PoolUID == p.uid
+	return e.seen && e.state == Idle && e.Ready && !e.Dead() && !e.Evict && !e.gone && !e.deleted && e.PoolUID == p.uid
 }
 
 // refresh brings the queues in line with what the entry is now.

@@ -10,10 +10,12 @@ type PodState struct {
 	Confirmed bool
 	// Gone: of a held pod, that it no longer exists.
 	Gone bool
+	// Deleted: the API server has taken its deletion.
+	Deleted bool
 }
 
 // Live says that the pod counts towards the size of its pool.
-func (s *PodState) Live() bool { return !s.Dead() && !s.Gone && s.State != Retiring }
+func (s *PodState) Live() bool { return !s.Dead() && !s.Gone && !s.Deleted && s.State != Retiring }
 
 // Snapshot is a pool at one moment.
 type Snapshot struct {
@@ -32,7 +34,7 @@ func (l *Ledger) Snapshot(key Key) Snapshot {
 	l.with(key, func(p *pool) {
 		s.Pods = make([]PodState, 0, len(p.pods))
 		for _, e := range p.pods {
-			s.Pods = append(s.Pods, PodState{Pod: e.Pod, State: e.state, Confirmed: e.confirmed, Gone: e.gone})
+			s.Pods = append(s.Pods, PodState{Pod: e.Pod, State: e.state, Confirmed: e.confirmed, Gone: e.gone, Deleted: e.deleted})
 		}
 		for _, d := range p.demands {
 			s.Demand += d.count
