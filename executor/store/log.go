@@ -20,8 +20,8 @@ const (
 )
 
 // Log is the last bytes of a stream: a ring in a file, so that it costs one
-// write per write however much came before. The file is a header (magic and the
-// number of bytes ever written) and then the ring. It need not be on disk: the
+// write per write however much came before. The file is a header (magic, size of
+// the ring, number of bytes ever written) and then the ring. It need not be on disk: the
 // page cache outlives the executor's process, and the node's death ends the pod.
 type Log struct {
 	mu    sync.Mutex
@@ -32,7 +32,7 @@ type Log struct {
 
 const (
 	logMagic  = "osblog1\n"
-	logHeader = 16
+	logHeader = 24
 )
 
 func (s *Store) logPath(id string, stream Stream) string {
@@ -56,7 +56,7 @@ func (s *Store) CreateLog(id string, stream Stream, size int64) (*Log, error) {
 
 // ReadLog returns the last bytes, at most tail, of a log, also while another
 // Log writes to it. A log that does not exist is empty.
-func (s *Store) ReadLog(id string, stream Stream, size, tail int64) ([]byte, error) {
+func (s *Store) ReadLog(id string, stream Stream, tail int64) ([]byte, error) {
 	file, err := os.Open(s.logPath(id, stream))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -69,7 +69,14 @@ func (s *Store) ReadLog(id string, stream Stream, size, tail int64) ([]byte, err
 	if _, err := file.ReadAt(header[:], 0); err != nil || string(header[:8]) != logMagic {
 		return nil, nil
 	}
-	l := &Log{file: file, size: uint64(size), total: binary.LittleEndian.Uint64(header[8:])}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read a log: %w", err)
+	}
+	l := &Log{file: file, size: binary.LittleEndian.Uint64(header[8:]), total: binary.LittleEndian.Uint64(header[16:])}
+	if min(l.size, l.total) > uint64(info.Size()-logHeader) {
+		return nil, nil // damaged
+	}
 	return l.Tail(tail)
 }
 
@@ -97,7 +104,8 @@ func (l *Log) Write(p []byte) (int, error) {
 func (l *Log) writeHeader() error {
 	var header [logHeader]byte
 	copy(header[:], logMagic)
-	binary.LittleEndian.PutUint64(header[8:], l.total)
+	binary.LittleEndian.PutUint64(header[8:], l.size)
+	binary.LittleEndian.PutUint64(header[16:], l.total)
 	_, err := l.file.WriteAt(header[:], 0)
 	return err
 }
