@@ -20,6 +20,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
@@ -176,7 +177,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	pools.Recorder, pools.Clock, pools.WaitOpen = recorder, clock.RealClock{}, gate.Wait
 	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
 	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
-	if err := pools.SetupWithManager(mgr, pool.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
+	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
 		return fmt.Errorf("setting up the pool reconciler: %w", err)
 	}
 	if err := sandboxes.SetupWithManager(ctx, mgr, o.sandboxWorkers); err != nil {

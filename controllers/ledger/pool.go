@@ -25,7 +25,7 @@ type entry struct {
 	// clean: recycling has left it clean. Only of Releasing.
 	// deleted: the API server has taken its deletion.
 	deleted bool
-	clean bool
+	clean   bool
 	// confirmed: the API server has answered that it was created. Only of Creating.
 	confirmed bool
 
