@@ -35,7 +35,9 @@ func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.
 		if err != nil {
 			return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}), 0, nil
 		}
-		r.Ledger.Restore([]ledger.Record{record})
+		for _, c := range r.Ledger.Restore([]ledger.Record{record}) {
+			r.event(s.bs, corev1.EventTypeWarning, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", c.Pod)
+		}
 		held = r.Ledger.Allocation(s.key, s.owner.UID)
 	}
 	r.noteForeignEdit(s, held)

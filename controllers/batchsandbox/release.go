@@ -116,6 +116,9 @@ func (r *Reconciler) reconcileGone(ctx context.Context, name types.NamespacedNam
 func (r *Reconciler) releaseAll(ctx context.Context, key ledger.Key, owner ledger.Owner, forceDelete bool) ([]string, error) {
 	held := r.Ledger.Allocation(key, owner.UID)
 	if held.Unreadable {
+		if err := r.othersUnreadable(ctx, key, owner); err != nil {
+			return nil, err
+		}
 		suspects := r.Ledger.Suspects(key)
 		pods := make([]ledger.HeldPod, len(suspects))
 		for i, pod := range suspects {
@@ -127,6 +130,25 @@ func (r *Reconciler) releaseAll(ctx context.Context, key ledger.Key, owner ledge
 	}
 	r.Ledger.BeginRelease(key, owner.UID, names(held.Held))
 	return r.recycle(ctx, key, owner.UID, append(held.Held, held.Releasing...), forceDelete)
+}
+
+// othersUnreadable returns an error while the pods that the owner might hold might
+// as well be those of another BatchSandbox that cannot be read and that stays.
+func (r *Reconciler) othersUnreadable(ctx context.Context, key ledger.Key, owner ledger.Owner) error {
+	for _, name := range r.Ledger.Snapshot(key).Unreadable {
+		if name == owner.NamespacedName {
+			continue
+		}
+		other := &v1alpha1.BatchSandbox{}
+		err := r.Client.Get(ctx, name, other)
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("reading BatchSandbox %s: %w", name, err)
+		}
+		if err == nil && other.DeletionTimestamp == nil {
+			return fmt.Errorf("the allocation of BatchSandbox %s cannot be read either, so its sandboxes cannot be told from those of this one: mend or delete it", name)
+		}
+	}
+	return nil
 }
 
 // recycle cleans or deletes the pods, in parallel, and returns the names of those

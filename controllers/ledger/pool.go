@@ -281,6 +281,13 @@ func (p *pool) observe(facts Pod) {
 	case e.state == Creating:
 		e.state = Idle
 	}
+	if e.UID == facts.UID {
+		// Neither is ever undone, so a late event must not seem to undo it.
+		facts.Terminating = facts.Terminating || e.Terminating
+		facts.Finished = facts.Finished || e.Finished
+	} else {
+		e.deleted = false
+	}
 	e.Pod, e.seen = facts, true
 	p.refresh(e)
 	p.poolChanged = true

@@ -51,12 +51,12 @@ func (l *Ledger) Snapshot(key Key) Snapshot {
 	return s
 }
 
-// Seen says that the cache has shown the pod.
-func (l *Ledger) Seen(key Key, name string) bool {
-	var seen bool
+// Usable says that the pod exists and can serve a holder, as far as the cache has shown.
+func (l *Ledger) Usable(key Key, name string) bool {
+	var usable bool
 	l.with(key, func(p *pool) {
 		e := p.pods[name]
-		seen = e != nil && e.seen
+		usable = e != nil && e.seen && !e.Dead() && !e.gone && !e.deleted
 	})
-	return seen
+	return usable
 }
