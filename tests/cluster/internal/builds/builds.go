@@ -45,6 +45,7 @@ const (
 // kubernetesLDFlags sets the version, or clients see v0.0.0.
 const kubernetesLDFlags = stripped +
 	" -X k8s.io/component-base/version.gitVersion=" + kubernetesVersion +
+	" -X k8s.io/client-go/pkg/version.gitVersion=" + kubernetesVersion +
 	" -X k8s.io/component-base/version.gitMajor=1" +
 	" -X k8s.io/component-base/version.gitMinor=37"
 

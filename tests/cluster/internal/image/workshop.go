@@ -105,6 +105,9 @@ func (w *workshop) nginx(ctx context.Context) (v1.Image, error) {
 	if err := w.unpack(ctx, root, packages); err != nil {
 		return nil, err
 	}
+	if err := w.followBase(ctx, root); err != nil {
+		return nil, err
+	}
 	if err := os.WriteFile(filepath.Join(root, "etc", "nginx", "nginx.conf"), []byte(nginxConf), 0o644); err != nil {
 		return nil, err
 	}
@@ -137,6 +140,33 @@ func (w *workshop) makeBase(ctx context.Context) error {
 	}
 	w.base, err = w.layer(ctx, w.baseRoot())
 	return err
+}
+
+// followBase moves /lib, /bin, ... into /usr where the base has them as links to
+// there. A folder in an upper layer would hide the link, and with it the dynamic
+// linker.
+func (w *workshop) followBase(ctx context.Context, root string) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		target, err := os.Readlink(filepath.Join(w.baseRoot(), entry.Name()))
+		if err != nil {
+			continue // Not a link in the base.
+		}
+		from, to := filepath.Join(root, entry.Name()), filepath.Join(root, target)
+		if err := os.MkdirAll(to, 0o755); err != nil {
+			return err
+		}
+		if err := run(ctx, root, "cp", "-a", from+"/.", to); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(from); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // trim removes what a container has no use for.
