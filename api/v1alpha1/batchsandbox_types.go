@@ -300,3 +300,11 @@ type FailedTask struct {
 	// +optional
 	Message string `json:"message,omitempty"`
 }
+
+// DesiredReplicas returns spec.replicas, or its default where it is unset.
+func (b *BatchSandbox) DesiredReplicas() int32 {
+	if b.Spec.Replicas == nil {
+		return 1
+	}
+	return *b.Spec.Replicas
+}

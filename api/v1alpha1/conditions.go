@@ -36,7 +36,9 @@ const (
 	ReasonAllocationUnreadable = "AllocationUnreadable"
 	// ReasonAllocationTooLarge: the allocation would not fit into the annotations; nothing was claimed.
 	ReasonAllocationTooLarge = "AllocationTooLarge"
-	// ReasonScaling: sandboxes are being created or given up.
+	// ReasonAllocationRefused: the API server refuses the write of the allocation.
+	ReasonAllocationRefused = "AllocationRefused"
+	// ReasonScaling: sandboxes are being created.
 	ReasonScaling = "Scaling"
 )
 

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
@@ -55,10 +56,14 @@ func (s *Startup) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Before the touch, so that a sandbox that is lost counts as demand.
+	if err := s.waitForPods(ctx); err != nil {
+		return err
+	}
 	if sandboxes, err = s.touchUnmet(ctx, sandboxes); err != nil {
 		return err
 	}
-	// After the BatchSandboxes: every pod that they name was created before.
+	// And after it: every pod that the BatchSandboxes name now was created before.
 	if err := s.waitForPods(ctx); err != nil {
 		return err
 	}
@@ -124,9 +129,11 @@ func (s *Startup) listSandboxes(ctx context.Context) ([]*v1alpha1.BatchSandbox, 
 	return all, nil
 }
 
-// waitForPods returns when the ledger has taken in every pool pod that the API
-// server has now. A pod that is deleted meanwhile is not waited for.
+// waitForPods returns when the ledger has taken in every pool pod as the API server
+// has it now, or newer, and lends none that is gone: an older copy may show a pod as
+// idle and ready that the last leader has lent and deleted since.
 func (s *Startup) waitForPods(ctx context.Context) error {
+	listed := map[types.UID]bool{}
 	for _, namespace := range s.namespaces() {
 		for token := ""; ; {
 			page := &metav1.PartialObjectMetadataList{}
@@ -136,6 +143,7 @@ func (s *Startup) waitForPods(ctx context.Context) error {
 				return fmt.Errorf("listing pods of namespace %q: %w", namespace, err)
 			}
 			for i := range page.Items {
+				listed[page.Items[i].UID] = true
 				if err := s.waitForPod(ctx, &page.Items[i]); err != nil {
 					return err
 				}
@@ -145,27 +153,63 @@ func (s *Startup) waitForPods(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return s.markGonePods(ctx, listed)
 }
 
+// waitForPod returns when the cache is at or past the listed pod and the ledger knows.
 func (s *Startup) waitForPod(ctx context.Context, pod *metav1.PartialObjectMetadata) error {
-	key, _, ok := podfeed.PoolOf(pod)
+	key, poolUID, ok := podfeed.PoolOf(pod)
 	if !ok {
 		return nil
 	}
 	err := untilCaughtUp(ctx, func(ctx context.Context, lookLive bool) (bool, error) {
-		if s.Ledger.Seen(key, pod.Name) {
+		cached := &corev1.Pod{}
+		err := s.Cache.Get(ctx, client.ObjectKeyFromObject(pod), cached)
+		switch {
+		case err == nil && cached.UID == pod.UID:
+			order, err := resourceversion.CompareResourceVersion(cached.ResourceVersion, pod.ResourceVersion)
+			if err != nil || order < 0 {
+				return false, err
+			}
+			// The handler may lag behind the cache that feeds it.
+			s.Ledger.Observe(key, podfeed.Facts(cached, poolUID))
 			return true, nil
-		}
-		if !lookLive {
+		case err != nil && !apierrors.IsNotFound(err):
+			return false, err
+		case !lookLive:
 			return false, nil
 		}
-		live := &metav1.PartialObjectMetadata{TypeMeta: pod.TypeMeta}
+		live := &metav1.PartialObjectMetadata{}
 		live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
 		return s.isGone(ctx, live, pod)
 	})
 	if err != nil {
 		return fmt.Errorf("waiting for the cache to show pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// markGonePods marks the pods that the cache still shows although they are gone.
+func (s *Startup) markGonePods(ctx context.Context, listed map[types.UID]bool) error {
+	var cached corev1.PodList
+	if err := s.Cache.List(ctx, &cached, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("listing the cached pods: %w", err)
+	}
+	for i := range cached.Items {
+		pod := &cached.Items[i]
+		key, _, ok := podfeed.PoolOf(pod)
+		if !ok || listed[pod.UID] {
+			continue
+		}
+		live := &metav1.PartialObjectMetadata{}
+		live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
+		gone, err := s.isGone(ctx, live, pod)
+		if err != nil {
+			return fmt.Errorf("reading pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+		if gone {
+			s.Ledger.MarkDeleted(key, pod.Name, pod.UID)
+		}
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func (s *Startup) touchUnmet(ctx context.Context, sandboxes []*v1alpha1.BatchSan
 }
 
 // unmet says that the last leader may have had an allocation of more pods to it under way.
-func unmet(bs *v1alpha1.BatchSandbox) bool {
+func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 	if bs.Spec.PoolRef == "" || bs.DeletionTimestamp != nil {
 		return false
 	}
@@ -54,17 +54,17 @@ func unmet(bs *v1alpha1.BatchSandbox) bool {
 	}
 	held := 0
 	for shard, name := range record.Pods {
-		if name != "" && int32(shard) < *bs.Spec.Replicas { //nolint:gosec // bounded by RecordOf
+		if name != "" && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() { //nolint:gosec // bounded by RecordOf
 			held++
 		}
 	}
-	return held < int(*bs.Spec.Replicas)
+	return held < int(bs.DesiredReplicas())
 }
 
 func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alpha1.BatchSandbox, error) {
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		if bs == nil || !unmet(bs) {
+		if bs == nil || !s.unmet(bs) {
 			return true, nil
 		}
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{

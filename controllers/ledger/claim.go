@@ -64,7 +64,7 @@ func (l *Ledger) Unclaim(key Key, owner types.UID, names []string) {
 			}
 			delete(h.held, name)
 			if e.gone {
-				delete(p.pods, name)
+				p.bury(e)
 				continue
 			}
 			e.state, e.holder = Idle, ""

@@ -81,7 +81,8 @@ const (
 type Hooks struct {
 	// Pool: the pods or the demand of a pool changed.
 	Pool func(Key)
-	// Owner: a pod that the owner holds changed, or pods it waits for are there.
+	// Owner: a pod that the owner holds changed, pods it waits for are there, or the
+	// pool that it waits for begins or ceases to lend.
 	Owner func(types.NamespacedName)
 }
 
@@ -89,9 +90,13 @@ type Hooks struct {
 type Ledger struct {
 	hooks Hooks
 
-	mapsMu sync.Mutex // guards pools and owners, never held together with I/O
+	// mapsMu guards what follows. It may be taken while a pool is locked, never the
+	// other way round.
+	mapsMu sync.Mutex
 	pools  map[Key]*pool
 	owners map[types.NamespacedName]map[types.UID]Key
+	// complete: every pod of an allocation that exists was observed (ForgetUnseen).
+	complete bool
 }
 
 // New returns an empty ledger.
@@ -105,17 +110,15 @@ func New(hooks Hooks) *Ledger {
 
 // with runs fn on the pool under its lock, then calls the hooks that fn asked for.
 func (l *Ledger) with(key Key, fn func(*pool)) {
-	l.mapsMu.Lock()
-	p := l.pools[key]
-	if p == nil {
-		p = newPool(key)
-		l.pools[key] = p
-	}
-	l.mapsMu.Unlock()
-
-	p.mu.Lock()
+	p := l.lock(key)
 	fn(p)
 	pools, owners := p.takeWakes()
+	if p.unused() {
+		l.mapsMu.Lock()
+		delete(l.pools, key)
+		l.mapsMu.Unlock()
+		p.removed = true
+	}
 	p.mu.Unlock()
 
 	if pools && l.hooks.Pool != nil {
@@ -128,6 +131,24 @@ func (l *Ledger) with(key Key, fn func(*pool)) {
 	}
 }
 
+// lock returns the pool, made anew where there is none, with its lock held.
+func (l *Ledger) lock(key Key) *pool {
+	for {
+		l.mapsMu.Lock()
+		p := l.pools[key]
+		if p == nil {
+			p = newPool(key)
+			l.pools[key] = p
+		}
+		l.mapsMu.Unlock()
+		p.mu.Lock()
+		if !p.removed {
+			return p
+		}
+		p.mu.Unlock() // it left the map in between
+	}
+}
+
 // SetPool tells which Pool object stands behind key: its UID, the revision of its
 // current template and whether it lends pods. An empty uid says that there is none.
 func (l *Ledger) SetPool(key Key, uid types.UID, revision string, lending bool) {
@@ -135,9 +156,15 @@ func (l *Ledger) SetPool(key Key, uid types.UID, revision string, lending bool) 
 		if p.uid == uid && p.revision == revision && p.lending == lending {
 			return
 		}
+		wasOpen := p.open()
 		p.uid, p.revision, p.lending = uid, revision, lending
 		p.requeueAll()
 		p.wakeWaiting()
+		if p.open() != wasOpen {
+			for _, d := range p.demands {
+				p.wake(d.owner.NamespacedName)
+			}
+		}
 		p.poolChanged = true
 	})
 }
@@ -159,7 +186,13 @@ func (l *Ledger) Observe(key Key, facts Pod) {
 func (l *Ledger) Forget(key Key, name string, uid types.UID) {
 	l.with(key, func(p *pool) {
 		e := p.pods[name]
-		if e == nil || (uid != "" && e.UID != "" && e.UID != uid) {
+		if e == nil {
+			return
+		}
+		if e.successor != nil && (uid == "" || uid == e.successor.UID) {
+			e.successor = nil
+		}
+		if uid != "" && e.UID != "" && e.UID != uid {
 			return
 		}
 		p.poolChanged = true

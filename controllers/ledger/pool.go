@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -19,8 +20,12 @@ type entry struct {
 	seen bool
 	// gone: the pod no longer exists; its holder has not dropped it yet.
 	gone bool
+	// successor is another pod that has appeared under the name of one that is gone.
+	successor *Pod
 	// clean: recycling has left it clean. Only of Releasing.
-	clean bool
+	// deleted: the API server has taken its deletion.
+	deleted bool
+	clean   bool
 	// confirmed: the API server has answered that it was created. Only of Creating.
 	confirmed bool
 
@@ -51,6 +56,8 @@ type ticket struct {
 	no    int
 }
 
+func (t ticket) stale() bool { return !t.entry.ready || t.entry.ticket != t.no }
+
 // pool is one Pool: mu guards all of it.
 type pool struct {
 	mu sync.Mutex
@@ -59,14 +66,17 @@ type pool struct {
 	uid      types.UID
 	revision string
 	lending  bool
+	removed  bool // from the ledger: nobody may use this value any more
 
 	pods    map[string]*entry
 	holders map[types.UID]*holder
 	demands []demand // oldest owner first
 	unread  int      // holders whose annotations cannot be read
+	// tainted: a pod that is set aside may be dirty even when all allocations can be read.
+	tainted bool
 
 	// current and outdated hold the available pods in hand-out order, with stale
-	// elements among them; available counts the true ones.
+	// elements among them, bounded by enqueue; available counts the true ones.
 	current, outdated []ticket
 	available         int
 
@@ -79,6 +89,11 @@ func newPool(key Key) *pool {
 }
 
 func (p *pool) open() bool { return p.uid != "" && p.lending }
+
+// unused says that nothing would be lost if the pool were made anew.
+func (p *pool) unused() bool {
+	return p.uid == "" && len(p.pods) == 0 && len(p.holders) == 0 && len(p.demands) == 0
+}
 
 func (p *pool) takeWakes() (bool, map[types.NamespacedName]struct{}) {
 	changed, woken := p.poolChanged, p.woken
@@ -116,7 +131,7 @@ func (p *pool) wakeWaiting() {
 
 // lendable says that a claim may take the pod.
 func (p *pool) lendable(e *entry) bool {
-	return e.seen && e.state == Idle && e.Ready && !e.Dead() && !e.Evict && !e.gone && e.PoolUID == p.uid
+	return e.seen && e.state == Idle && e.Ready && !e.Dead() && !e.Evict && !e.gone && !e.deleted && e.PoolUID == p.uid
 }
 
 // refresh brings the queues in line with what the entry is now.
@@ -142,6 +157,10 @@ func (p *pool) enqueue(e *entry) {
 	} else {
 		p.outdated = append(p.outdated, ticket{e, e.ticket})
 	}
+	if len(p.current)+len(p.outdated) > 2*p.available+64 {
+		p.current = slices.DeleteFunc(p.current, ticket.stale)
+		p.outdated = slices.DeleteFunc(p.outdated, ticket.stale)
+	}
 }
 
 // requeueAll sorts the available pods into the queues anew, oldest first, after
@@ -156,13 +175,7 @@ func (p *pool) requeueAll() {
 		}
 	}
 	slices.SortFunc(entries, func(a, b *entry) int {
-		if c := a.Created.Compare(b.Created); c != 0 {
-			return c
-		}
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
 	})
 	for _, e := range entries {
 		p.available++
@@ -175,8 +188,9 @@ func (p *pool) next() *entry {
 	for _, queue := range []*[]ticket{&p.current, &p.outdated} {
 		for len(*queue) > 0 {
 			t := (*queue)[0]
+			(*queue)[0] = ticket{} // or the array would keep the entry
 			*queue = (*queue)[1:]
-			if t.entry.ready && t.entry.ticket == t.no {
+			if !t.stale() {
 				return t.entry
 			}
 		}
@@ -244,37 +258,63 @@ func (p *pool) remove(e *entry) {
 	p.poolChanged = true
 }
 
+// bury forgets a pod that is gone and lets the one in that stands behind it.
+func (p *pool) bury(e *entry) {
+	delete(p.pods, e.Name)
+	if e.successor != nil {
+		p.observe(*e.successor)
+	}
+}
+
 func (p *pool) observe(facts Pod) {
 	e := p.pods[facts.Name]
-	if e == nil {
-		state := Idle
-		if p.unread > 0 {
-			// It was not created by this leader, so the unreadable allocation may name it.
-			state = SetAside
+	switch {
+	case e == nil:
+		p.admit(facts)
+		return
+	case e.seen && e.Pod == facts && !e.gone:
+		return
+	case e.state == Held || e.state == Releasing:
+		if !p.observeLent(e, facts) {
+			return
 		}
-		e = &entry{Pod: facts, state: state, seen: true}
-		p.pods[facts.Name] = e
-		p.refresh(e)
-		p.poolChanged = true
-		return
-	}
-	if e.gone {
-		return // a late event of a pod that is known to be gone
-	}
-	if e.UID != "" && e.UID != facts.UID {
-		// Another pod under a name that is spoken for: whoever counts on the first one has lost it.
-		facts.Finished = true
-	}
-	if e.seen && e.Pod == facts {
-		return
-	}
-	e.Pod, e.seen = facts, true
-	if e.state == Creating {
+	case e.state == Creating:
 		e.state = Idle
 	}
+	if e.UID == facts.UID {
+		// Neither is ever undone, so a late event must not seem to undo it.
+		facts.Terminating = facts.Terminating || e.Terminating
+		facts.Finished = facts.Finished || e.Finished
+	} else {
+		e.deleted = false
+	}
+	e.Pod, e.seen = facts, true
 	p.refresh(e)
 	p.poolChanged = true
-	if e.state == Held || e.state == Releasing {
-		p.wakeHolder(e)
+}
+
+// admit takes in a pod that was not known.
+func (p *pool) admit(facts Pod) {
+	state := Idle
+	if p.unread > 0 {
+		// It was not created by this leader, so the unreadable allocation may name it.
+		state = SetAside
 	}
+	e := &entry{Pod: facts, state: state, seen: true}
+	p.pods[facts.Name] = e
+	p.refresh(e)
+	p.poolChanged = true
+}
+
+// observeLent says whether facts are of the very pod that is lent: who counts on a
+// pod has lost it when another one goes by its name.
+func (p *pool) observeLent(e *entry, facts Pod) bool {
+	if known := e.UID != "" || e.gone; known && e.UID != facts.UID {
+		e.gone, e.successor = true, &facts
+		p.poolChanged = true
+	} else if e.gone {
+		return false // a late event
+	}
+	p.wakeHolder(e)
+	return !e.gone
 }

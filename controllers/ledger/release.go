@@ -36,6 +36,18 @@ func (l *Ledger) MarkClean(key Key, owner types.UID, name string) {
 	})
 }
 
+// MarkDeleted notes that the API server has taken the deletion of a pod, which the
+// cache may show later. It never becomes idle again and counts no more.
+func (l *Ledger) MarkDeleted(key Key, name string, uid types.UID) {
+	l.with(key, func(p *pool) {
+		if e := p.pods[name]; e != nil && (uid == "" || e.UID == uid) {
+			e.deleted, e.clean = true, false
+			p.refresh(e)
+			p.poolChanged = true
+		}
+	})
+}
+
 // Free ends the release of pods. Call it only when the write that takes them out
 // of the owner's annotations, or its finalizer away, is confirmed: it is the one
 // way by which a pod that was lent becomes idle again.
@@ -78,7 +90,7 @@ func (p *pool) leave(e *entry, clean bool) {
 	e.holder = ""
 	switch {
 	case e.gone:
-		delete(p.pods, e.Name)
+		p.bury(e)
 	case clean:
 		e.state, e.clean = Idle, false
 		p.refresh(e)

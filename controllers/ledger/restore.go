@@ -21,100 +21,136 @@ type Record struct {
 	Unreadable bool
 }
 
-// Conflict is a pod that two records name.
+// Conflict is a pod that two owners claim.
 type Conflict struct {
 	Pool   Key
 	Pod    string
 	Owners []Owner
+	// Keeper is the owner that had it in the ledger and keeps it. Empty: nobody
+	// had; the pod is retired.
+	Keeper types.UID
 }
 
 // Restore fills an empty ledger, or takes in one record that has become readable.
 // Call it with all records at once at start, after the pods were observed and
 // before anything is lent.
 //
-// A pod that two owners claim is given to neither: it is retired, both lose it,
-// and the conflict is returned.
+// A pod that two records claim is given to neither: it is retired, both lose it,
+// and the conflict is returned. Where the operator already runs, the ledger is the
+// truth: who holds the pod there keeps it, and only the record loses it.
 func (l *Ledger) Restore(records []Record) []Conflict {
 	byPool := map[Key][]Record{}
 	for _, r := range records {
 		l.know(r.Pool, r.Owner)
 		byPool[r.Pool] = append(byPool[r.Pool], r)
 	}
+	l.mapsMu.Lock()
+	complete := l.complete
+	l.mapsMu.Unlock()
 	var conflicts []Conflict
 	for key, rs := range byPool {
-		l.with(key, func(p *pool) { conflicts = append(conflicts, p.restore(rs)...) })
+		l.with(key, func(p *pool) { conflicts = append(conflicts, p.restore(rs, complete)...) })
 	}
 	return conflicts
 }
 
-func (p *pool) restore(records []Record) []Conflict {
-	claims := map[string][]Owner{}
+// restore takes in records. Complete says that every pod that exists is known.
+func (p *pool) restore(records []Record, complete bool) []Conflict {
+	conflicts := p.conflicts(records)
+	disputed := map[string]bool{}
+	for _, c := range conflicts {
+		disputed[c.Pod] = true
+		if c.Keeper == "" {
+			p.retireDisputed(c.Pod)
+		}
+	}
+	before, suspicion := p.unread, false
 	for _, r := range records {
-		for _, name := range slices.Concat(r.Pods, r.Releasing) {
-			if name == "" {
-				continue
-			}
-			if !slices.ContainsFunc(claims[name], func(o Owner) bool { return o.UID == r.Owner.UID }) {
-				claims[name] = append(claims[name], r.Owner)
+		suspicion = p.setUnread(r.Owner, r.Unreadable) || suspicion
+		p.restoreOne(r, disputed, complete)
+	}
+	switch {
+	case suspicion:
+		p.suspectIdle()
+	case p.unread < before:
+		p.clearSuspects()
+	}
+	p.poolChanged = true
+	return conflicts
+}
+
+// conflicts returns the pods that more than one of the records and holders claim.
+func (p *pool) conflicts(records []Record) []Conflict {
+	claims := map[string][]Owner{}
+	claim := func(name string, owner Owner) {
+		same := func(o Owner) bool { return o.UID == owner.UID }
+		if name != "" && !slices.ContainsFunc(claims[name], same) {
+			claims[name] = append(claims[name], owner)
+		}
+	}
+	keepers := map[string]types.UID{}
+	for _, h := range p.holders {
+		for _, pods := range []map[string]*entry{h.held, h.releasing} {
+			for name := range pods {
+				claim(name, h.owner)
+				keepers[name] = h.owner.UID
 			}
 		}
 	}
-	for name, e := range p.pods {
-		if e.state == Held || e.state == Releasing {
-			owners, h := claims[name], p.holders[e.holder]
-			if owners != nil && h != nil && e.holder != owners[0].UID {
-				claims[name] = append(owners, h.owner)
-			}
+	for _, r := range records {
+		for _, name := range slices.Concat(r.Pods, r.Releasing) {
+			claim(name, r.Owner)
 		}
 	}
 	var conflicts []Conflict
 	for name, owners := range claims {
 		if len(owners) > 1 {
-			conflicts = append(conflicts, Conflict{Pool: p.key, Pod: name, Owners: owners})
-			p.retireDisputed(name)
+			conflicts = append(conflicts, Conflict{Pool: p.key, Pod: name, Owners: owners, Keeper: keepers[name]})
 		}
 	}
-	for _, r := range records {
-		p.restoreOne(r, func(name string) bool { return len(claims[name]) > 1 })
-	}
-	p.suspectIdle()
-	p.poolChanged = true
 	return conflicts
 }
 
-// retireDisputed takes a pod that two owners claim from whoever holds it.
+// retireDisputed takes a pod out of use that two records claim.
 func (p *pool) retireDisputed(name string) {
 	e := p.pods[name]
 	if e == nil {
 		e = &entry{Pod: Pod{Name: name}}
 		p.pods[name] = e
 	}
-	if h := p.holders[e.holder]; h != nil {
-		delete(h.held, name)
-		delete(h.releasing, name)
-	}
-	e.state, e.holder = Retiring, ""
+	e.state = Retiring
 	p.refresh(e)
 }
 
-func (p *pool) restoreOne(r Record, disputed func(string) bool) {
-	h := p.holderOf(r.Owner)
-	if h.unread != r.Unreadable {
-		h.unread = r.Unreadable
-		if h.unread {
-			p.unread++
-		} else {
-			p.unread--
-		}
+// setUnread notes whether the owner's annotations can be read, and says whether
+// they could be until now and cannot any more.
+func (p *pool) setUnread(owner Owner, unread bool) bool {
+	h := p.holderOf(owner)
+	switch {
+	case unread && !h.unread:
+		h.unread = true
+		p.unread++
+		return true
+	case !unread && h.unread:
+		h.unread = false
+		p.unread--
 	}
+	return false
+}
+
+func (p *pool) restoreOne(r Record, disputed map[string]bool, complete bool) {
+	h := p.holderOf(r.Owner)
 	take := func(name string, state State) *entry {
-		if name == "" || disputed(name) || h.held[name] != nil || h.releasing[name] != nil {
+		if name == "" || disputed[name] || h.held[name] != nil || h.releasing[name] != nil {
 			return nil
 		}
 		e := p.pods[name]
-		if e == nil {
-			e = &entry{Pod: Pod{Name: name}}
+		switch {
+		case e == nil:
+			e = &entry{Pod: Pod{Name: name}, gone: complete}
 			p.pods[name] = e
+		case e.state == Creating || e.state == Retiring:
+			return nil // this leader's doing, so later than the record
 		}
 		e.state, e.holder = state, r.Owner.UID
 		p.refresh(e)
@@ -137,19 +173,32 @@ func (p *pool) restoreOne(r Record, disputed func(string) bool) {
 	}
 }
 
-// suspectIdle sets aside the idle pods while an allocation of the pool cannot be
-// read, and takes them back when all can.
+// suspectIdle sets the idle pods aside: an allocation that cannot be read may name them.
 func (p *pool) suspectIdle() {
-	from, to := SetAside, Idle
-	if p.unread > 0 {
-		from, to = Idle, SetAside
-	}
 	for _, e := range p.pods {
-		if e.state == from {
-			e.state = to
+		if e.state == Idle {
+			e.state = SetAside
 			p.refresh(e)
 		}
 	}
+}
+
+// clearSuspects ends the setting aside once no allocation is unreadable.
+func (p *pool) clearSuspects() {
+	if p.unread > 0 {
+		return
+	}
+	for _, e := range p.pods {
+		if e.state != SetAside {
+			continue
+		}
+		e.state = Idle
+		if p.tainted {
+			e.state = Retiring
+		}
+		p.refresh(e)
+	}
+	p.tainted = false
 }
 
 // Suspects returns the pods that an unreadable allocation of the pool may name.
@@ -166,21 +215,16 @@ func (l *Ledger) Suspects(key Key) []Pod {
 }
 
 // ForgetUnreadable ends the setting aside for an owner that is gone. Call it only
-// when every suspect was deleted: those that are left are retired.
+// when every suspect was deleted: those that are left are never lent again. While
+// another allocation of the pool cannot be read they are kept, since they may be its.
 func (l *Ledger) ForgetUnreadable(key Key, owner types.UID) {
 	l.with(key, func(p *pool) {
-		h := p.holders[owner]
-		if h == nil || !h.unread {
-			return
+		if h := p.holders[owner]; h != nil && h.unread {
+			p.tainted = true
+			p.setUnread(h.owner, false)
+			p.clearSuspects()
+			p.poolChanged = true
 		}
-		h.unread = false
-		p.unread--
-		for _, e := range p.pods {
-			if e.state == SetAside {
-				e.state = Retiring
-			}
-		}
-		p.poolChanged = true
 	})
 }
 
@@ -189,6 +233,7 @@ func (l *Ledger) ForgetUnreadable(key Key, owner types.UID) {
 // the allocations were read has been observed.
 func (l *Ledger) ForgetUnseen() {
 	l.mapsMu.Lock()
+	l.complete = true
 	keys := slices.Collect(maps.Keys(l.pools))
 	l.mapsMu.Unlock()
 	for _, key := range keys {
@@ -202,6 +247,7 @@ func (l *Ledger) ForgetUnseen() {
 					continue
 				}
 				e.gone = true
+				p.poolChanged = true
 				p.wakeHolder(e)
 			}
 		})

@@ -10,10 +10,12 @@ type PodState struct {
 	Confirmed bool
 	// Gone: of a held pod, that it no longer exists.
 	Gone bool
+	// Deleted: the API server has taken its deletion.
+	Deleted bool
 }
 
 // Live says that the pod counts towards the size of its pool.
-func (s *PodState) Live() bool { return !s.Dead() && !s.Gone && s.State != Retiring }
+func (s *PodState) Live() bool { return !s.Dead() && !s.Gone && !s.Deleted && s.State != Retiring }
 
 // Snapshot is a pool at one moment.
 type Snapshot struct {
@@ -32,7 +34,7 @@ func (l *Ledger) Snapshot(key Key) Snapshot {
 	l.with(key, func(p *pool) {
 		s.Pods = make([]PodState, 0, len(p.pods))
 		for _, e := range p.pods {
-			s.Pods = append(s.Pods, PodState{Pod: e.Pod, State: e.state, Confirmed: e.confirmed, Gone: e.gone})
+			s.Pods = append(s.Pods, PodState{Pod: e.Pod, State: e.state, Confirmed: e.confirmed, Gone: e.gone, Deleted: e.deleted})
 		}
 		for _, d := range p.demands {
 			s.Demand += d.count
@@ -49,12 +51,12 @@ func (l *Ledger) Snapshot(key Key) Snapshot {
 	return s
 }
 
-// Seen says that the cache has shown the pod.
-func (l *Ledger) Seen(key Key, name string) bool {
-	var seen bool
+// Usable says that the pod exists and can serve a holder, as far as the cache has shown.
+func (l *Ledger) Usable(key Key, name string) bool {
+	var usable bool
 	l.with(key, func(p *pool) {
 		e := p.pods[name]
-		seen = e != nil && e.seen
+		usable = e != nil && e.seen && !e.Dead() && !e.gone && !e.deleted
 	})
-	return seen
+	return usable
 }
