@@ -149,18 +149,26 @@ func Register(ctx context.Context, pods cache.Cache, book *ledger.Ledger) error 
 			}
 		}
 	}
+	forget := func(obj any) {
+		if pod, ok := obj.(*corev1.Pod); ok {
+			if key, _, ok := PoolOf(pod); ok {
+				book.Forget(key, pod.Name, pod.UID)
+			}
+		}
+	}
 	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    observe,
-		UpdateFunc: func(_, obj any) { observe(obj) },
+		AddFunc: observe,
+		UpdateFunc: func(old, obj any) {
+			if !samePool(old, obj) {
+				forget(old) // its Pool was deleted without its pods, or it was taken from it
+			}
+			observe(obj)
+		},
 		DeleteFunc: func(obj any) {
 			if tombstone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
 				obj = tombstone.Obj
 			}
-			if pod, ok := obj.(*corev1.Pod); ok {
-				if key, _, ok := PoolOf(pod); ok {
-					book.Forget(key, pod.Name, pod.UID)
-				}
-			}
+			forget(obj)
 		},
 	})
 	if err != nil {
@@ -170,4 +178,19 @@ func Register(ctx context.Context, pods cache.Cache, book *ledger.Ledger) error 
 		return fmt.Errorf("waiting for the pod cache: %w", context.Cause(ctx))
 	}
 	return nil
+}
+
+// samePool says that the same Pool controls both, or none does.
+func samePool(a, b any) bool {
+	before, ok := a.(*corev1.Pod)
+	if !ok {
+		return true
+	}
+	after, ok := b.(*corev1.Pod)
+	if !ok {
+		return true
+	}
+	keyBefore, uidBefore, _ := PoolOf(before)
+	keyAfter, uidAfter, _ := PoolOf(after)
+	return keyBefore == keyAfter && uidBefore == uidAfter
 }
