@@ -1,7 +1,6 @@
 package podtemplate
 
 import (
-	"regexp"
 	"strings"
 	"testing"
 
@@ -169,7 +168,7 @@ func TestForShardNamesThePatchThatDoesNotApply(t *testing.T) {
 
 func TestRevision(t *testing.T) {
 	base := Revision(template(t, nginx))
-	assert.Regexp(t, regexp.MustCompile(`^[a-z0-9]{1,10}$`), base, "fit for a label")
+	assert.Regexp(t, `^[a-z0-9]{1,10}$`, base, "fit for a label")
 	assert.Equal(t, base, Revision(template(t, nginx)), "stable")
 
 	// Written down: if it changes, every pool rolls its pods when the operator is upgraded.
@@ -208,5 +207,6 @@ func TestNames(t *testing.T) {
 			assert.Empty(t, validation.IsDNS1123Subdomain(c.got))
 		})
 	}
-	assert.NotEqual(t, PoolPodName("warm"), PoolPodName("warm"))
+	first, second := PoolPodName("warm"), PoolPodName("warm")
+	assert.NotEqual(t, first, second)
 }

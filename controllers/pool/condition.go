@@ -131,7 +131,7 @@ func (f *facts) problem() (message string, failing int, restarted bool) {
 	for i := range f.snapshot.Pods {
 		pod := &f.snapshot.Pods[i]
 		switch {
-		case pod.State != ledger.Idle || pod.Terminating || pod.Evict || usable(pod):
+		case pod.State != ledger.Idle || pod.Terminating || pod.Deleted || pod.Evict || usable(pod):
 		case pod.Problem == "":
 			restarted = restarted || pod.Restarts > 0
 		default:

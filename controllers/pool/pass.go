@@ -38,7 +38,7 @@ func (p *pass) run(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	snapshot := p.Ledger.Snapshot(p.key)
-	p.state.prune(snapshot.Pods)
+	p.state.keepUp(snapshot.Pods, p.now)
 	plan := Decide(&Input{
 		Pods: snapshot.Pods, Demand: snapshot.Demand,
 		Spec: &p.pool.Spec, UID: p.pool.UID, Revision: p.state.revision, Deleting: deleting,
@@ -119,7 +119,7 @@ func (p *pass) isDone(snapshot ledger.Snapshot) bool {
 		return false
 	}
 	return !slices.ContainsFunc(snapshot.Pods, func(pod ledger.PodState) bool {
-		if pod.Terminating || pod.Gone {
+		if pod.Terminating || pod.Gone || pod.Deleted {
 			return false
 		}
 		_, sent := p.state.memory.Deleted[pod.Name]

@@ -144,7 +144,7 @@ func newDecision(in *Input) *decision {
 
 func (d *decision) addIdle(pod ledger.PodState) {
 	switch {
-	case pod.Terminating || pod.Gone:
+	case pod.Terminating || pod.Gone || pod.Deleted:
 	case pod.Evict || pod.PoolUID != d.in.UID:
 		d.plan.Retire = append(d.plan.Retire, pod.Name)
 	default:

@@ -100,8 +100,9 @@ func (s *state) noteCreated(name string, at time.Time) {
 	s.memory.Created[name] = at
 }
 
-// prune drops what is remembered of pods that are no longer there.
-func (s *state) prune(pods []ledger.PodState) {
+// keepUp drops what is remembered of pods that are no longer there, and remembers
+// the deletions that others have sent.
+func (s *state) keepUp(pods []ledger.PodState, now time.Time) {
 	there := make(map[string]ledger.State, len(pods))
 	for i := range pods {
 		there[pods[i].Name] = pods[i].State
@@ -114,6 +115,12 @@ func (s *state) prune(pods []ledger.PodState) {
 	for name := range s.memory.Deleted {
 		if st, ok := there[name]; !ok || st != ledger.Retiring {
 			delete(s.memory.Deleted, name)
+		}
+	}
+	for i := range pods {
+		pod := &pods[i]
+		if _, known := s.memory.Deleted[pod.Name]; !known && pod.Deleted && pod.State == ledger.Retiring {
+			s.memory.Deleted[pod.Name] = now
 		}
 	}
 }

@@ -38,6 +38,9 @@ const (
 	poll = 20 * time.Millisecond
 )
 
+// crdFolder has the CRDs as they are generated.
+var crdFolder = filepath.Join("..", "..", "..", "config", "crd", "bases")
+
 // scheme has the kinds that the tests use.
 var scheme = newScheme()
 
@@ -55,7 +58,7 @@ func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
 	klog.SetLogger(logr.Discard())
 	var err error
-	if cluster, err = startAPIServer(filepath.Join("..", "..", "..", "config", "crd", "bases")); err != nil {
+	if cluster, err = startAPIServer(crdFolder); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

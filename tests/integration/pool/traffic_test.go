@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -13,9 +14,39 @@ import (
 // traffic counts the requests of a client and can hold back what the pod watch
 // shows, as a slow cache would.
 type traffic struct {
-	mu     sync.Mutex // guards counts and gate
+	mu     sync.Mutex // guards what follows
 	counts map[string]int
 	gate   chan struct{} // closed while the watch flows
+	// losses are what happens to the next creates of pods.
+	losses []loss
+}
+
+// loss is how a request gets lost.
+type loss int
+
+const (
+	answerLost  loss = iota // it is done, and its sender does not learn of it
+	requestLost             // it never arrives
+)
+
+var errLost = errors.New("connection lost")
+
+// lose loses the next creates of pods.
+func (tr *traffic) lose(losses ...loss) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.losses = losses
+}
+
+func (tr *traffic) nextLoss() (loss, bool) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if len(tr.losses) == 0 {
+		return 0, false
+	}
+	next := tr.losses[0]
+	tr.losses = tr.losses[1:]
+	return next, true
 }
 
 func newTraffic() *traffic {
@@ -71,7 +102,20 @@ func (c *counting) RoundTrip(req *http.Request) (*http.Response, error) {
 		c.counts[req.Method+" "+resource]++
 		c.mu.Unlock()
 	}
+	lost, losing := loss(0), false
+	if req.Method == http.MethodPost && resource == "pods" {
+		lost, losing = c.nextLoss()
+	}
+	if losing && lost == requestLost {
+		return nil, errLost
+	}
 	resp, err := c.next.RoundTrip(req)
+	if losing {
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		return nil, errLost
+	}
 	if err == nil && watch && resource == "pods" {
 		resp.Body = &heldBody{resp.Body, c.traffic, req.Context()}
 	}
