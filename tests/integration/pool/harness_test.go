@@ -29,6 +29,8 @@ import (
 type poolOperator struct {
 	*traffic
 	book *ledger.Ledger
+	// wake makes the reconciler pass over a pool.
+	wake func(ledger.Key)
 }
 
 // startPool runs the pool reconciler for a namespace until the test ends.
@@ -55,7 +57,7 @@ func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 		},
 	}
 	op.book = ledger.New(ledger.Hooks{Pool: reconciler.Wake})
-	reconciler.Ledger = op.book
+	reconciler.Ledger, op.wake = op.book, reconciler.Wake
 	skip := true // names must be unique in a process, which runs many managers here
 	require.NoError(t, reconciler.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: 4, SkipNameValidation: &skip}))
 	require.NoError(t, mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
