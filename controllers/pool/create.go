@@ -147,12 +147,15 @@ func (p *pass) noteCreate(ctx context.Context, err error) {
 		return
 	}
 	memory.CreateFailures++
-	memory.RetryAt = p.now.Add(createDelay(memory.CreateFailures))
-	p.dueAt(memory.RetryAt)
-	if apiwrite.NamespaceEnding(err) {
-		// Its end takes the Pool along; there is nothing to do and nobody to tell.
-		memory.RetryAt = p.now.Add(maxCreateDelay)
-		return
+	delay := createDelay(memory.CreateFailures)
+	ending := apiwrite.NamespaceEnding(err)
+	if ending {
+		delay = maxCreateDelay
+	}
+	memory.RetryAt = p.Clock.Now().Add(delay)
+	p.due(delay)
+	if ending {
+		return // its end takes the Pool along; there is nobody to tell
 	}
 	log.FromContext(ctx).Error(err, "creating pods failed", "failuresInARow", memory.CreateFailures, "retryAt", memory.RetryAt)
 	if apiwrite.Refused(err) || memory.CreateFailures > 1 {

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
@@ -55,8 +56,15 @@ func TestNewFailure(t *testing.T) {
 	}
 }
 
+func newPass() *pass {
+	return &pass{
+		Reconciler: &Reconciler{Clock: clocktesting.NewFakeClock(now)},
+		state:      &state{revision: currentRev}, pool: &v1alpha1.Pool{}, now: now,
+	}
+}
+
 func TestNoteCreate(t *testing.T) {
-	p := &pass{state: &state{revision: currentRev}, pool: &v1alpha1.Pool{}, now: now}
+	p := newPass()
 	timeout := errors.New("timeout")
 	refused := answer(http.StatusUnprocessableEntity, "invalid")
 	steps := []struct {
@@ -91,7 +99,7 @@ func TestNoteCreate(t *testing.T) {
 }
 
 func TestAnEndingNamespaceIsNoFailureToShow(t *testing.T) {
-	p := &pass{state: &state{revision: currentRev}, pool: &v1alpha1.Pool{}, now: now}
+	p := newPass()
 	ending := &apierrors.StatusError{ErrStatus: metav1.Status{Code: http.StatusForbidden, Details: &metav1.StatusDetails{
 		Causes: []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}},
 	}}}

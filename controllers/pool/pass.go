@@ -94,6 +94,9 @@ func (p *pass) removeFinalizer(ctx context.Context) error {
 	if !hasFinalizer(p.pool) {
 		return nil
 	}
+	if err := p.checkLead(); err != nil {
+		return err
+	}
 	changed := p.pool.DeepCopy()
 	controllerutil.RemoveFinalizer(changed, v1alpha1.FinalizerPoolAllocation)
 	if err := client.IgnoreNotFound(p.patch(ctx, changed)); err != nil {

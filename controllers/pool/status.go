@@ -21,24 +21,24 @@ const statusInterval = time.Second
 // writeStatus writes the status if it differs from what was written last, at most
 // once per interval; what is too early is due later.
 func (p *pass) writeStatus(ctx context.Context, snapshot ledger.Snapshot) error {
+	numbers := count(snapshot.Pods, p.pool.UID, p.state.revision)
+	showMetrics(p.key, &numbers, snapshot.Demand)
 	shown := p.state.shownStatus(p.pool)
 	next := nextStatus(shown, &facts{
 		generation: p.pool.Generation,
 		revision:   p.state.revision,
 		capacity:   p.pool.Spec.CapacitySpec,
-		counts:     count(snapshot.Pods, p.pool.UID, p.state.revision),
+		counts:     numbers,
 		snapshot:   &snapshot,
 		failure:    p.state.failure,
 		deleting:   p.deleting(),
 		now:        metav1.NewTime(p.now).Rfc3339Copy(),
 	})
-	c := count(snapshot.Pods, p.pool.UID, p.state.revision)
-	showMetrics(p.key, &c, snapshot.Demand)
 	if equality.Semantic.DeepEqual(shown, next) {
 		return nil
 	}
-	if early := p.state.statusAt.Add(statusInterval); early.After(p.now) {
-		p.dueAt(early)
+	if early := p.state.statusAt.Add(statusInterval).Sub(p.Clock.Now()); early > 0 {
+		p.due(early)
 		return nil
 	}
 	changed := p.pool.DeepCopy()
@@ -48,7 +48,7 @@ func (p *pass) writeStatus(ctx context.Context, snapshot ledger.Snapshot) error 
 		return fmt.Errorf("writing the status: %w", err)
 	}
 	p.state.latest, p.state.sent, p.state.answered = changed, next, changed.Status.DeepCopy()
-	p.state.statusAt = p.now
+	p.state.statusAt = p.Clock.Now()
 	p.recordChange(shown, next)
 	return nil
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -85,6 +86,23 @@ func TestAPodThatItsPoolNoLongerControlsIsReplacedAndLeftAlone(t *testing.T) {
 	eventually(t, func(c *assert.CollectT) { assert.Len(c, cluster.listPods(c, namespace), 3) })
 	eventuallyPool(t, p, [4]int32{2, 0, 2, 2}, v1alpha1.ReasonBufferFilled)
 	assert.Zero(t, op.count("DELETE", "pods"))
+}
+
+func TestALeaderWhoseLeaseIsOldDeletesNothing(t *testing.T) {
+	namespace := newNamespace(t)
+	startKubelet(t, namespace)
+	op := startPool(t, namespace)
+	p := newPool(namespace, "frozen", imageGood, bounds(3, 3, 0, 10))
+	create(t, p)
+	eventuallyPool(t, p, [4]int32{3, 0, 3, 3}, v1alpha1.ReasonBufferFilled)
+
+	stale := errors.New("the lease is old")
+	op.deposed.Store(&stale)
+	edit(t, cluster, p, func(p *v1alpha1.Pool) { p.Spec.CapacitySpec = bounds(0, 0, 0, 10) })
+	stays(t, func() bool { return op.count("DELETE", "pods") == 0 }, "no pod is deleted")
+
+	op.deposed.Store(nil)
+	eventually(t, func(c *assert.CollectT) { assert.Empty(c, cluster.listPods(c, namespace)) })
 }
 
 // withoutStatusFields returns a folder with the CRDs, those of Pools without some

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -29,6 +30,8 @@ import (
 type poolOperator struct {
 	*traffic
 	book *ledger.Ledger
+	// deposed is what the lease says; nil while this operator leads.
+	deposed atomic.Pointer[error]
 	// wake makes the reconciler pass over a pool.
 	wake func(ledger.Key)
 }
@@ -55,6 +58,12 @@ func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 				return context.Cause(ctx)
 			}
 		},
+	}
+	reconciler.Leads = func() error {
+		if err := op.deposed.Load(); err != nil {
+			return *err
+		}
+		return nil
 	}
 	op.book = ledger.New(ledger.Hooks{Pool: reconciler.Wake})
 	reconciler.Ledger, op.wake = op.book, reconciler.Wake
