@@ -100,7 +100,7 @@ func (p *pass) deletePod(ctx context.Context, known *ledger.Pod) (bool, error) {
 		}
 		uid = live.UID
 	}
-	if err := p.checkLead(); err != nil {
+	if err := p.checkFresh(); err != nil {
 		return false, err
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: known.Name, Namespace: p.key.Namespace}}
@@ -116,12 +116,12 @@ func (p *pass) deletePod(ctx context.Context, known *ledger.Pod) (bool, error) {
 	return false, fmt.Errorf("deleting pod %s: %w", known.Name, err)
 }
 
-// checkLead comes right before a write that would harm a sandbox of a later leader.
-func (p *pass) checkLead() error {
-	if p.Leads == nil {
+// checkFresh comes right before a write that would harm a sandbox of a later leader.
+func (p *pass) checkFresh() error {
+	if p.Fresh == nil {
 		return nil
 	}
-	if err := p.Leads(); err != nil {
+	if err := p.Fresh(); err != nil {
 		return fmt.Errorf("not deleting anything: %w", err)
 	}
 	return nil

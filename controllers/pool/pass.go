@@ -94,7 +94,7 @@ func (p *pass) removeFinalizer(ctx context.Context) error {
 	if !hasFinalizer(p.pool) {
 		return nil
 	}
-	if err := p.checkLead(); err != nil {
+	if err := p.checkFresh(); err != nil {
 		return err
 	}
 	changed := p.pool.DeepCopy()

@@ -46,9 +46,9 @@ type Reconciler struct {
 	Clock clock.Clock
 	// WaitOpen blocks until reconciling is allowed; nil is at once.
 	WaitOpen func(context.Context) error
-	// Leads returns an error when another leader may have started, which may have
+	// Fresh returns an error when another leader may have started, which may have
 	// lent what this one takes for idle: nothing is deleted then. nil is always fine.
-	Leads func() error
+	Fresh func() error
 
 	states states
 	wakes  wakes

@@ -59,7 +59,7 @@ func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 			}
 		},
 	}
-	reconciler.Leads = func() error {
+	reconciler.Fresh = func() error {
 		if err := op.deposed.Load(); err != nil {
 			return *err
 		}
