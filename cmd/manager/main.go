@@ -174,7 +174,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	}
 	recorder := mgr.GetEventRecorder("opensandbox-operator")
 	pools.Client, pools.APIReader, pools.Refill, pools.Ledger = mgr.GetClient(), mgr.GetAPIReader(), refill, book
-	pools.Recorder, pools.Clock, pools.WaitOpen = recorder, clock.RealClock{}, gate.Wait
+	pools.Fresh, pools.WaitOpen, pools.Recorder, pools.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
 	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
