@@ -106,8 +106,9 @@ func (r *Reconciler) persist(ctx context.Context, s *scope, plan pooledPlan, nex
 	// `"name",` and `"ip",` for each sandbox that is still to come.
 	size := allocation.SizeWith(s.bs, want) + missing*(len(s.key.Name)+poolPodSuffix+3+ipLength+3)
 	if size > allocation.MaxAnnotationBytes && len(grants) > 0 {
-		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
+		// The demand first: with it, what is given back would wake this owner again at once.
 		r.Ledger.Withdraw(s.key, s.owner)
+		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
 		return &blocked{v1alpha1.ReasonAllocationTooLarge, fmt.Sprintf(
 			"spec.replicas: %d sandboxes of pool %s would need %d bytes of annotations, more than the %d that an object may have; ask for fewer or shorten the pool's name",
 			s.bs.DesiredReplicas(), s.key.Name, size, allocation.MaxAnnotationBytes)}, nil

@@ -51,7 +51,7 @@ func (r *Reconciler) finishReleases(ctx context.Context, s *scope) error {
 // reconcileDelete gives back all that a BatchSandbox holds and then lets it go.
 func (r *Reconciler) reconcileDelete(ctx context.Context, s *scope) error {
 	if s.bs.Spec.PoolRef == "" {
-		return r.deletePodsOf(ctx, s.owner.NamespacedName, "")
+		return r.deletePodsOf(ctx, s.owner.NamespacedName)
 	}
 	if err := r.resolve(ctx, s); err != nil {
 		return fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
@@ -90,7 +90,7 @@ func (r *Reconciler) viewDeleting(ctx context.Context, s *scope, cause error) vi
 func (r *Reconciler) reconcileGone(ctx context.Context, name types.NamespacedName, alive types.UID) error {
 	if alive == "" {
 		r.memory.forget(name)
-		if err := r.deletePodsOf(ctx, name, ""); err != nil {
+		if err := r.deletePodsOf(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -208,6 +208,10 @@ func (r *Reconciler) deleteLost(ctx context.Context, s *scope, lost []ledger.Hel
 func (r *Reconciler) deletePoolPod(ctx context.Context, key ledger.Key, h ledger.HeldPod) error {
 	if h.Terminating || h.UID == "" {
 		return nil
+	}
+	if err := r.Fresh(); err != nil {
+		// Another leader may have lent the pod on.
+		return fmt.Errorf("not deleting pod %s/%s: %w", key.Namespace, h.Name, err)
 	}
 	err := r.deletePod(ctx, key.Namespace, h.Name, h.UID)
 	if err == nil {

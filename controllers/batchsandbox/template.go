@@ -270,9 +270,8 @@ func (r *Reconciler) viewTemplate(s *scope, pods map[string]*corev1.Pod) view {
 	return v
 }
 
-// deletePodsOf deletes the template-mode pods of BatchSandboxes of that name, except
-// those of the one with UID alive.
-func (r *Reconciler) deletePodsOf(ctx context.Context, name types.NamespacedName, alive types.UID) error {
+// deletePodsOf deletes the template-mode pods of a BatchSandbox that is gone or going.
+func (r *Reconciler) deletePodsOf(ctx context.Context, name types.NamespacedName) error {
 	var list corev1.PodList
 	if err := r.Client.List(ctx, &list, client.InNamespace(name.Namespace),
 		client.MatchingLabels{v1alpha1.LabelBatchSandboxName: name.Name}, client.UnsafeDisableDeepCopy); err != nil {
@@ -282,7 +281,7 @@ func (r *Reconciler) deletePodsOf(ctx context.Context, name types.NamespacedName
 	for i := range list.Items {
 		pod := &list.Items[i]
 		ref := metav1.GetControllerOf(pod)
-		if ref == nil || ref.Kind != v1alpha1.KindBatchSandbox || ref.Name != name.Name || ref.UID == alive || pod.DeletionTimestamp != nil {
+		if ref == nil || ref.Kind != v1alpha1.KindBatchSandbox || ref.Name != name.Name || pod.DeletionTimestamp != nil {
 			continue
 		}
 		errs = append(errs, r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID))

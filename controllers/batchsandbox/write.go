@@ -133,8 +133,8 @@ func (r *Reconciler) commit(s *scope, w *write, answer *v1alpha1.BatchSandbox) {
 // it is reconciled; until then it does not keep others waiting.
 func (r *Reconciler) rollback(s *scope, w *write) {
 	s.memo.pending = nil
-	r.Ledger.Unclaim(s.key, s.owner.UID, w.grants)
 	r.Ledger.Withdraw(s.key, s.owner)
+	r.Ledger.Unclaim(s.key, s.owner.UID, w.grants)
 }
 
 // resolve repeats the write that is pending, if one is, until its outcome is known.

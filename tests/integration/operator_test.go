@@ -304,3 +304,38 @@ func TestBadInputIsRefusedByTheAPIServer(t *testing.T) {
 	bs.Spec.PoolRef = "other"
 	require.Error(t, api.Update(t.Context(), bs), "poolRef is immutable")
 }
+
+func TestAHeldPodThatIsHiddenFromTheOperatorIsNotLentAgain(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 1, 3)
+	bs := pooled(ns, "batch", 1)
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, ready(1))
+	first := held(t, bs)[0]
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: first}}
+	require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
+	before := client.MergeFrom(pod.DeepCopy())
+	delete(pod.Labels, v1alpha1.LabelManagedBy)
+	require.NoError(t, api.Patch(t.Context(), pod, before))
+	gone(t, pod)
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return ready(1)(bs) && held(t, bs)[0] != first })
+}
+
+func TestAnAllocationThatDoesNotFitClaimsNothing(t *testing.T) {
+	ns := newNamespace(t)
+	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: strings.Repeat("p", 63)}, Spec: v1alpha1.PoolSpec{
+		Template: template(), CapacitySpec: v1alpha1.CapacitySpec{BufferMin: 2, BufferMax: 2, PoolMax: 2},
+	}}
+	require.NoError(t, api.Create(t.Context(), pool))
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Available == 2 })
+	bs := pooled(ns, "big", v1alpha1.MaxReplicas)
+	bs.Spec.PoolRef = pool.Name
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, reasonIs(v1alpha1.ReasonAllocationTooLarge))
+	require.Empty(t, bs.Annotations)
+	require.Empty(t, bs.Finalizers)
+	small := pooled(ns, "small", 2)
+	small.Spec.PoolRef = pool.Name
+	require.NoError(t, api.Create(t.Context(), small))
+	until(t, small, ready(2))
+}
