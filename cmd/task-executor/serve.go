@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/process"
+	"github.com/opensandbox/operator/executor/recycle"
+	"github.com/opensandbox/operator/executor/server"
+	"github.com/opensandbox/operator/executor/store"
+)
+
+// answerPatience is how long answers that are on their way may take at the end.
+const answerPatience = 2 * time.Second
+
+// serve runs the executor until SIGTERM or a reset that asks for a restart, and
+// returns the exit code.
+func serve(o options, stdout, stderr io.Writer) (int, error) {
+	if err := protect(); err != nil {
+		return 1, err
+	}
+	echoOut, echoErr := process.NewEcho(stdout), process.NewEcho(stderr)
+	defer echoErr.Close(answerPatience)
+	defer echoOut.Close(answerPatience)
+	log := slog.New(slog.NewTextHandler(echoErr, nil))
+
+	bootID := newBootID()
+	verifier, err := o.verifier(bootID)
+	if err != nil {
+		return 1, err
+	}
+	records, err := store.Open(o.stateDir)
+	if err != nil {
+		return 1, err
+	}
+	info := api.Info{BootID: bootID, StartedAt: time.Now().UTC(), Recycle: api.Recycle{State: api.RecycleOff}}
+	if o.cleanOnStart {
+		info.Recycle = recycle.ThisPod().AtStart(o.stateDir)
+	}
+	executor, err := process.Open(process.Config{
+		Store: records, BootID: bootID, LogBytes: o.logBytes, MaxTasks: o.maxTasks,
+		Stdout: echoOut, Stderr: echoErr, Log: log,
+	})
+	if err != nil {
+		return 1, err
+	}
+	info.Capabilities = executor.Capabilities()
+	info.Problems = executor.SelfTest()
+	info.Supported = len(info.Problems) == 0
+	log.Info("The executor starts", "boot", bootID, "pod", o.podUID, "supported", info.Supported,
+		"problems", info.Problems, "recycle", info.Recycle.State, "differences", info.Recycle.Differences)
+
+	l := &life{options: o, log: log, executor: executor, restart: make(chan struct{})}
+	api := server.New(server.Config{Executor: executor, Verifier: verifier, Info: info, Exit: l.exit, Log: log})
+	return l.run(api)
+}
+
+// protect keeps tasks from looking into the executor and takes its orphans in.
+func protect() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("PR_SET_DUMPABLE: %w", err)
+	}
+	if err := process.BecomeSubreaper(); err != nil {
+		return fmt.Errorf("PR_SET_CHILD_SUBREAPER: %w", err)
+	}
+	// Nobody reading the output must not end the executor. Ignoring the signal
+	// would be inherited by tasks; catching it is not.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+	return nil
+}
+
+func newBootID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the program instead
+	return hex.EncodeToString(id[:])
+}
+
+// life is the executor from listening to its end.
+type life struct {
+	options
+	log      *slog.Logger
+	executor *process.Executor
+	once     sync.Once
+	restart  chan struct{}
+}
+
+// exit is called when a reset has asked for a restart and was answered.
+func (l *life) exit() {
+	if err := recycle.RequestRestart(l.stateDir); err != nil {
+		l.log.Error("The restart could not be noted, so the next start will not clean", "error", err)
+	}
+	l.once.Do(func() { close(l.restart) })
+}
+
+func (l *life) run(handler *server.Server) (int, error) {
+	listener, err := net.Listen("tcp", l.listen)
+	if err != nil {
+		return 1, err
+	}
+	terminated, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	polls, endPolls := context.WithCancel(context.Background())
+	defer endPolls()
+	hunt, endHunt := context.WithCancel(context.Background())
+	defer endHunt()
+	var work sync.WaitGroup
+	work.Go(func() { l.executor.HuntOrphans(hunt) })
+	server := handler.HTTPServer(polls)
+	failed := make(chan error, 1)
+	work.Go(func() { failed <- server.Serve(listener) })
+	l.log.Info("The executor listens", "address", listener.Addr().String())
+
+	code := 0
+	select {
+	case err := <-failed:
+		return 1, err
+	case <-l.restart:
+		l.log.Info("The executor ends, so that all containers restart", "exitCode", l.restartCode)
+		code = l.restartCode
+	case <-terminated.Done():
+		l.log.Info("The executor ends: it was told to")
+		grace, cancel := context.WithTimeout(context.Background(), l.shutdownGrace)
+		defer cancel()
+		if err := l.executor.Close(grace); err != nil {
+			l.log.Error("Tasks could not be ended", "error", err)
+		}
+	}
+	endPolls()
+	answers, cancel := context.WithTimeout(context.Background(), answerPatience)
+	defer cancel()
+	if err := server.Shutdown(answers); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, http.ErrServerClosed) {
+		l.log.Error("The server did not end in order", "error", err)
+	}
+	endHunt()
+	work.Wait()
+	return code, nil
+}

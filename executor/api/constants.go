@@ -1,0 +1,58 @@
+package api
+
+import (
+	"net/url"
+	"time"
+)
+
+// Names that the operator puts in the pod and the executor reads.
+const (
+	// Port on which the executor listens.
+	Port = 5758
+	// ContainerName of the executor in a pod.
+	ContainerName = "task-executor"
+	// EnvPublicKeys holds the operator's public keys, as token.FormatPublicKeys
+	// writes them.
+	EnvPublicKeys = "OPENSANDBOX_EXECUTOR_PUBLIC_KEYS"
+	// EnvPodUID holds the pod's UID (downward API, metadata.uid).
+	EnvPodUID = "OPENSANDBOX_POD_UID"
+	// DefaultStateDir is where the emptyDir with the records is mounted.
+	DefaultStateDir = "/var/lib/task-executor"
+	// RestartExitCode is what the executor's restart rule maps to
+	// RestartAllContainers.
+	RestartExitCode = 88
+)
+
+// HeaderBootID is in every answer: the random name of this run of the executor.
+const HeaderBootID = "Opensandbox-Boot-Id"
+
+// Limits.
+const (
+	// MaxRequestBytes of a request's body; more is answered with 413.
+	MaxRequestBytes = 1 << 20
+	// MaxAnswerBytes of an answer that a client reads.
+	MaxAnswerBytes = 64 << 10
+	// MaxMessageBytes of a task's message.
+	MaxMessageBytes = 256
+	// MaxWait of a long poll.
+	MaxWait = 55 * time.Second
+	// DefaultGraceSeconds between SIGTERM and SIGKILL.
+	DefaultGraceSeconds = 10
+	// MaxGraceSeconds and MaxTimeoutSeconds bound what a request may ask for.
+	MaxGraceSeconds   = 3600
+	MaxTimeoutSeconds = 365 * 24 * 3600
+)
+
+// Paths.
+const (
+	TasksPath  = "/v1/tasks"
+	ResetPath  = "/v1/reset"
+	InfoPath   = "/v1/info"
+	HealthPath = "/healthz"
+)
+
+// TaskPath is the path of one task.
+func TaskPath(id string) string { return TasksPath + "/" + url.PathEscape(id) }
+
+// LogsPath is the path of a task's logs.
+func LogsPath(id string) string { return TaskPath(id) + "/logs" }

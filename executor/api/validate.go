@@ -1,0 +1,151 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+)
+
+// FieldError says which field of a request is wrong, and how.
+type FieldError struct {
+	Field  string
+	Detail string
+}
+
+func (e *FieldError) Error() string {
+	if e.Field == "" {
+		return e.Detail
+	}
+	return e.Field + ": " + e.Detail
+}
+
+var (
+	taskID      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+	containerID = regexp.MustCompile(`^([a-z0-9.+-]{1,32}://)?[A-Za-z0-9][A-Za-z0-9._-]{11,127}$`)
+)
+
+// ValidateTaskID refuses ids that are not safe as a file name.
+func ValidateTaskID(id string) error {
+	if !taskID.MatchString(id) {
+		return &FieldError{"id", fmt.Sprintf("%q must be 1 to 128 letters, digits, '.', '_' or '-', the first a letter or digit", truncate(id))}
+	}
+	return nil
+}
+
+// Decode reads one JSON value strictly: a field that v does not know, and
+// anything after the value, is an error of type *FieldError.
+func Decode(body []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return decodeError(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return &FieldError{"", "there is more than one JSON value"}
+	}
+	return nil
+}
+
+func decodeError(err error) error {
+	var wrongType *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrongType):
+		return &FieldError{wrongType.Field, fmt.Sprintf("a JSON %s is not of type %s", wrongType.Value, wrongType.Type)}
+	case strings.HasPrefix(err.Error(), "json: unknown field "):
+		name := strings.Trim(strings.TrimPrefix(err.Error(), "json: unknown field "), `"`)
+		return &FieldError{truncate(name), "there is no such field"}
+	case errors.Is(err, io.EOF):
+		return &FieldError{"", "the body is empty"}
+	default:
+		return &FieldError{"", "the body is not JSON: " + truncate(err.Error())}
+	}
+}
+
+// DecodeTaskRequest reads and checks the body of a PUT.
+func DecodeTaskRequest(body []byte) (TaskRequest, error) {
+	var request TaskRequest
+	if err := Decode(body, &request); err != nil {
+		return TaskRequest{}, err
+	}
+	return request, request.Validate()
+}
+
+// Validate returns a *FieldError for the first field that is wrong.
+func (r TaskRequest) Validate() error {
+	if !containerID.MatchString(r.ContainerID) {
+		return &FieldError{"containerID", fmt.Sprintf("%q is not a container's ID", truncate(r.ContainerID))}
+	}
+	if err := validateEnv("fallbackEnv", r.FallbackEnv); err != nil {
+		return err
+	}
+	return r.Spec.Validate()
+}
+
+// Validate returns a *FieldError for the first field that is wrong.
+func (s TaskSpec) Validate() error {
+	p := s.Process
+	switch {
+	case len(p.Command) == 0:
+		return &FieldError{"spec.process.command", "must not be empty"}
+	case p.Command[0] == "":
+		return &FieldError{"spec.process.command[0]", "must not be empty"}
+	case strings.ContainsRune(p.WorkingDir, 0):
+		return &FieldError{"spec.process.workingDir", "must not contain a NUL byte"}
+	case s.TimeoutSeconds < 0 || s.TimeoutSeconds > MaxTimeoutSeconds:
+		return &FieldError{"spec.timeoutSeconds", fmt.Sprintf("%d is not between 0 and %d", s.TimeoutSeconds, MaxTimeoutSeconds)}
+	}
+	if err := validateGrace("spec.graceSeconds", s.GraceSeconds); err != nil {
+		return err
+	}
+	if err := validateArgs("spec.process.command", p.Command); err != nil {
+		return err
+	}
+	if err := validateArgs("spec.process.args", p.Args); err != nil {
+		return err
+	}
+	return validateEnv("spec.process.env", p.Env)
+}
+
+func validateArgs(field string, args []string) error {
+	for i, arg := range args {
+		if strings.ContainsRune(arg, 0) {
+			return &FieldError{fmt.Sprintf("%s[%d]", field, i), "must not contain a NUL byte"}
+		}
+	}
+	return nil
+}
+
+// Validate returns a *FieldError for the first field that is wrong.
+func (r ResetRequest) Validate() error { return validateGrace("graceSeconds", r.GraceSeconds) }
+
+func validateGrace(field string, seconds *int64) error {
+	if seconds != nil && (*seconds < 0 || *seconds > MaxGraceSeconds) {
+		return &FieldError{field, fmt.Sprintf("%d is not between 0 and %d", *seconds, MaxGraceSeconds)}
+	}
+	return nil
+}
+
+func validateEnv(field string, env []EnvVar) error {
+	for i, v := range env {
+		if v.Name == "" || strings.ContainsAny(v.Name, "=\x00") {
+			return &FieldError{fmt.Sprintf("%s[%d].name", field, i), fmt.Sprintf("%q is not the name of a variable", truncate(v.Name))}
+		}
+		if strings.ContainsRune(v.Value, 0) {
+			return &FieldError{fmt.Sprintf("%s[%d].value", field, i), "must not contain a NUL byte"}
+		}
+	}
+	return nil
+}
+
+// truncate keeps what a stranger sent from filling an answer.
+func truncate(s string) string {
+	const most = 100
+	if len(s) <= most {
+		return strings.ToValidUTF8(s, "\uFFFD")
+	}
+	return strings.ToValidUTF8(s[:most], "\uFFFD") + "..."
+}

@@ -1,0 +1,145 @@
+package client
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/opensandbox/operator/executor/api"
+)
+
+// Error is an answer that refuses.
+type Error struct {
+	Status  int
+	Problem api.Problem
+}
+
+func (e *Error) Error() string {
+	text := fmt.Sprintf("status %d", e.Status)
+	for _, part := range []string{e.Problem.Reason, e.Problem.Field, e.Problem.Detail} {
+		if part != "" {
+			text += ": " + part
+		}
+	}
+	return text
+}
+
+// IsUnauthorized tells whether the executor refused the token.
+func IsUnauthorized(err error) bool { return hasStatus(err, http.StatusUnauthorized) }
+
+// IsNotFound tells whether there is no such task.
+func IsNotFound(err error) bool { return hasStatus(err, http.StatusNotFound) }
+
+// Reason returns the problem's reason, one of the api.Problem constants, or "".
+func Reason(err error) string {
+	var refused *Error
+	if errors.As(err, &refused) {
+		return refused.Problem.Reason
+	}
+	return ""
+}
+
+// IsRefusal tells whether there was an answer and it refuses the request. Any
+// other error means that the executor could not be reached or understood.
+func IsRefusal(err error) bool {
+	var refused *Error
+	return errors.As(err, &refused)
+}
+
+func hasStatus(err error, status int) bool {
+	var refused *Error
+	return errors.As(err, &refused) && refused.Status == status
+}
+
+func interpret(status int, data []byte, out any) error {
+	if status < 200 || status > 299 {
+		refused := &Error{Status: status}
+		if json.Unmarshal(data, &refused.Problem) == nil {
+			refused.Problem = sanitizeProblem(refused.Problem)
+		}
+		return refused
+	}
+	switch out := out.(type) {
+	case nil:
+		return nil
+	case *[]byte:
+		*out = data
+		return nil
+	default:
+		if err := json.Unmarshal(data, out); err != nil {
+			return fmt.Errorf("the answer is not as expected: %w", err)
+		}
+		return nil
+	}
+}
+
+// Bounds of what is kept of an answer.
+const (
+	maxText = 1024
+	maxList = 256
+)
+
+func sanitize(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+func sanitizeStrings(list []string) []string {
+	if len(list) > maxList {
+		list = list[:maxList]
+	}
+	for i := range list {
+		list[i] = sanitize(list[i])
+	}
+	return list
+}
+
+func sanitizeTask(t api.Task) api.Task {
+	t.ID, t.Reason, t.Message = sanitize(t.ID), sanitize(t.Reason), sanitize(t.Message)
+	t.State = api.TaskState(sanitize(string(t.State)))
+	t.MissingCapabilities = sanitizeStrings(t.MissingCapabilities)
+	return t
+}
+
+func sanitizeList(l api.TaskList) api.TaskList {
+	l.BootID = plausibleBootID(l.BootID)
+	if len(l.Tasks) > maxList {
+		l.Tasks = l.Tasks[:maxList]
+	}
+	for i := range l.Tasks {
+		l.Tasks[i] = sanitizeTask(l.Tasks[i])
+	}
+	return l
+}
+
+func sanitizeInfo(i api.Info) api.Info {
+	i.BootID = plausibleBootID(i.BootID)
+	i.Problems, i.Capabilities = sanitizeStrings(i.Problems), sanitizeStrings(i.Capabilities)
+	i.Recycle.State = api.RecycleState(sanitize(string(i.Recycle.State)))
+	i.Recycle.Differences = sanitizeStrings(i.Recycle.Differences)
+	return i
+}
+
+func sanitizeProblem(p api.Problem) api.Problem {
+	return api.Problem{
+		Type: sanitize(p.Type), Title: sanitize(p.Title), Status: p.Status,
+		Detail: sanitize(p.Detail), Reason: sanitize(p.Reason), Field: sanitize(p.Field),
+	}
+}
+
+// plausibleBootID returns "" for what cannot be a boot id.
+func plausibleBootID(s string) string {
+	if len(s) > 64 {
+		return ""
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') {
+			return ""
+		}
+	}
+	return s
+}

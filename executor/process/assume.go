@@ -1,0 +1,107 @@
+package process
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// assume gives the calling thread these credentials and no others. The thread
+// must be locked. Everything the executor has beyond them is given up, from the
+// bounding set too, or a root task would get it back at execve.
+func (c *credentials) assume() *startFailure {
+	own, err := ownCapabilities()
+	if err != nil {
+		return cannotStart("capget: %v", err)
+	}
+	unix.Umask(c.Umask)
+	if err := c.dropBounding(); err != nil {
+		return cannotStart("drop from the bounding set: %v", err)
+	}
+	if err := c.changeIDs(); err != nil {
+		return err
+	}
+	if err := c.setCapabilities(own); err != nil {
+		return cannotStart("set the capabilities: %v", err)
+	}
+	if c.NoNewPrivs {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return cannotStart("set no-new-privs: %v", err)
+		}
+	}
+	return nil
+}
+
+func (c *credentials) dropBounding() error {
+	for bit := uintptr(0); bit < 64; bit++ {
+		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, bit, 0, 0, 0)
+		if err != nil { // past the last capability that the kernel knows
+			return nil
+		}
+		if has == 1 && c.Bounding&(1<<bit) == 0 {
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, bit, 0, 0, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// changeIDs uses the plain system calls: Go's own change all threads, but the
+// capabilities below can only be changed for one.
+func (c *credentials) changeIDs() *startFailure {
+	groups := make([]uint32, len(c.Groups))
+	for i, g := range c.Groups {
+		groups[i] = uint32(g)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); errno != 0 {
+		return cannotStart("setgroups %v: %v", c.Groups, errno)
+	}
+	gid, uid := uintptr(c.GID), uintptr(c.UID)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
+		return cannotStart("setresgid %d: %v", c.GID, errno)
+	}
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return cannotStart("PR_SET_KEEPCAPS: %v", err)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
+		return cannotStart("setresuid %d: %v", c.UID, errno)
+	}
+	return nil
+}
+
+// setCapabilities sets what of the credentials the executor can give.
+func (c *credentials) setCapabilities(own uint64) error {
+	inheritable, permitted := c.Inheritable&own, c.Permitted&own
+	effective := c.Effective & permitted
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{
+		{Effective: uint32(effective), Permitted: uint32(permitted), Inheritable: uint32(inheritable)},
+		{Effective: uint32(effective >> 32), Permitted: uint32(permitted >> 32), Inheritable: uint32(inheritable >> 32)},
+	}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return err
+	}
+	for bit := uintptr(0); bit < 64; bit++ {
+		if c.Ambient&inheritable&permitted&(1<<bit) == 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, bit, 0, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ownCapabilities returns the calling thread's permitted capabilities.
+func ownCapabilities() (uint64, error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, err
+	}
+	return uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32, nil
+}

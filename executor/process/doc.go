@@ -1,0 +1,20 @@
+// Package process runs tasks: it starts them inside the sandbox container,
+// watches them, ends them with all their descendants, and keeps their records.
+// It knows nothing of HTTP; executor/server calls it.
+//
+// Three processes of one binary stand behind a task:
+//
+//	executor ── supervisor ── launcher, which becomes the task's first process
+//
+// The supervisor is a subreaper: whatever the task forks or daemonizes keeps it
+// as an ancestor, which is how descendants are found. It reaps, reports the
+// first process's end over a socket that no task can reach, and when the
+// executor dies it kills everything below it. If a task kills its supervisor,
+// what is left becomes the executor's own child, and every child of the executor
+// that is not a supervisor is killed.
+//
+// The launcher enters the sandbox container's root, takes over the identity of
+// that container's first process and executes the command. The container's root
+// is a mount of another mount namespace, so a task that leaves its chroot is
+// still in the sandbox and finds nothing of the executor's.
+package process

@@ -1,0 +1,160 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/opensandbox/operator/executor/api"
+)
+
+// Attempt is one try to stop a task.
+type Attempt struct {
+	// Done is closed when the try is over; Err is then valid.
+	Done chan struct{}
+	Err  error
+
+	mostGrace time.Duration
+	// keep the record, with the task as ended by the executor's end.
+	keep bool
+}
+
+const anyGrace = time.Duration(1<<63 - 1)
+
+// Stop ends a task with everything that it left, then forgets it. It returns at
+// once; several calls share one attempt, and a call after one that failed makes
+// a new one. There is none if there is no such task.
+func (e *Executor) Stop(id string) (*Attempt, bool) {
+	return e.stop(id, &Attempt{mostGrace: anyGrace})
+}
+
+func (e *Executor) stop(id string, attempt *Attempt) (*Attempt, bool) {
+	var t *task
+	e.tasksMu.Lock()
+	if t = e.tasks[id]; t != nil && t.attempt != nil {
+		attempt = t.attempt
+		e.tasksMu.Unlock()
+		return attempt, true
+	}
+	e.tasksMu.Unlock()
+	if t == nil {
+		return nil, false
+	}
+	attempt.Done = make(chan struct{})
+	e.change(func() {
+		if t.attempt != nil { // another call was faster
+			attempt = t.attempt
+			return
+		}
+		t.attempt = attempt
+		t.record.Task.Stopping = true
+		t.stops <- attempt // there is room: one attempt at a time
+	})
+	return attempt, true
+}
+
+// Reset stops all tasks and wipes all records. New tasks are refused meanwhile,
+// and afterwards too if last is true.
+func (e *Executor) Reset(ctx context.Context, mostGrace *int64, last bool) (int, error) {
+	e.tasksMu.Lock()
+	if e.resetting {
+		e.tasksMu.Unlock()
+		return 0, ErrResetting
+	}
+	e.resetting = true
+	e.tasksMu.Unlock()
+	stopped, err := e.stopAll(ctx, mostGrace, false)
+	if err == nil {
+		err = e.killOrphans()
+	}
+	if err == nil {
+		err = e.Store.Wipe()
+	}
+	e.change(func() { e.resetting = err == nil && last })
+	return stopped, err
+}
+
+// Close stops all tasks for the executor's own end. When ctx ends, it does not
+// wait for their grace any longer.
+func (e *Executor) Close(ctx context.Context) error {
+	e.tasksMu.Lock()
+	e.resetting = true
+	e.tasksMu.Unlock()
+	release := context.AfterFunc(ctx, func() { close(e.hurry) })
+	defer release()
+	_, err := e.stopAll(context.WithoutCancel(ctx), nil, true)
+	return err
+}
+
+func (e *Executor) stopAll(ctx context.Context, mostGrace *int64, keep bool) (int, error) {
+	e.tasksMu.Lock()
+	ids := make([]string, 0, len(e.tasks))
+	for id := range e.tasks {
+		ids = append(ids, id)
+	}
+	e.tasksMu.Unlock()
+	var attempts []*Attempt
+	for _, id := range ids {
+		wanted := &Attempt{mostGrace: anyGrace, keep: keep}
+		if mostGrace != nil {
+			wanted.mostGrace = time.Duration(*mostGrace) * time.Second
+		}
+		if attempt, found := e.stop(id, wanted); found {
+			attempts = append(attempts, attempt)
+		}
+	}
+	var failed []error
+	for _, attempt := range attempts {
+		select {
+		case <-attempt.Done:
+			failed = append(failed, attempt.Err)
+		case <-ctx.Done():
+			return len(attempts), ctx.Err()
+		}
+	}
+	return len(attempts), errors.Join(failed...)
+}
+
+// serveStops ends the task whenever it is asked to, until it is gone.
+func (t *task) serveStops(r *run) {
+	for attempt := range t.stops {
+		if t.serveStop(r, attempt) {
+			return
+		}
+	}
+}
+
+// serveStop tells whether the task is gone.
+func (t *task) serveStop(r *run, attempt *Attempt) bool {
+	err := t.end(r, min(t.spec().Grace(), attempt.mostGrace))
+	if err == nil && attempt.keep {
+		t.finishInterrupted()
+	} else if err == nil {
+		err = t.e.Store.Remove(t.id)
+	}
+	t.e.change(func() {
+		attempt.Err = err
+		if err != nil {
+			t.attempt = nil
+			t.record.Task.Stopping = false
+			return
+		}
+		delete(t.e.tasks, t.id)
+	})
+	if err != nil {
+		t.e.log.Error("A task could not be stopped", "task", t.id, "error", err)
+	}
+	close(attempt.Done)
+	return err == nil
+}
+
+// finishInterrupted records that the executor's end ended the task.
+func (t *task) finishInterrupted() {
+	if t.snapshot().State.Ended() {
+		return
+	}
+	t.finish(api.Failed, func(task *api.Task) {
+		task.Reason = api.ReasonExecutorRestarted
+		task.Message = "the executor ended while the task ran"
+	})
+}

@@ -1,0 +1,224 @@
+// Package recycle cleans, at the executor's start, what a restart of all
+// containers in place leaves of the last owner, because it belongs to the pod
+// and not to a container: /dev/shm, System V IPC, POSIX message queues, and the
+// files that the runtime shares among the pod's containers.
+//
+// It only works in the pod's first restartable init container: then nothing else
+// of the pod runs yet. What it cannot make clean it reports, so that the pod is
+// deleted; it never passes over in silence.
+package recycle
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/store"
+)
+
+const (
+	baselineFile = "pod-files.json"
+	markerFile   = "restart-requested"
+)
+
+// othersPatience is how long the last containers' processes may take to go.
+const othersPatience = 3 * time.Second
+
+// Pod is what is shared by the containers of a pod.
+type Pod struct {
+	Shm    string
+	Mqueue string
+	// Files that must be as they were when the executor first started.
+	Files []string
+	// Others returns the pids of the pod's other processes.
+	Others func() ([]int, error)
+}
+
+// ThisPod is the pod that the executor runs in.
+func ThisPod() Pod {
+	return Pod{
+		Shm:    "/dev/shm",
+		Mqueue: "/dev/mqueue",
+		Files:  []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"},
+		Others: others,
+	}
+}
+
+// RequestRestart notes that the next start follows a reset, and so must clean.
+// Without it a start may be that of an executor that crashed beside a sandbox in
+// use, whose memory must not be emptied.
+func RequestRestart(stateDir string) error {
+	return store.WriteFile(filepath.Join(stateDir, markerFile), nil)
+}
+
+// AtStart cleans if a restart was requested, and tells what it found.
+func (p Pod) AtStart(stateDir string) api.Recycle {
+	marker := filepath.Join(stateDir, markerFile)
+	_, err := os.Lstat(marker)
+	requested := err == nil
+	baseline, err := readBaseline(stateDir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !requested:
+		if err := p.recordBaseline(stateDir); err != nil {
+			return dirty(err.Error())
+		}
+		return api.Recycle{State: api.RecycleFirstStart}
+	case err != nil:
+		return dirty(fmt.Sprintf("what the pod's files were at first is not known: %v", err))
+	case !requested:
+		return api.Recycle{State: api.RecycleNotRequested}
+	}
+	differences := p.clean(baseline)
+	if len(differences) == 0 {
+		if err := os.Remove(marker); err != nil {
+			differences = append(differences, err.Error())
+		}
+	}
+	if len(differences) > 0 {
+		return dirty(differences...)
+	}
+	return api.Recycle{State: api.RecycleClean}
+}
+
+func dirty(differences ...string) api.Recycle {
+	return api.Recycle{State: api.RecycleDirty, Differences: differences}
+}
+
+func (p Pod) clean(baseline map[string]fileState) []string {
+	if err := p.awaitAlone(); err != nil {
+		return []string{err.Error()} // somebody could put back what is removed
+	}
+	if err := refuseNodeIPC(); err != nil {
+		return []string{err.Error()}
+	}
+	var differences []string
+	for _, err := range []error{emptyDir(p.Shm), resetDir(p.Shm), emptyDir(p.Mqueue), removeSystemV()} {
+		if err != nil {
+			differences = append(differences, err.Error())
+		}
+	}
+	for _, file := range p.Files {
+		now, err := look(file)
+		if err != nil {
+			differences = append(differences, err.Error())
+		} else if now != baseline[file] {
+			differences = append(differences, file+" is not as it was at first")
+		}
+	}
+	return differences
+}
+
+func (p Pod) awaitAlone() error {
+	deadline := time.Now().Add(othersPatience)
+	for {
+		pids, err := p.Others()
+		if err != nil {
+			return fmt.Errorf("look for other processes: %w", err)
+		}
+		if len(pids) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("other processes of the pod are running: %v", pids[:min(len(pids), 8)])
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// others leaves out process 1, which is the pod's pause container, and this
+// process with its ancestors. A zombie does nothing any more.
+func others() ([]int, error) {
+	mine := []int{1}
+	for pid := os.Getpid(); pid > 1; {
+		mine = append(mine, pid)
+		parent, _, err := parentOf(pid)
+		if err != nil {
+			return nil, err
+		}
+		pid = parent
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil || slices.Contains(mine, pid) {
+			continue
+		}
+		if _, state, err := parentOf(pid); err == nil && state != 'Z' && state != 'X' {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// fileState is what of a file must not have changed.
+type fileState struct {
+	Digest string      `json:"digest,omitempty"` // empty if there is no file
+	Mode   fs.FileMode `json:"mode,omitempty"`
+	UID    uint32      `json:"uid,omitempty"`
+	GID    uint32      `json:"gid,omitempty"`
+}
+
+func look(path string) (fileState, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fileState{}, nil
+	}
+	if err != nil {
+		return fileState{}, err
+	}
+	state := fileState{Digest: "none", Mode: info.Mode()}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+		state.UID, state.GID = owner.Uid, owner.Gid
+	}
+	if info.Mode().IsRegular() {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return fileState{}, err
+		}
+		sum := sha256.Sum256(data)
+		state.Digest = hex.EncodeToString(sum[:])
+	}
+	return state, nil
+}
+
+func (p Pod) recordBaseline(stateDir string) error {
+	baseline := map[string]fileState{}
+	for _, file := range p.Files {
+		state, err := look(file)
+		if err != nil {
+			return fmt.Errorf("record the pod's files: %w", err)
+		}
+		baseline[file] = state
+	}
+	data, err := json.Marshal(baseline)
+	if err != nil {
+		return fmt.Errorf("record the pod's files: %w", err)
+	}
+	return store.WriteFile(filepath.Join(stateDir, baselineFile), data)
+}
+
+func readBaseline(stateDir string) (map[string]fileState, error) {
+	data, err := os.ReadFile(filepath.Join(stateDir, baselineFile))
+	if err != nil {
+		return nil, err
+	}
+	var baseline map[string]fileState
+	if err := json.Unmarshal(data, &baseline); err != nil {
+		return nil, err
+	}
+	return baseline, nil
+}

@@ -1,0 +1,230 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/process"
+	"github.com/opensandbox/operator/executor/store"
+)
+
+// put starts a task. It answers when the command is running or could not be
+// started: 201 the first time, 200 afterwards.
+func (s *Server) put(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	if err := api.ValidateTaskID(id); err != nil {
+		invalid(w, err)
+		return
+	}
+	request, err := api.DecodeTaskRequest(bodyOf(r))
+	if err != nil {
+		invalid(w, err)
+		return
+	}
+	extendWrite(w, time.Minute) // a supervisor may be slow on a busy node
+	task, created, err := s.Executor.Start(r.Context(), id, request)
+	switch {
+	case err != nil:
+		s.startRefused(w, id, err)
+	case created:
+		answer(w, http.StatusCreated, task)
+	default:
+		answer(w, http.StatusOK, task)
+	}
+}
+
+func (s *Server) startRefused(w http.ResponseWriter, id string, err error) {
+	p := api.Problem{Detail: err.Error()}
+	switch {
+	case errors.Is(err, process.ErrSpecDiffers):
+		p.Status, p.Reason = http.StatusConflict, api.ProblemSpecDiffers
+	case errors.Is(err, process.ErrStopping):
+		p.Status, p.Reason = http.StatusConflict, api.ProblemStopping
+	case errors.Is(err, process.ErrResetting):
+		p.Status, p.Reason = http.StatusConflict, api.ProblemResetting
+	case errors.Is(err, process.ErrTooManyTasks):
+		p.Status, p.Reason = http.StatusTooManyRequests, api.ProblemTooManyTasks
+	case errors.Is(err, process.ErrContainerNotFound):
+		p.Status, p.Reason = http.StatusServiceUnavailable, api.ProblemContainerNotFound
+	default:
+		s.Log.Error("A task could not be accepted", "task", id, "error", err)
+		p.Status, p.Reason = http.StatusInternalServerError, api.ProblemInternal
+	}
+	refuse(w, p)
+}
+
+func (s *Server) get(w http.ResponseWriter, r *http.Request) {
+	task, found := s.Executor.Get(r.PathValue("id"))
+	if !found {
+		noSuchTask(w)
+		return
+	}
+	answer(w, http.StatusOK, task)
+}
+
+// list answers at once if anything has changed since the cursor, else when it
+// does or the wait is over.
+func (s *Server) list(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	since, err := api.ParseCursor(query.Get("since"))
+	if err != nil {
+		invalid(w, &api.FieldError{Field: "since", Detail: err.Error()})
+		return
+	}
+	wait, err := parseWait(query.Get("wait"))
+	if err != nil {
+		invalid(w, err)
+		return
+	}
+	extendWrite(w, wait)
+	ctx, cancel := context.WithTimeout(r.Context(), wait)
+	defer cancel()
+	answer(w, http.StatusOK, s.Executor.Wait(ctx, since))
+}
+
+func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	stream := store.Stream(query.Get("stream"))
+	if stream == "" {
+		stream = store.Stdout
+	}
+	if stream != store.Stdout && stream != store.Stderr {
+		invalid(w, &api.FieldError{Field: "stream", Detail: fmt.Sprintf("%.100q is neither stdout nor stderr", stream)})
+		return
+	}
+	tail := s.Executor.LogBytes
+	if text := query.Get("tail"); text != "" {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n < 0 {
+			invalid(w, &api.FieldError{Field: "tail", Detail: fmt.Sprintf("%.100q is not a number of bytes", text)})
+			return
+		}
+		tail = n
+	}
+	data, found, err := s.Executor.Logs(r.PathValue("id"), stream, tail)
+	switch {
+	case err != nil:
+		s.internal(w, err)
+	case !found:
+		noSuchTask(w)
+	default:
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_, _ = w.Write(data)
+	}
+}
+
+// delete begins to stop a task and waits as long as it is asked to: 204 if the
+// task is gone, 202 if it is still being stopped, which goes on.
+func (s *Server) delete(w http.ResponseWriter, r *http.Request) {
+	wait, err := parseWait(r.URL.Query().Get("wait"))
+	if err != nil {
+		invalid(w, err)
+		return
+	}
+	id := r.PathValue("id")
+	attempt, found := s.Executor.Stop(id)
+	if !found {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	extendWrite(w, wait)
+	ctx, cancel := context.WithTimeout(r.Context(), wait)
+	defer cancel()
+	select {
+	case <-attempt.Done:
+	case <-ctx.Done():
+	}
+	select {
+	case <-attempt.Done:
+		if attempt.Err != nil {
+			s.stopFailed(w, attempt.Err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		task, _ := s.Executor.Get(id)
+		answer(w, http.StatusAccepted, task)
+	}
+}
+
+func (s *Server) stopFailed(w http.ResponseWriter, err error) {
+	if errors.Is(err, process.ErrRemain) {
+		refuse(w, api.Problem{Status: http.StatusInternalServerError, Reason: api.ProblemProcessesRemain, Detail: err.Error()})
+		return
+	}
+	s.internal(w, err)
+}
+
+// reset answers when everything is stopped and wiped. It goes on if the client
+// does not wait that long.
+func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
+	var request api.ResetRequest
+	if body := bodyOf(r); len(body) > 0 {
+		if err := api.Decode(body, &request); err != nil {
+			invalid(w, err)
+			return
+		}
+	}
+	if err := request.Validate(); err != nil {
+		invalid(w, err)
+		return
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	stopped, err := s.Executor.Reset(context.WithoutCancel(r.Context()), request.GraceSeconds, request.Restart)
+	switch {
+	case errors.Is(err, process.ErrResetting):
+		refuse(w, api.Problem{Status: http.StatusConflict, Reason: api.ProblemResetting, Detail: err.Error()})
+		return
+	case err != nil:
+		s.stopFailed(w, err)
+		return
+	}
+	answer(w, http.StatusOK, api.ResetAnswer{Stopped: stopped, Exiting: request.Restart})
+	if request.Restart {
+		_ = http.NewResponseController(w).Flush()
+		s.Exit()
+	}
+}
+
+func (s *Server) info(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.Info) }
+
+// parseWait reads a duration (25s) and bounds it by api.MaxWait.
+func parseWait(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	wait, err := time.ParseDuration(text)
+	if err != nil || wait < 0 {
+		return 0, &api.FieldError{Field: "wait", Detail: fmt.Sprintf("%.100q is not a duration such as 25s", text)}
+	}
+	return min(wait, api.MaxWait), nil
+}
+
+// extendWrite makes room for an answer that comes late.
+func extendWrite(w http.ResponseWriter, wait time.Duration) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 15*time.Second))
+}
+
+// invalid answers 400 and names the field.
+func invalid(w http.ResponseWriter, err error) {
+	p := api.Problem{Status: http.StatusBadRequest, Reason: api.ProblemInvalid, Detail: err.Error()}
+	var field *api.FieldError
+	if errors.As(err, &field) {
+		p.Field, p.Detail = field.Field, field.Detail
+	}
+	refuse(w, p)
+}
+
+func noSuchTask(w http.ResponseWriter) {
+	refuse(w, api.Problem{Status: http.StatusNotFound, Reason: api.ProblemNotFound, Detail: "there is no such task"})
+}
+
+func (s *Server) internal(w http.ResponseWriter, err error) {
+	s.Log.Error("A request failed", "error", err)
+	refuse(w, api.Problem{Status: http.StatusInternalServerError, Reason: api.ProblemInternal})
+}

@@ -1,0 +1,160 @@
+// Package server is the executor's HTTP API: it authenticates, decodes, calls
+// executor/process and encodes. It decides nothing about tasks.
+//
+// Nothing of a request is looked at before its token was found good, except the
+// path of the health check.
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/process"
+	"github.com/opensandbox/operator/executor/token"
+)
+
+// Config of a Server. All fields are required.
+type Config struct {
+	Executor *process.Executor
+	Verifier *token.Verifier
+	// Info is what GET /v1/info answers.
+	Info api.Info
+	// Exit is called, once, after the answer to a reset that asks for a restart.
+	// It must not wait for the server.
+	Exit func()
+	Log  *slog.Logger
+}
+
+// Server is the API. It implements http.Handler.
+type Server struct {
+	Config
+	routes *http.ServeMux
+}
+
+// New returns the API's handler.
+func New(config Config) *Server {
+	s := &Server{Config: config, routes: http.NewServeMux()}
+	s.routes.Handle(api.TasksPath, methods{http.MethodGet: s.list})
+	s.routes.Handle(api.TasksPath+"/{id}", methods{
+		http.MethodPut:    s.put,
+		http.MethodGet:    s.get,
+		http.MethodDelete: s.delete,
+	})
+	s.routes.Handle(api.TasksPath+"/{id}/logs", methods{http.MethodGet: s.logs})
+	s.routes.Handle(api.ResetPath, methods{http.MethodPost: s.reset})
+	s.routes.Handle(api.InfoPath, methods{http.MethodGet: s.info})
+	s.routes.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, api.Problem{Status: http.StatusNotFound, Reason: api.ProblemNotFound})
+	})
+	return s
+}
+
+// HTTPServer returns a server for the API with every limit set. Long polls end
+// when ctx does.
+func (s *Server) HTTPServer(ctx context.Context) *http.Server {
+	return &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      30 * time.Second, // from the end of the header; polls extend it
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set(api.HeaderBootID, s.Info.BootID)
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if r.URL.Path == api.HealthPath {
+		s.health(w, r)
+		return
+	}
+	body, err := s.authenticate(w, r)
+	switch {
+	case errors.Is(err, errTooLarge):
+		refuse(w, api.Problem{
+			Status: http.StatusRequestEntityTooLarge,
+			Reason: api.ProblemTooLarge,
+			Detail: "the body has more than 1 MiB",
+		})
+	case errors.Is(err, token.ErrUnauthorized):
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		refuse(w, api.Problem{Status: http.StatusUnauthorized})
+	case err != nil:
+		refuse(w, api.Problem{Status: http.StatusBadRequest, Reason: api.ProblemInvalid, Detail: "the body could not be read"})
+	default:
+		s.routes.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), bodyKey{}, body)))
+	}
+}
+
+type bodyKey struct{}
+
+// bodyOf returns the body that the token was found good for.
+func bodyOf(r *http.Request) []byte {
+	body, _ := r.Context().Value(bodyKey{}).([]byte)
+	return body
+}
+
+func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	bearer, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !found {
+		return nil, token.ErrUnauthorized
+	}
+	return s.Verifier.Verify(bearer, r.Method, r.RequestURI, func() ([]byte, error) {
+		body, err := readBody(w, r)
+		// The rest may take longer than a request may take to arrive.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+		return body, err
+	})
+}
+
+// health tells a prober, and anyone else, whether the pod may be used.
+func (s *Server) health(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		refuse(w, api.Problem{Status: http.StatusMethodNotAllowed, Reason: api.ProblemMethod})
+	case s.Info.Recycle.State == api.RecycleDirty:
+		refuse(w, api.Problem{Status: http.StatusServiceUnavailable})
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// methods routes by method and answers others with a problem document.
+type methods map[string]http.HandlerFunc
+
+func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if handle, found := m[r.Method]; found {
+		handle(w, r)
+		return
+	}
+	for method := range m {
+		w.Header().Add("Allow", method)
+	}
+	refuse(w, api.Problem{Status: http.StatusMethodNotAllowed, Reason: api.ProblemMethod})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // an error here is the client's going away
+}
+
+func refuse(w http.ResponseWriter, p api.Problem) {
+	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p)
+}

@@ -1,0 +1,92 @@
+// Package token makes and checks the token that every request to a
+// task-executor carries: a JWT, signed with Ed25519 by the operator, for one
+// pod, one boot of its executor and one request, good once and for seconds.
+//
+// The operator signs (through executor/client); the executor verifies (through
+// executor/server). An executor never holds a private key.
+package token
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// Lifetime of a token.
+const Lifetime = 30 * time.Second
+
+// leeway for clocks that differ between the operator's node and the pod's.
+const leeway = 30 * time.Second
+
+// Request is what a token is bound to.
+type Request struct {
+	PodUID string
+	// BootID of the executor; empty if the client does not know it yet, which
+	// every executor refuses while telling its own.
+	BootID string
+	Method string
+	// Path with its query, as on the request line.
+	Path string
+	Body []byte
+}
+
+type claims struct {
+	Method string `json:"mth"`
+	Path   string `json:"pth"`
+	Digest string `json:"dig"`
+	BootID string `json:"bid"`
+	jwt.RegisteredClaims
+}
+
+// Signer signs with one private key. It is safe for concurrent use.
+type Signer struct {
+	key ed25519.PrivateKey
+	id  string
+	now func() time.Time
+}
+
+// NewSigner returns a signer that names its key by KeyID.
+func NewSigner(key ed25519.PrivateKey) *Signer {
+	return &Signer{key: key, id: KeyID(key.Public().(ed25519.PublicKey)), now: time.Now}
+}
+
+// KeyID is the name of the signer's key.
+func (s *Signer) KeyID() string { return s.id }
+
+// PublicKey is the half of the signer's key that executors get.
+func (s *Signer) PublicKey() ed25519.PublicKey { return s.key.Public().(ed25519.PublicKey) }
+
+// Sign returns a new token for one request.
+func (s *Signer) Sign(r Request) (string, error) {
+	now := s.now()
+	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
+		Method: r.Method,
+		Path:   r.Path,
+		Digest: digest(r.Body),
+		BootID: r.BootID,
+		RegisteredClaims: jwt.RegisteredClaims{
+			Audience:  jwt.ClaimStrings{r.PodUID},
+			IssuedAt:  jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(Lifetime)),
+			ID:        newID(),
+		},
+	})
+	t.Header["kid"] = s.id
+	return t.SignedString(s.key)
+}
+
+func digest(body []byte) string {
+	sum := sha256.Sum256(body)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+func newID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the program instead
+	return hex.EncodeToString(id[:])
+}
