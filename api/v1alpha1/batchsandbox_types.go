@@ -20,7 +20,7 @@ import (
 // +kubebuilder:printcolumn:name="TASK_SUCCEED",type=integer,priority=1,JSONPath=`.status.taskSucceed`
 // +kubebuilder:printcolumn:name="TASK_FAILED",type=integer,priority=1,JSONPath=`.status.taskFailed`
 // +kubebuilder:printcolumn:name="TASK_UNKNOWN",type=integer,priority=1,JSONPath=`.status.taskUnknown`
-// +kubebuilder:printcolumn:name="EXPIRE",type=string,JSONPath=`.status.expireTime`,description="When it will be deleted"
+// +kubebuilder:printcolumn:name="EXPIRE",type=string,JSONPath=`.status.expires`,description="When it will be deleted"
 // +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must be at most 63 characters: it becomes a label value"
 // +kubebuilder:validation:XValidation:rule="has(self.status) || !has(self.spec.shardPatches) || size(self.spec.shardPatches) <= self.spec.replicas",message="spec.shardPatches must not be longer than spec.replicas"
@@ -267,6 +267,12 @@ type BatchSandboxStatus struct {
 	// spec.expireTime and creation plus spec.ttlSeconds.
 	// +optional
 	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
+
+	// expires is expireTime for people, as the column EXPIRE shows it: a time in
+	// RFC 3339, or "<none>". (kubectl leaves the cell of a missing field blank, as
+	// if the operator had not looked yet.) Programs read expireTime.
+	// +optional
+	Expires string `json:"expires,omitempty"`
 
 	// failedTasks are at most ten of the failed tasks.
 	// +optional
