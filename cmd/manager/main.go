@@ -28,10 +28,13 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/batchsandbox"
+	"github.com/opensandbox/operator/controllers/keyring"
 	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/pool"
+	"github.com/opensandbox/operator/executor/token"
 )
 
 // leaseName is the Lease that the replicas of the operator compete for.
@@ -43,6 +46,7 @@ type options struct {
 	leaseNamespace, watchNamespaces     string
 	leaseDuration, renewDeadline, retry time.Duration
 	poolWorkers, sandboxWorkers         int
+	taskExecutorImage                   string
 	qps, refillQPS                      float64
 	burst, refillBurst                  int
 }
@@ -52,11 +56,12 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "0", "Address of the metrics endpoint; 0 turns it off.")
 	fs.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics over HTTPS to authenticated and authorized clients only.")
 	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Elect a leader. Needed where more than one replica may run, also during an update.")
-	fs.StringVar(&o.leaseNamespace, "leader-elect-namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Lease. Default: POD_NAMESPACE.")
+	fs.StringVar(&o.leaseNamespace, "leader-elect-namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Lease and of the task executors' keys. Default: POD_NAMESPACE.")
 	fs.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long a lease that is not renewed stands.")
 	fs.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "How long the leader tries to renew before it gives up.")
 	fs.DurationVar(&o.retry, "leader-elect-retry-period", 2*time.Second, "Time between two tries to take or renew the lease.")
 	fs.StringVar(&o.watchNamespaces, "watch-namespaces", os.Getenv("WATCH_NAMESPACE"), "Namespaces to watch, separated by commas. Empty: all.")
+	fs.StringVar(&o.taskExecutorImage, "task-executor-image", os.Getenv("RELATED_IMAGE_TASK_EXECUTOR"), "Image of the task executor that is added to sandboxes. Default: RELATED_IMAGE_TASK_EXECUTOR.")
 	fs.IntVar(&o.poolWorkers, "pool-workers", 8, "Pools that are reconciled at a time.")
 	fs.IntVar(&o.sandboxWorkers, "batchsandbox-workers", 64, "BatchSandboxes that are reconciled at a time.")
 	fs.Float64Var(&o.qps, "kube-api-qps", 1000, "Requests per second to the API server.")
@@ -177,6 +182,12 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	pools.Fresh, pools.WaitOpen, pools.Recorder, pools.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
 	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
+	keys := &keyring.Keyring{}
+	executor := func() *podtemplate.Executor {
+		key := keys.Current()
+		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey())}
+	}
+	pools.Executor, sandboxes.Executor = executor, executor
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
 		return fmt.Errorf("setting up the pool reconciler: %w", err)
 	}
@@ -186,5 +197,8 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	return mgr.Add(&leadership.Startup{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
 		Lease: lease, Gate: gate, Recorder: recorder, Namespaces: o.namespaces(),
+		Prepare: func(ctx context.Context) error {
+			return keys.Load(ctx, mgr.GetAPIReader(), mgr.GetClient(), o.leaseNamespace)
+		},
 	})
 }

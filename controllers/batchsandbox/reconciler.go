@@ -17,6 +17,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
 // writeTimeout bounds one write to the API server. What came of a write that takes
@@ -43,6 +44,8 @@ type Reconciler struct {
 	WaitOpen func(context.Context) error
 	Recorder events.EventRecorder
 	Clock    clock.Clock
+	// Executor returns what pods with a task executor get; nil adds nothing to pods.
+	Executor func() *podtemplate.Executor
 
 	memory memory
 	queue  wakeQueue

@@ -150,6 +150,11 @@ func (r *Reconciler) createShards(ctx context.Context, s *scope, shards []int32,
 		if err != nil {
 			return errors.Join(errTemplate, err)
 		}
+		if r.Executor != nil {
+			if err := r.Executor().Complete(pod, podtemplate.ShardInjects(s.bs)); err != nil {
+				return errors.Join(errTemplate, err)
+			}
+		}
 		podsToCreate[i] = pod
 	}
 	var mu sync.Mutex // guards the memo's creations

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
 // Revision returns a short hash of the template, fit for a label value. It hashes
@@ -23,6 +25,18 @@ import (
 func Revision(template *corev1.PodTemplateSpec) string {
 	sum := fnv.New32a()
 	_, _ = sum.Write(canonical(template)) // a hash takes everything
+	return utilrand.SafeEncodeString(fmt.Sprint(sum.Sum32()))
+}
+
+// PoolRevision returns the revision of the pool's pods. The image of the executor
+// makes a part of it where the operator adds one.
+func PoolRevision(pool *v1alpha1.Pool, executorImage string) string {
+	if !PoolInjects(pool) {
+		return Revision(pool.Spec.Template)
+	}
+	sum := fnv.New32a()
+	_, _ = sum.Write(canonical(pool.Spec.Template))
+	_, _ = sum.Write([]byte("\n" + executorImage))
 	return utilrand.SafeEncodeString(fmt.Sprint(sum.Sum32()))
 }
 

@@ -80,8 +80,12 @@ func (p *pass) createNew(ctx context.Context) error {
 // create sends one reserved pod. The reservation is kept while it is not known
 // whether the pod exists.
 func (p *pass) create(ctx context.Context, name string) error {
-	pod := podtemplate.ForPool(p.pool, name, p.state.revision)
-	err := p.Refill.Create(ctx, pod)
+	pod, err := p.newPod(name)
+	if err != nil {
+		p.Ledger.Unreserve(p.key, name)
+		return err
+	}
+	err = p.Refill.Create(ctx, pod)
 	countCreate(err)
 	switch {
 	case err == nil:
@@ -93,6 +97,18 @@ func (p *pass) create(ctx context.Context, name string) error {
 		p.Ledger.Unreserve(p.key, name)
 	}
 	return fmt.Errorf("creating pod %s: %w", name, err)
+}
+
+// errTemplate marks a template whose pods the operator does not make.
+var errTemplate = errors.New("spec.template cannot be used")
+
+// newPod returns the pod that the pool's template makes, with its executor.
+func (p *pass) newPod(name string) (*corev1.Pod, error) {
+	pod := podtemplate.ForPool(p.pool, name, p.state.revision)
+	if err := p.executor.Complete(pod, podtemplate.PoolInjects(p.pool)); err != nil {
+		return nil, fmt.Errorf("%w: %w", errTemplate, err)
+	}
+	return pod, nil
 }
 
 // adopt finds out whether the pod that has the name is what an earlier sending of
@@ -121,8 +137,10 @@ func (p *pass) confirm(name string, pod *corev1.Pod) {
 // makes room.
 func (p *pass) probe(ctx context.Context) {
 	name := podtemplate.PoolPodName(p.pool.Name)
-	pod := podtemplate.ForPool(p.pool, name, p.state.revision)
-	err := p.Refill.Create(ctx, pod, client.DryRunAll)
+	pod, err := p.newPod(name)
+	if err == nil {
+		err = p.Refill.Create(ctx, pod, client.DryRunAll)
+	}
 	if apierrors.IsAlreadyExists(err) || overQuota(err) {
 		err = nil
 	}
@@ -158,7 +176,7 @@ func (p *pass) noteCreate(ctx context.Context, err error) {
 		return // its end takes the Pool along; there is nobody to tell
 	}
 	log.FromContext(ctx).Error(err, "creating pods failed", "failuresInARow", memory.CreateFailures, "retryAt", memory.RetryAt)
-	if apiwrite.Refused(err) || memory.CreateFailures > 1 {
+	if apiwrite.Refused(err) || errors.Is(err, errTemplate) || memory.CreateFailures > 1 {
 		p.state.failure = newFailure(p.pool, err)
 	}
 }
@@ -179,6 +197,9 @@ func newFailure(pool *v1alpha1.Pool, err error) *failure {
 	f := &failure{reason: v1alpha1.ReasonCreateFailed, message: err.Error()}
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
+		if errors.Is(err, errTemplate) {
+			f.reason = v1alpha1.ReasonTemplateInvalid
+		}
 		return f
 	}
 	s := status.Status()

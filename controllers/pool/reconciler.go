@@ -23,6 +23,7 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
 // conflictRetry is after how long to try again when an object was newer than the
@@ -49,6 +50,8 @@ type Reconciler struct {
 	// Fresh returns an error when another leader may have started, which may have
 	// lent what this one takes for idle: nothing is deleted then. nil is always fine.
 	Fresh func() error
+	// Executor returns what pods with a task executor get; nil adds nothing to pods.
+	Executor func() *podtemplate.Executor
 
 	states states
 	wakes  wakes

@@ -70,7 +70,7 @@ func TestNewest(t *testing.T) {
 func TestFollow(t *testing.T) {
 	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Generation: 1}}
 	st := &state{}
-	st.follow(pool)
+	st.follow(pool, "")
 	first := st.revision
 	troubled := func() {
 		st.memory = Memory{CreateFailures: 3, RetryAt: now, Replaced: 4, ReplacedAt: now}
@@ -78,11 +78,11 @@ func TestFollow(t *testing.T) {
 	}
 
 	troubled()
-	st.follow(pool)
+	st.follow(pool, "")
 	assert.Equal(t, 3, st.memory.CreateFailures, "the same generation changes nothing")
 
 	pool.Generation, pool.Spec.CapacitySpec.PoolMax = 2, 5
-	st.follow(pool)
+	st.follow(pool, "")
 	assert.Zero(t, st.memory.CreateFailures, "a new size is tried at once")
 	assert.Equal(t, 4, st.memory.Replaced, "but failing pods are no better for it")
 	assert.Equal(t, first, st.revision)
@@ -90,7 +90,7 @@ func TestFollow(t *testing.T) {
 	troubled()
 	pool.Generation = 3
 	pool.Spec.Template = updatedTemplate()
-	st.follow(pool)
+	st.follow(pool, "")
 	assert.Zero(t, st.memory.Replaced, "a new template starts anew")
 	assert.Nil(t, st.failure)
 	assert.NotEqual(t, first, st.revision)
