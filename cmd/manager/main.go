@@ -34,6 +34,8 @@ import (
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/pool"
+	"github.com/opensandbox/operator/controllers/task"
+	executorclient "github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
 )
 
@@ -46,6 +48,7 @@ type options struct {
 	leaseNamespace, watchNamespaces     string
 	leaseDuration, renewDeadline, retry time.Duration
 	poolWorkers, sandboxWorkers         int
+	taskWorkers, taskDispatches         int
 	taskExecutorImage                   string
 	qps, refillQPS                      float64
 	burst, refillBurst                  int
@@ -64,6 +67,8 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.StringVar(&o.taskExecutorImage, "task-executor-image", os.Getenv("RELATED_IMAGE_TASK_EXECUTOR"), "Image of the task executor that is added to sandboxes. Default: RELATED_IMAGE_TASK_EXECUTOR.")
 	fs.IntVar(&o.poolWorkers, "pool-workers", 8, "Pools that are reconciled at a time.")
 	fs.IntVar(&o.sandboxWorkers, "batchsandbox-workers", 64, "BatchSandboxes that are reconciled at a time.")
+	fs.IntVar(&o.taskWorkers, "task-workers", 16, "BatchSandboxes whose tasks are reconciled at a time.")
+	fs.IntVar(&o.taskDispatches, "task-dispatches", 256, "Tasks that are dispatched at a time.")
 	fs.Float64Var(&o.qps, "kube-api-qps", 1000, "Requests per second to the API server.")
 	fs.IntVar(&o.burst, "kube-api-burst", 2000, "Requests to the API server that may exceed kube-api-qps for a moment.")
 	fs.Float64Var(&o.refillQPS, "refill-qps", 100, "Pods per second that pools create, apart from kube-api-qps.")
@@ -168,8 +173,11 @@ func managerOptions(o *options, lease *leadership.Lease) ctrl.Options {
 
 // wire connects the ledger, its rebuild and the reconcilers.
 func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.Lease) error {
-	pools, sandboxes := &pool.Reconciler{}, &batchsandbox.Reconciler{}
-	book := ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { pools.Wake(key) }, Owner: func(name types.NamespacedName) { sandboxes.Wake(name) }})
+	pools, sandboxes, tasks := &pool.Reconciler{}, &batchsandbox.Reconciler{}, &task.Reconciler{}
+	book := ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { pools.Wake(key) }, Owner: func(name types.NamespacedName) {
+		sandboxes.Wake(name)
+		tasks.Wake(name)
+	}})
 	gate := leadership.NewGate()
 	refillConfig := rest.CopyConfig(mgr.GetConfig())
 	refillConfig.QPS, refillConfig.Burst = float32(o.refillQPS), o.refillBurst
@@ -188,11 +196,18 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey())}
 	}
 	pools.Executor, sandboxes.Executor = executor, executor
+	sandboxes.Tasks = tasks
+	tasks.Client, tasks.Ledger, tasks.Executors = mgr.GetClient(), book, executorclient.New(executorclient.Options{})
+	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
+	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
 		return fmt.Errorf("setting up the pool reconciler: %w", err)
 	}
 	if err := sandboxes.SetupWithManager(ctx, mgr, o.sandboxWorkers); err != nil {
 		return fmt.Errorf("setting up the batchsandbox reconciler: %w", err)
+	}
+	if err := tasks.SetupWithManager(ctx, mgr, o.taskWorkers, o.taskDispatches); err != nil {
+		return fmt.Errorf("setting up the task reconciler: %w", err)
 	}
 	return mgr.Add(&leadership.Startup{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
@@ -24,6 +25,10 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request) {
 	request, err := api.DecodeTaskRequest(bodyOf(r))
 	if err != nil {
 		invalid(w, err)
+		return
+	}
+	if !s.Info.Supported {
+		refuse(w, api.Problem{Status: http.StatusServiceUnavailable, Reason: api.ProblemUnsupported, Detail: strings.Join(s.Info.Problems, "; ")})
 		return
 	}
 	extendWrite(w, time.Minute) // a supervisor may be slow on a busy node
