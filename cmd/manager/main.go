@@ -191,13 +191,14 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
 	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	keys := &keyring.Keyring{}
+	restartRules := false // set before the gate opens
 	executor := func() *podtemplate.Executor {
 		key := keys.Current()
-		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey())}
+		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()), RestartRules: restartRules}
 	}
 	pools.Executor, sandboxes.Executor = executor, executor
 	sandboxes.Tasks = tasks
-	tasks.Client, tasks.Ledger, tasks.Executors = mgr.GetClient(), book, executorclient.New(executorclient.Options{})
+	tasks.Client, tasks.Live, tasks.Ledger, tasks.Executors = mgr.GetClient(), mgr.GetAPIReader(), book, executorclient.New(executorclient.Options{})
 	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
 	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
@@ -213,6 +214,10 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
 		Lease: lease, Gate: gate, Recorder: recorder, Namespaces: o.namespaces(),
 		Prepare: func(ctx context.Context) error {
+			var err error
+			if restartRules, err = task.RestartRulesKept(ctx, mgr.GetClient(), o.leaseNamespace); err != nil {
+				ctrl.Log.Error(err, "sandboxes are not restarted in place")
+			}
 			return keys.Load(ctx, mgr.GetAPIReader(), mgr.GetClient(), o.leaseNamespace)
 		},
 	})

@@ -39,7 +39,7 @@ func (r *Reconciler) deleteTemplate(ctx context.Context, s *scope) (time.Duratio
 	stopping := 0
 	for _, pod := range pods {
 		if r.Tasks != nil && pod.DeletionTimestamp == nil && !podfeed.Finished(pod) &&
-			r.Tasks.Stop(s.bs, pod.Name, pod.UID) == taskreport.StillStopping {
+			r.Tasks.Stop(s.bs, pod.Name, pod.UID, false) == taskreport.StillStopping {
 			stopping++
 		}
 	}

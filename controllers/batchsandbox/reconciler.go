@@ -59,8 +59,11 @@ type Reconciler struct {
 type Tasks interface {
 	// Report returns what is known of the tasks of a BatchSandbox.
 	Report(bs *v1alpha1.BatchSandbox) taskreport.Report
-	// Stop ends all tasks of a pod and says how far that has come.
-	Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID) taskreport.Stopping
+	// Stop ends all tasks of a pod, restarts its containers in place where restart says
+	// so and the pod allows it, and says how far that has come.
+	Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) taskreport.Stopping
+	// Freed forgets that pods were stopped, before they may be claimed again.
+	Freed(bs *v1alpha1.BatchSandbox, pods []string)
 }
 
 // scope is one BatchSandbox during one reconcile.

@@ -94,7 +94,7 @@ func waitsFor(stopping int, err error) *blocked {
 	if err != nil {
 		return &blocked{v1alpha1.ReasonRecycling, "waiting until the sandboxes are recycled: " + err.Error()}
 	}
-	return &blocked{v1alpha1.ReasonStoppingTasks, fmt.Sprintf("waiting until the tasks in %d sandboxes are stopped", stopping)}
+	return &blocked{v1alpha1.ReasonStoppingTasks, fmt.Sprintf("waiting until %d sandboxes have stopped their tasks or are restarted", stopping)}
 }
 
 // reconcileGone gives back what BatchSandboxes of that name still hold although
@@ -212,17 +212,20 @@ func (r *Reconciler) recycleStrategy(ctx context.Context, key ledger.Key) (v1alp
 // errStopping says that tasks of a pod are still being stopped.
 var errStopping = errors.New("tasks are being stopped")
 
-// recycleOne cleans or deletes one pod. Restart needs the task executor to clean
-// up behind the last owner; without it the pod is deleted. So is one whose tasks
-// cannot be stopped.
+// recycleOne cleans or deletes one pod. One that cannot be restarted in place, or
+// whose tasks cannot be stopped, is deleted.
 func (r *Reconciler) recycleOne(ctx context.Context, key ledger.Key, owner types.UID, h ledger.HeldPod, strategy v1alpha1.RecycleType, bs *v1alpha1.BatchSandbox) error {
 	if h.Deleted && !h.Gone {
 		return nil // in an earlier pass
 	}
-	if r.Tasks != nil && bs != nil && bs.Spec.TaskTemplate != nil && !h.Lost() {
-		switch r.Tasks.Stop(bs, h.Name, h.UID) {
+	restart := strategy == v1alpha1.RecycleRestart
+	if r.Tasks != nil && bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() {
+		switch r.Tasks.Stop(bs, h.Name, h.UID, restart) {
 		case taskreport.StillStopping:
 			return errStopping
+		case taskreport.Restarted:
+			r.Ledger.MarkClean(key, owner, h.Name)
+			return nil
 		case taskreport.Unstoppable:
 			strategy = v1alpha1.RecycleDelete
 		case taskreport.Stopped:

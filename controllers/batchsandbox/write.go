@@ -139,6 +139,9 @@ func (r *Reconciler) commit(s *scope, w *write, answer *v1alpha1.BatchSandbox) {
 	s.bs = answer.DeepCopy()
 	r.Ledger.Drop(s.key, s.owner.UID, w.drops)
 	r.Ledger.BeginRelease(s.key, s.owner.UID, w.releases)
+	if r.Tasks != nil && len(w.frees) > 0 {
+		r.Tasks.Freed(s.bs, w.frees)
+	}
 	r.Ledger.Free(s.key, s.owner.UID, w.frees)
 }
 

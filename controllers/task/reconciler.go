@@ -32,6 +32,8 @@ import (
 type Reconciler struct {
 	// Client reads from the cache.
 	Client client.Client
+	// Live reads from the API server.
+	Live   client.Reader
 	Ledger *ledger.Ledger
 	// Executors calls task executors.
 	Executors *executorclient.Client

@@ -82,7 +82,7 @@ func withTasks() predicate.Predicate {
 	return predicate.And(
 		predicate.NewPredicateFuncs(func(obj client.Object) bool {
 			bs, ok := obj.(*v1alpha1.BatchSandbox)
-			return ok && bs.Spec.TaskTemplate != nil
+			return ok && (bs.Spec.TaskTemplate != nil || bs.DeletionTimestamp != nil)
 		}),
 		predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, finalizersChanged()),
 	)

@@ -3,6 +3,8 @@ package task
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -25,8 +27,9 @@ const (
 )
 
 // Stop ends all tasks of a pod that the BatchSandbox holds or has given up, and says
-// how far that has come. It returns at once; OnChange says when to ask again.
-func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID) taskreport.Stopping {
+// how far that has come. Where restart says so and the pod allows it, all containers
+// are restarted in place after it. It returns at once; OnChange says when to ask again.
+func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) taskreport.Stopping {
 	if uid == "" {
 		return taskreport.Unstoppable // nobody has seen it yet
 	}
@@ -51,7 +54,7 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID) 
 		if follows != nil {
 			<-follows.done // so that nothing starts after the end
 		}
-		outcome := r.end(ctx, j.name.Namespace, pod, uid)
+		outcome := r.end(ctx, j.name.Namespace, pod, uid, restart)
 		if ctx.Err() != nil {
 			return
 		}
@@ -59,6 +62,15 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID) 
 		r.OnChange(j.name)
 	})
 	return s.outcome
+}
+
+// Freed forgets that pods were stopped: they are not the BatchSandbox' any more, and
+// may become so again.
+func (r *Reconciler) Freed(bs *v1alpha1.BatchSandbox, pods []string) {
+	j := r.jobs.of(bs)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	maps.DeleteFunc(j.stops, func(_ types.UID, s *stop) bool { return slices.Contains(pods, s.pod) })
 }
 
 func (j *job) finishStop(s *stop, uid types.UID, outcome taskreport.Stopping) {
@@ -73,16 +85,24 @@ func (j *job) finishStop(s *stop, uid types.UID, outcome taskreport.Stopping) {
 }
 
 // end resets the executor of a pod until it has ended its tasks or is given up.
-func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.UID) taskreport.Stopping {
+func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.UID, restart bool) taskreport.Stopping {
+	var before map[string]string
+	if restart {
+		before = r.restartable(ctx, namespace, pod, uid)
+	}
+	request := executorapi.ResetRequest{Restart: before != nil}
 	l := leg{Reconciler: r}
 	began := r.Clock.Now()
 	answered := began
 	for {
-		err := r.reset(ctx, namespace, pod, uid)
+		err := r.reset(ctx, namespace, pod, uid, request)
 		now := r.Clock.Now()
 		switch {
 		case err == nil, errors.Is(err, errGone), errors.Is(err, errNoExecutor):
 			r.Executors.Forget(string(uid))
+			if err == nil && before != nil && r.restarted(ctx, namespace, pod, uid, before) {
+				return taskreport.Restarted
+			}
 			return taskreport.Stopped
 		case executorclient.Reason(err) == executorapi.ProblemProcessesRemain:
 			return taskreport.Unstoppable
@@ -101,7 +121,7 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 // errNotFresh says that another leader may have lent the pod on.
 var errNotFresh = errors.New("not resetting an executor")
 
-func (r *Reconciler) reset(ctx context.Context, namespace, pod string, uid types.UID) error {
+func (r *Reconciler) reset(ctx context.Context, namespace, pod string, uid types.UID, request executorapi.ResetRequest) error {
 	target, _, err := r.target(ctx, namespace, pod, uid)
 	if err != nil {
 		return err
@@ -109,6 +129,6 @@ func (r *Reconciler) reset(ctx context.Context, namespace, pod string, uid types
 	if err := r.Fresh(); err != nil {
 		return errors.Join(errNotFresh, err)
 	}
-	_, err = r.Executors.Reset(ctx, target, executorapi.ResetRequest{}, resetWait)
+	_, err = r.Executors.Reset(ctx, target, request, resetWait)
 	return err
 }

@@ -31,6 +31,8 @@ const (
 	StillStopping Stopping = iota
 	// Stopped: no process of a task is left.
 	Stopped
+	// Restarted: no process of a task is left, and all containers are new and clean.
+	Restarted
 	// Unstoppable: the executor does not answer, or cannot end its tasks.
 	Unstoppable
 )

@@ -33,8 +33,10 @@ type executor struct {
 	// starts count how often a task was begun, by id.
 	starts map[string]int
 	resets int
-	// unauthorized counts requests that were refused although they named this boot.
+	// unsupported: the self-test failed.
 	unsupported bool
+	// restart gives the pod's containers new ids; nil does nothing.
+	restart func()
 }
 
 func newExecutor(pod *corev1.Pod, container *corev1.Container, ip string) *executor {
@@ -98,8 +100,14 @@ func (x *executor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		n := len(x.tasks)
 		clear(x.tasks)
 		x.bump()
+		restart := x.restart
 		x.mu.Unlock()
-		_ = json.NewEncoder(w).Encode(executorapi.ResetAnswer{Stopped: n})
+		var request executorapi.ResetRequest
+		_ = json.Unmarshal(body, &request)
+		_ = json.NewEncoder(w).Encode(executorapi.ResetAnswer{Stopped: n, Exiting: request.Restart})
+		if request.Restart && restart != nil {
+			restart()
+		}
 	default:
 		refuse(w, http.StatusNotFound, executorapi.ProblemNotFound)
 	}

@@ -63,6 +63,25 @@ func (k *kubelet) see(ctx context.Context, pod *corev1.Pod) {
 	}
 }
 
+// restart gives the containers of a pod new ids, as a restart of all of them does.
+func (k *kubelet) restart(name types.NamespacedName, x *executor) {
+	pod := &corev1.Pod{}
+	ctx := context.Background()
+	if api.Get(ctx, name, pod) != nil {
+		return
+	}
+	before := client.MergeFrom(pod.DeepCopy())
+	for i := range pod.Status.ContainerStatuses {
+		s := &pod.Status.ContainerStatuses[i]
+		sum := sha256.Sum256([]byte(s.ContainerID))
+		s.ContainerID, s.RestartCount = "containerd://"+hex.EncodeToString(sum[:]), s.RestartCount+1
+	}
+	x.mu.Lock()
+	x.container = pod.Status.ContainerStatuses[0].ContainerID
+	x.mu.Unlock()
+	_ = api.Status().Patch(ctx, pod, before)
+}
+
 func containerID(pod *corev1.Pod, container string) string {
 	sum := sha256.Sum256([]byte(string(pod.UID) + container))
 	return "containerd://" + hex.EncodeToString(sum[:])
@@ -87,6 +106,7 @@ func (k *kubelet) startExecutor(pod *corev1.Pod, ip string) {
 		for i := range containers {
 			if c := &containers[i]; c.Name == v1alpha1.ExecutorContainerName {
 				x := newExecutor(pod, c, ip)
+				x.restart = func() { k.restart(client.ObjectKeyFromObject(pod), x) }
 				k.mu.Lock()
 				k.executors[pod.UID] = x
 				k.mu.Unlock()

@@ -346,3 +346,41 @@ func TestAnExecutorThatCannotRunTasksIsACondition(t *testing.T) {
 		return reasonOf(bs, v1alpha1.ConditionTasksCompleted) == v1alpha1.ReasonExecutorUnsupported && bs.Status.TaskPending == 1
 	})
 }
+
+func TestASandboxIsRestartedInPlaceAndLentOn(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 1, func(p *pool) {
+		p.Spec.TaskExecutor.Enabled = false
+		p.Spec.RecycleStrategy.Type = v1alpha1.RecycleRestart
+		p.Spec.CapacitySpec = v1alpha1.CapacitySpec{PoolMin: 1, PoolMax: 1, BufferMax: 1}
+	})
+	bs := newBatch(t, ns, 1, nil, "wait")
+	until(t, bs, runs(1))
+	pod := held(t, bs)[0]
+	scale := func(n int32) {
+		before := client.MergeFrom(bs.DeepCopy())
+		bs.Spec.Replicas = ptr.To(n)
+		require.NoError(t, api.Patch(t.Context(), bs, before))
+	}
+	// The same BatchSandbox gives it back and gets it again, twice.
+	for round := range 2 {
+		scale(0)
+		until(t, bs, func(bs *batch) bool {
+			return bs.Annotations[v1alpha1.AnnotationAllocStatus] == "" && len(bs.Finalizers) == 0
+		})
+		scale(1)
+		until(t, bs, runs(1))
+		require.Equal(t, pod.UID, held(t, bs)[0].UID)
+		require.Zero(t, bs.Status.Restarted, "a restart before the hand-over does not count")
+		starts, resets := node.executor(pod.UID).seen()
+		require.Equal(t, round+2, starts)
+		require.Equal(t, round+1, resets)
+	}
+	// A restart that does not come about.
+	node.executor(pod.UID).mu.Lock()
+	node.executor(pod.UID).restart = nil
+	node.executor(pod.UID).mu.Unlock()
+	require.NoError(t, api.Delete(t.Context(), bs))
+	gone(t, bs)
+	gone(t, pod)
+}
