@@ -21,8 +21,6 @@ const (
 	topUpInterval = 250 * time.Millisecond
 	// topUpBytesPerSecond bounds how fast the object is written over and over.
 	topUpBytesPerSecond = 100_000
-	// poolPodSuffix is the length of what follows the pool's name in a pod's name.
-	poolPodSuffix = 7
 )
 
 func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.Duration, error) {
@@ -66,9 +64,10 @@ func (r *Reconciler) allocate(ctx context.Context, s *scope, held ledger.Allocat
 	if err := r.deleteLost(ctx, s, plan.lost); err != nil {
 		return 0, nil, err
 	}
+	ask, tooLarge := fit(s.bs, plan, held.Releasing)
 	var grants []ledger.Grant
 	var again time.Duration
-	switch share := r.Ledger.Offer(s.key, s.owner, len(plan.empty)); {
+	switch share := r.Ledger.Offer(s.key, s.owner, ask); {
 	case share == 0:
 	case share < len(plan.empty) && len(plan.lost)+len(plan.surplus) == 0 && r.tooSoon(s) > 0:
 		again = r.tooSoon(s)
@@ -88,6 +87,9 @@ func (r *Reconciler) allocate(ctx context.Context, s *scope, held ledger.Allocat
 		r.event(s.bs, corev1.EventTypeWarning, "SandboxLost", "Replace", "lost %d sandboxes (%s): each is replaced at its shard, and what ran there is gone",
 			len(plan.lost), someOf(names(plan.lost)))
 	}
+	if tooLarge != nil {
+		return again, tooLarge, nil
+	}
 	return again, r.whyMissing(ctx, s, missing), nil
 }
 
@@ -103,15 +105,12 @@ func (r *Reconciler) persist(ctx context.Context, s *scope, plan pooledPlan, nex
 		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
 		return nil, err
 	}
-	// `"name",` and `"ip",` for each sandbox that is still to come.
-	size := allocation.SizeWith(s.bs, want) + missing*(len(s.key.Name)+poolPodSuffix+3+ipLength+3)
+	size := allocation.SizeWith(s.bs, want) + missing*shardSize(s.bs, ipLength)
 	if size > allocation.MaxAnnotationBytes && len(grants) > 0 {
 		// The demand first: with it, what is given back would wake this owner again at once.
 		r.Ledger.Withdraw(s.key, s.owner)
 		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
-		return &blocked{v1alpha1.ReasonAllocationTooLarge, fmt.Sprintf(
-			"spec.replicas: %d sandboxes of pool %s would need %d bytes of annotations, more than the %d that an object may have; ask for fewer or shorten the pool's name",
-			s.bs.DesiredReplicas(), s.key.Name, size, allocation.MaxAnnotationBytes)}, nil
+		return allocationTooLarge(s.bs, size), nil
 	}
 	w, err := newWrite(s.bs, want, len(next)+len(releasing) > 0)
 	if err != nil {

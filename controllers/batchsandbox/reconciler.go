@@ -41,6 +41,9 @@ type Reconciler struct {
 	Fresh func() error
 	// WaitOpen returns when the ledger is rebuilt.
 	WaitOpen func(context.Context) error
+	// Ending says that a namespace ends together with the operator: its objects were
+	// let go of, and nothing may take hold of them again. nil is never.
+	Ending   func(namespace string) bool
 	Recorder events.EventRecorder
 	Clock    clock.Clock
 
@@ -60,6 +63,9 @@ type scope struct {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	if err := r.WaitOpen(ctx); err != nil {
 		return ctrl.Result{}, err
+	}
+	if r.Ending != nil && r.Ending(req.Namespace) {
+		return ctrl.Result{}, nil
 	}
 	bs := &v1alpha1.BatchSandbox{}
 	err := r.Client.Get(ctx, req.NamespacedName, bs)

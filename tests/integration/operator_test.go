@@ -11,16 +11,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
@@ -32,7 +35,11 @@ var (
 	auditLog string
 )
 
+// operatorNamespace is the operator's own, as far as it knows.
+const operatorNamespace = "operator-system"
+
 func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
 	if err := v1alpha1.AddToScheme(scheme.Scheme); err != nil {
 		panic(err)
 	}
@@ -69,6 +76,9 @@ func run(m *testing.M) (int, error) {
 	if api, err = client.NewWithWatch(config, client.Options{Scheme: scheme.Scheme}); err != nil {
 		return 0, err
 	}
+	if err := api.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operatorNamespace}}); err != nil {
+		return 0, err
+	}
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	if err := os.WriteFile(kubeconfig, env.KubeConfig, 0o600); err != nil {
 		return 0, err
@@ -78,7 +88,7 @@ func run(m *testing.M) (int, error) {
 		return 0, fmt.Errorf("building the operator: %w\n%s", err, out)
 	}
 	operator := exec.Command(binary, "--health-probe-bind-address=0")
-	operator.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
+	operator.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "POD_NAMESPACE="+operatorNamespace)
 	operator.Stdout, operator.Stderr = os.Stderr, os.Stderr
 	if err := operator.Start(); err != nil {
 		return 0, fmt.Errorf("starting the operator: %w", err)
@@ -334,8 +344,48 @@ func TestAnAllocationThatDoesNotFitClaimsNothing(t *testing.T) {
 	until(t, bs, reasonIs(v1alpha1.ReasonAllocationTooLarge))
 	require.Empty(t, bs.Annotations)
 	require.Empty(t, bs.Finalizers)
+	// Nor does the pool grow for it: it makes the pods that the other one needs.
+	pool.Spec.CapacitySpec.PoolMax = 100
+	require.NoError(t, api.Update(t.Context(), pool))
 	small := pooled(ns, "small", 2)
 	small.Spec.PoolRef = pool.Name
 	require.NoError(t, api.Create(t.Context(), small))
 	until(t, small, ready(2))
+	until(t, pool, func(p *v1alpha1.Pool) bool {
+		return p.Status.ObservedGeneration == p.Generation && p.Status.Allocated == 2 && p.Status.Available == 2
+	})
+	require.EqualValues(t, 4, pool.Status.Total)
+}
+
+func TestTheOperatorLetsGoOfItsOwnNamespaceWhenThatIsDeleted(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 1, 10)
+	elsewhere := pooled(ns, "held", 1)
+	require.NoError(t, api.Create(t.Context(), elsewhere))
+	until(t, elsewhere, ready(1))
+
+	pool := newPool(t, operatorNamespace, 1, 10)
+	bs := pooled(operatorNamespace, "held", 2)
+	bs.Finalizers = []string{"example.com/of-someone-else"}
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, ready(2))
+	require.Contains(t, bs.Finalizers, v1alpha1.FinalizerPoolAllocation)
+	until(t, pool, func(p *v1alpha1.Pool) bool { return slices.Contains(p.Finalizers, v1alpha1.FinalizerPoolAllocation) })
+
+	require.NoError(t, api.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operatorNamespace}}))
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return len(bs.Finalizers) == 1 })
+	require.Equal(t, "example.com/of-someone-else", bs.Finalizers[0], "only its own")
+	until(t, pool, func(p *v1alpha1.Pool) bool { return len(p.Finalizers) == 0 })
+	require.Nil(t, bs.DeletionTimestamp, "that is the namespace controller's work")
+	// Whatever happens there now, it takes hold of nothing again.
+	before := client.MergeFrom(bs.DeepCopy())
+	bs.Spec.Replicas = ptr.To(int32(1))
+	require.NoError(t, api.Patch(t.Context(), bs, before))
+
+	elsewhere.Spec.Replicas = ptr.To(int32(2))
+	require.NoError(t, api.Update(t.Context(), elsewhere))
+	until(t, elsewhere, ready(2))
+	require.Contains(t, elsewhere.Finalizers, v1alpha1.FinalizerPoolAllocation, "it works on elsewhere")
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return len(bs.Finalizers) == 1 })
+	require.Len(t, held(t, bs), 2, "nobody acts on it any more")
 }
