@@ -120,26 +120,26 @@ func (l *lending) check(t *testing.T, atLeast int) {
 }
 
 func TestAPoolNeverHandsAPodOutTwice(t *testing.T) {
-	const rounds, batches = 3, 4
+	const rounds, batches, size = 2, 4, 2
 	t.Parallel()
 	ns := newNamespace(t)
-	startPool(t, ns, shell("sleep 3600"), v1alpha1.CapacitySpec{BufferMin: 2, BufferMax: 4, PoolMax: 10})
+	startPool(t, ns, shell("sleep 3600"), v1alpha1.CapacitySpec{BufferMin: 1, BufferMax: 2, PoolMax: 6})
 	lent := watchLending(t, ns)
 	// Each round asks for more than the pool has, and gives back while others wait.
 	for round := range rounds {
 		var all []*v1alpha1.BatchSandbox
 		for i := range batches {
-			bs := pooled(ns, fmt.Sprintf("batch-%d-%d", round, i), 3)
+			bs := pooled(ns, fmt.Sprintf("batch-%d-%d", round, i), size)
 			require.NoError(t, api.Create(t.Context(), bs))
 			all = append(all, bs)
 		}
 		for _, bs := range all {
 			until(t, bs, ready)
-			require.Len(t, endpointsOf(t, bs), 3)
+			require.Len(t, endpointsOf(t, bs), size)
 			require.NoError(t, api.Delete(t.Context(), bs))
 		}
 	}
-	lent.check(t, rounds*batches*3)
+	lent.check(t, rounds*batches*size)
 }
 
 func TestDeletedBatchesReturnTheirSandboxesToThePool(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,7 +33,7 @@ import (
 const (
 	// patience is how long a test waits for what must happen, on a machine that is
 	// busy with other things too.
-	patience = 3 * time.Minute
+	patience = 5 * time.Minute
 	poll     = 100 * time.Millisecond
 	// operatorNamespace is where config/default deploys the operator.
 	operatorNamespace = "opensandbox-system"
@@ -163,17 +164,23 @@ func readHeld(bs *v1alpha1.BatchSandbox) ([]string, error) {
 	return status.Pods, err
 }
 
-// getPage asks a sandbox for a page and returns the status code.
+// getPage asks a sandbox for a page and returns the status code. The samples have no
+// readiness probe, so that a pod is Ready a moment before its server listens.
 func getPage(t *testing.T, ip, path string) int {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+ip+path, http.NoBody)
-	require.NoError(t, err)
-	response, err := (&http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
-	require.NoError(t, err)
-	defer func() { _ = response.Body.Close() }()
-	_, err = io.Copy(io.Discard, response.Body)
-	require.NoError(t, err)
-	return response.StatusCode
+	web := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	var code int
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+ip+path, http.NoBody)
+		require.NoError(c, err)
+		response, err := web.Do(request)
+		require.NoError(c, err)
+		defer func() { _ = response.Body.Close() }()
+		_, err = io.Copy(io.Discard, response.Body)
+		require.NoError(c, err)
+		code = response.StatusCode
+	}, patience, poll)
+	return code
 }
 
 // webServer is the template of the samples.
