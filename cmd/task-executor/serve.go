@@ -65,8 +65,8 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 		"problems", info.Problems, "recycle", info.Recycle.State, "differences", info.Recycle.Differences)
 
 	l := &life{options: o, log: log, executor: executor, restart: make(chan struct{})}
-	api := server.New(server.Config{Executor: executor, Verifier: verifier, Info: info, Exit: l.exit, Log: log})
-	return l.run(api)
+	handler := server.New(server.Config{Executor: executor, Verifier: verifier, Info: info, Exit: l.exit, Log: log})
+	return l.run(handler)
 }
 
 // protect keeps tasks from looking into the executor and takes its orphans in.

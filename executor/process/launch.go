@@ -66,9 +66,7 @@ func Launch() int {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return report(cannotStart("PR_SET_DUMPABLE: %v", err))
 	}
-	for _, fd := range []int{launchStatus, launchRequest, launchRoot, launchCwd} {
-		unix.CloseOnExec(fd)
-	}
+	closeAtExec()
 	var l launch
 	if err := readRequest(&l); err != nil {
 		return report(cannotStart("read the launch request: %v", err))
@@ -77,6 +75,17 @@ func Launch() int {
 		return report(failure)
 	}
 	return 0
+}
+
+// closeAtExec keeps every file but the standard three from what is executed
+// next, also one that the executor inherited from whatever started it.
+func closeAtExec() {
+	if unix.CloseRange(launchStatus, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return
+	}
+	for fd := launchStatus; fd < 1024; fd++ { // an old kernel or seccomp profile
+		unix.CloseOnExec(fd)
+	}
 }
 
 func readRequest(l *launch) error {

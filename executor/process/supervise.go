@@ -43,9 +43,7 @@ type exit struct {
 func Supervise() int {
 	// The first process dies with the thread that started it.
 	runtime.LockOSThread()
-	for _, fd := range []int{supervisorSocket, launchRequest, launchRoot, launchCwd} {
-		unix.CloseOnExec(fd)
-	}
+	closeAtExec()
 	socket := os.NewFile(supervisorSocket, "socket")
 	tell := json.NewEncoder(socket)
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
