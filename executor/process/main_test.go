@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opensandbox/operator/executor/api"
-	"github.com/opensandbox/operator/executor/internal/fakesandbox"
+	"github.com/opensandbox/operator/executor/fakesandbox"
 	"github.com/opensandbox/operator/executor/process"
 	"github.com/opensandbox/operator/executor/store"
 )

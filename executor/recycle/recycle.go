@@ -98,7 +98,7 @@ func (p Pod) clean(baseline map[string]fileState) []string {
 	if err := p.awaitAlone(); err != nil {
 		return []string{err.Error()} // somebody could put back what is removed
 	}
-	if err := refuseNodeIPC(); err != nil {
+	if err := refuseNodeIPC("/proc/self/ns/ipc"); err != nil {
 		return []string{err.Error()}
 	}
 	var differences []string

@@ -94,8 +94,11 @@ func newRoot(t testing.TB) string {
 			must(t, os.Symlink("busybox", filepath.Join(root, "bin", applet)))
 		}
 	}
-	must(t, unix.Mknod(filepath.Join(root, "dev/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
-	must(t, os.Chmod(filepath.Join(root, "dev/null"), 0o666))
+	for name, minor := range map[string]uint32{"null": 3, "zero": 5} {
+		device := filepath.Join(root, "dev", name)
+		must(t, unix.Mknod(device, unix.S_IFCHR, int(unix.Mkdev(1, minor))))
+		must(t, os.Chmod(device, 0o666))
+	}
 	must(t, os.Symlink("/proc/self/fd/1", filepath.Join(root, "dev/stdout")))
 	must(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/:/bin/sh\nagent:x:1000:1000::/:/bin/sh\n"), 0o644))
 	must(t, os.WriteFile(filepath.Join(root, "etc/only-in-the-sandbox"), []byte("a file of the sandbox\n"), 0o644))
