@@ -74,10 +74,10 @@ func TestStringsAreMadeHarmless(t *testing.T) {
 	c, target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {
 			w.WriteHeader(http.StatusConflict)
-			fmt.Fprintf(w, `{"detail":"%s\xff"}`, strings.Repeat("é", 2000))
+			fmt.Fprintf(w, `{"detail":"%s%s"}`, strings.Repeat("é", 2000), "\xff")
 			return
 		}
-		fmt.Fprintf(w, `{"bootID":"../x","tasks":[{"id":"\xff\xfe","message":"%s","state":"\xff"}]}`, strings.Repeat("é", 2000))
+		fmt.Fprintf(w, `{"bootID":"../x","tasks":[{"id":"%s","message":"%s","state":"%[1]s"}]}`, "\xff\xfe", strings.Repeat("é", 2000))
 	})
 	list, err := c.List(t.Context(), target, api.Cursor{}, 0)
 	require.NoError(t, err)
