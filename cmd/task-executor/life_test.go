@@ -25,12 +25,12 @@ func TestAnExecutorThatIsKilledAndComesBack(t *testing.T) {
 	e := newExecutor(t)
 	e.startTask("ended", e.request("sh", "-c", "echo kept; exit 5"))
 	ended := e.awaitTask("ended")
-	e.startTask("running", e.request("sh", "-c", "(setsid sleep 7301 &); exec sleep 7301"))
-	require.Eventually(t, func() bool { return processes(t, "7301") > 1 }, patience, patience/1000)
+	e.startTask("running", e.request("sh", "-c", "(setsid sleep 730173017301 &); exec sleep 730173017301"))
+	require.Eventually(t, func() bool { return processes(t, "730173017301") > 1 }, patience, patience/1000)
 
 	require.NoError(t, e.cmd.Process.Kill())
 	e.awaitEnd()
-	require.Eventually(t, func() bool { return processes(t, "7301") == 0 }, patience, patience/1000, "its tasks die with it")
+	require.Eventually(t, func() bool { return processes(t, "730173017301") == 0 }, patience, patience/1000, "its tasks die with it")
 
 	e.start()
 	got, err := e.Get(t.Context(), e.target, "ended")
@@ -42,7 +42,7 @@ func TestAnExecutorThatIsKilledAndComesBack(t *testing.T) {
 	lost := e.awaitTask("running")
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
 	assert.Nil(t, lost.ExitCode)
-	again := e.startTask("running", e.request("sh", "-c", "(setsid sleep 7301 &); exec sleep 7301"))
+	again := e.startTask("running", e.request("sh", "-c", "(setsid sleep 730173017301 &); exec sleep 730173017301"))
 	assert.Equal(t, lost, again, "it does not run twice")
 }
 
@@ -51,9 +51,9 @@ const killer = `kill -9 $(awk '/^PPid/{print $2}' /proc/$PPID/status); `
 
 func TestATaskThatKillsTheExecutor(t *testing.T) {
 	e := newExecutor(t)
-	_, _ = e.Start(t.Context(), e.target, "a", e.request("sh", "-c", killer+"sleep 7302; exit 0"))
+	_, _ = e.Start(t.Context(), e.target, "a", e.request("sh", "-c", killer+"sleep 730273027302; exit 0"))
 	e.awaitEnd()
-	require.Eventually(t, func() bool { return processes(t, "7302") == 0 }, patience, patience/1000)
+	require.Eventually(t, func() bool { return processes(t, "730273027302") == 0 }, patience, patience/1000)
 	e.start()
 	task := e.awaitTask("a")
 	assert.Equal(t, api.Failed, task.State)
@@ -62,11 +62,11 @@ func TestATaskThatKillsTheExecutor(t *testing.T) {
 
 func TestATaskThatKillsItsSupervisorLeavesNothing(t *testing.T) {
 	e := newExecutor(t)
-	script := `trap "" TERM; (while :; do (setsid sleep 7303 &) ; sleep 0.02; done) & sleep 0.3; kill -9 $PPID; exec sleep 7303`
+	script := `trap "" TERM; (while :; do (setsid sleep 730373037303 &) ; sleep 0.02; done) & sleep 0.3; kill -9 $PPID; exec sleep 730373037303`
 	e.startTask("a", e.request("sh", "-c", script))
 	task := e.awaitTask("a")
 	assert.Equal(t, api.ReasonSupervisorLost, task.Reason)
-	require.Eventually(t, func() bool { return processes(t, "7303") == 0 }, patience, patience/1000)
+	require.Eventually(t, func() bool { return processes(t, "730373037303") == 0 }, patience, patience/1000)
 	e.startTask("b", e.request("true"))
 	assert.Equal(t, api.Succeeded, e.awaitTask("b").State, "the executor goes on")
 }
@@ -86,14 +86,14 @@ func TestSIGTERMEndsTasksWithGrace(t *testing.T) {
 
 func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	e := newExecutor(t, "--restart-exit-code", "77")
-	e.startTask("a", e.request("sleep", "7304"))
+	e.startTask("a", e.request("sleep", "730473047304"))
 	before, err := e.Info(t.Context(), e.target)
 	require.NoError(t, err)
 	answer, err := e.Reset(t.Context(), e.target, api.ResetRequest{Restart: true}, patience)
 	require.NoError(t, err)
 	assert.True(t, answer.Exiting)
 	assert.Equal(t, 77, e.awaitEnd())
-	assert.Zero(t, processes(t, "7304"))
+	assert.Zero(t, processes(t, "730473047304"))
 	e.start()
 	after, err := e.Info(t.Context(), e.target)
 	require.NoError(t, err)

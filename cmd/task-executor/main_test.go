@@ -50,7 +50,7 @@ func buildAndRun(m *testing.M) int {
 
 const (
 	podUID   = "0b5f8f2e-0000-4000-8000-000000000001"
-	patience = 60 * time.Second
+	patience = 3 * time.Minute
 )
 
 // executor is a running executor and what its next run needs.
@@ -99,7 +99,7 @@ func prepare(t *testing.T, args ...string) *executor {
 	require.NoError(t, err)
 	signer := token.NewSigner(key)
 	e := &executor{
-		Client:  client.New(client.Options{}),
+		Client:  client.New(client.Options{Timeout: time.Minute, DialTimeout: time.Minute}),
 		t:       t,
 		sandbox: fakesandbox.New(t, fakesandbox.Options{}),
 		target:  client.Target{PodUID: podUID, Address: freeAddress(t), Signer: signer},

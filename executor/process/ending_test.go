@@ -18,7 +18,7 @@ import (
 
 func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
-	request := f.request("sh", "-c", `trap '' TERM; echo first; sh -c "trap '' TERM; while :; do sleep 7101; done"`)
+	request := f.request("sh", "-c", `trap '' TERM; echo first; sh -c "trap '' TERM; while :; do sleep 710171017101; done"`)
 	request.Spec.TimeoutSeconds = 1
 	begin := time.Now()
 	task := f.run(request)
@@ -26,7 +26,7 @@ func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
 	assert.Equal(t, int32(9), task.Signal)
 	assert.Equal(t, "did not end within 1s", task.Message)
 	assert.GreaterOrEqual(t, time.Since(begin), 2*time.Second, "timeout and grace")
-	assert.Zero(t, processes(t, "7101"))
+	assert.Zero(t, processes(t, "710171017101"))
 }
 
 func TestATimeoutGivesTimeToEndInOrder(t *testing.T) {
@@ -44,23 +44,23 @@ func TestWhatATaskLeavesLivesUntilTheTaskIsDeleted(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
 	// A daemon, twice removed from its parent and in a session of its own, that
 	// goes on forking.
-	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep 7102 &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
+	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep 710271027102 &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
 	task := f.run(f.request("sh", "-c", script))
 	assert.Equal(t, api.Succeeded, task.State)
-	eventually(t, "it forks on", func() bool { return processes(t, "7102") > 3 })
+	eventually(t, "it forks on", func() bool { return processes(t, "710271027102") > 3 })
 	f.stop("a")
-	assert.Zero(t, processes(t, "7102"))
+	assert.Zero(t, processes(t, "710271027102"))
 	_, found := f.Get("a")
 	assert.False(t, found)
 }
 
 func TestStoppingKillsAForkBomb(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
-	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep 7103 & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
+	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep 710371037103 & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
 	f.start("a", f.request("sh", "-c", script))
-	eventually(t, "it has spread", func() bool { return processes(t, "7103") > 100 })
+	eventually(t, "it has spread", func() bool { return processes(t, "710371037103") > 100 })
 	f.stop("a")
-	assert.Zero(t, processes(t, "7103"))
+	assert.Zero(t, processes(t, "710371037103"))
 }
 
 func TestStoppingGivesGrace(t *testing.T) {
@@ -80,22 +80,22 @@ func TestStoppingGivesGrace(t *testing.T) {
 
 func TestATaskThatKillsItsSupervisorFails(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
-	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep 7104"))
+	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep 710471047104"))
 	assert.Equal(t, api.Failed, task.State)
 	assert.Equal(t, api.ReasonSupervisorLost, task.Reason)
 	assert.Nil(t, task.ExitCode, "it is not known")
-	eventually(t, "it dies with its supervisor", func() bool { return processes(t, "7104") == 0 })
+	eventually(t, "it dies with its supervisor", func() bool { return processes(t, "710471047104") == 0 })
 }
 
 func TestATaskThatStopsItsSupervisorCanBeEnded(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
-	request := f.request("sh", "-c", "until [ -e /tmp/go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep 7105")
+	request := f.request("sh", "-c", "until [ -e /tmp/go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep 710571057105")
 	request.Spec.TimeoutSeconds = 2
 	f.start("a", request)
 	require.NoError(t, os.WriteFile(f.sandbox.Path("tmp/go"), nil, 0o644))
 	task := f.ended("a")
 	assert.Equal(t, api.ReasonTimeout, task.Reason)
-	assert.Zero(t, processes(t, "7105"))
+	assert.Zero(t, processes(t, "710571057105"))
 	f.stop("a")
 }
 
@@ -146,13 +146,13 @@ func TestAnOutputThatNobodyReadsDoesNotHoldATaskUp(t *testing.T) {
 
 func TestResetStopsAndWipesEverything(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
-	f.start("a", f.request("sh", "-c", "trap '' TERM; sleep 7106"))
+	f.start("a", f.request("sh", "-c", "trap '' TERM; sleep 710671067106"))
 	f.start("b", f.request("true"))
 	grace := int64(0)
 	stopped, err := f.Reset(t.Context(), &grace, false)
 	require.NoError(t, err)
 	assert.Equal(t, 2, stopped)
-	assert.Zero(t, processes(t, "7106"))
+	assert.Zero(t, processes(t, "710671067106"))
 	records, _, err := f.store.Load()
 	require.NoError(t, err)
 	assert.Empty(t, records)
@@ -168,7 +168,7 @@ func TestResetStopsAndWipesEverything(t *testing.T) {
 func TestRecordsOutliveTheExecutor(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
 	f.run(f.request("sh", "-c", "echo kept; exit 4"))
-	f.start("running", f.request("sleep", "7107"))
+	f.start("running", f.request("sleep", "710771077107"))
 	ended, _ := f.Get("a")
 	// Another executor finds the same records; the first one's task is a leftover.
 	f.open(io.Discard)
@@ -180,7 +180,7 @@ func TestRecordsOutliveTheExecutor(t *testing.T) {
 	require.True(t, found)
 	assert.Equal(t, api.Failed, lost.State)
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
-	assert.Zero(t, processes(t, "7107"))
-	f.start("running", f.request("sleep", "7107"))
-	assert.Zero(t, processes(t, "7107"), "it does not run again")
+	assert.Zero(t, processes(t, "710771077107"))
+	f.start("running", f.request("sleep", "710771077107"))
+	assert.Zero(t, processes(t, "710771077107"), "it does not run again")
 }

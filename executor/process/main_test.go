@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 type fixture struct {
 	*process.Executor

@@ -17,7 +17,7 @@ import (
 	"github.com/opensandbox/operator/executor/store"
 )
 
-// buffer is a bytes.Buffer for several goroutines.
+// buffer keeps the beginning of what several goroutines write.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -26,6 +26,9 @@ type buffer struct {
 func (b *buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.b.Len() > 1<<20 {
+		return len(p), nil
+	}
 	return b.b.Write(p)
 }
 

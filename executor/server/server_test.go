@@ -80,7 +80,7 @@ func newFixture(t *testing.T, recycle api.RecycleState) *fixture {
 	f.http.Config = handler.HTTPServer(context.Background())
 	f.http.Config.ReadTimeout = time.Second // less than the polls below take
 	f.http.Start()
-	f.client = client.New(client.Options{})
+	f.client = client.New(client.Options{Timeout: time.Minute, DialTimeout: time.Minute})
 	f.target = client.Target{PodUID: podUID, Address: f.http.Listener.Addr().String(), Signer: f.signer}
 	t.Cleanup(func() {
 		f.client.Close()
@@ -327,7 +327,7 @@ func TestHealthAndInfo(t *testing.T) {
 func TestReset(t *testing.T) {
 	f := newFixture(t, api.RecycleOff)
 	for _, restart := range []bool{false, true} {
-		_, err := f.client.Start(t.Context(), f.target, "a", f.request("sleep", "7201"))
+		_, err := f.client.Start(t.Context(), f.target, "a", f.request("sleep", "720172017201"))
 		require.NoError(t, err)
 		grace := int64(0)
 		answer, err := f.client.Reset(t.Context(), f.target, api.ResetRequest{Restart: restart, GraceSeconds: &grace}, 30*time.Second)
@@ -349,7 +349,7 @@ func TestAThousandRequestsAtOnce(t *testing.T) {
 	errs := make(chan error, 1000)
 	for i := range 1000 {
 		wait.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			var err error
 			switch i % 4 {
