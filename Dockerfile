@@ -1,0 +1,32 @@
+# The images of the operator (target controller) and of the task executor (target
+# task-executor): one static program each, no shell.
+#
+# The programs are built before, by `make docker-build` and `make
+# docker-build-task-executor`: the Go compiler cross-compiles for every platform
+# with one cache, and the image build needs neither a compiler nor emulation, nor,
+# with BASE_IMAGE=scratch, a registry.
+ARG BASE_IMAGE=gcr.io/distroless/static:nonroot
+
+FROM ${BASE_IMAGE} AS controller
+ARG TARGETOS
+ARG TARGETARCH
+ARG VERSION
+LABEL org.opencontainers.image.title="OpenSandbox operator" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+COPY bin/${TARGETOS}_${TARGETARCH}/manager /manager
+USER 65532:65532
+ENTRYPOINT ["/manager"]
+
+# Root, because it enters other containers of its pod, and Kubernetes gives added
+# capabilities to root only.
+FROM ${BASE_IMAGE} AS task-executor
+ARG TARGETOS
+ARG TARGETARCH
+ARG VERSION
+LABEL org.opencontainers.image.title="OpenSandbox task executor" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+COPY bin/${TARGETOS}_${TARGETARCH}/task-executor /task-executor
+USER 0:0
+ENTRYPOINT ["/task-executor"]

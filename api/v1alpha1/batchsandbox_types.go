@@ -1,0 +1,310 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// BatchSandbox is a number of identical sandboxes, taken from a Pool or made from
+// a template, with an optional task in each and an optional expiry.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:path=batchsandboxes,scope=Namespaced,shortName=bsbx
+// +kubebuilder:printcolumn:name="DESIRED",type=integer,JSONPath=`.spec.replicas`,description="Sandboxes asked for"
+// +kubebuilder:printcolumn:name="TOTAL",type=integer,JSONPath=`.status.replicas`,description="Sandboxes that exist"
+// +kubebuilder:printcolumn:name="ALLOCATED",type=integer,JSONPath=`.status.allocated`,description="Sandboxes held from the pool, or bound to a node"
+// +kubebuilder:printcolumn:name="READY",type=integer,JSONPath=`.status.ready`,description="Sandboxes whose pod is Ready"
+// +kubebuilder:printcolumn:name="TASK_RUNNING",type=integer,priority=1,JSONPath=`.status.taskRunning`
+// +kubebuilder:printcolumn:name="TASK_SUCCEED",type=integer,priority=1,JSONPath=`.status.taskSucceed`
+// +kubebuilder:printcolumn:name="TASK_FAILED",type=integer,priority=1,JSONPath=`.status.taskFailed`
+// +kubebuilder:printcolumn:name="TASK_UNKNOWN",type=integer,priority=1,JSONPath=`.status.taskUnknown`
+// +kubebuilder:printcolumn:name="EXPIRE",type=string,JSONPath=`.status.expireTime`,description="When it will be deleted"
+// +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must be at most 63 characters: it becomes a label value"
+// +kubebuilder:validation:XValidation:rule="has(self.status) || !has(self.spec.shardPatches) || size(self.spec.shardPatches) <= self.spec.replicas",message="spec.shardPatches must not be longer than spec.replicas"
+// +kubebuilder:validation:XValidation:rule="has(self.status) || !has(self.spec.shardTaskPatches) || size(self.spec.shardTaskPatches) <= self.spec.replicas",message="spec.shardTaskPatches must not be longer than spec.replicas"
+type BatchSandbox struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +required
+	Spec BatchSandboxSpec `json:"spec"`
+	// +optional
+	Status BatchSandboxStatus `json:"status,omitzero"`
+}
+
+// BatchSandboxList is a list of BatchSandboxes.
+//
+// +kubebuilder:object:root=true
+type BatchSandboxList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []BatchSandbox `json:"items"`
+}
+
+// BatchSandboxSpec says how many sandboxes, where they come from and what runs in them.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.poolRef) != has(self.template)",message="exactly one of spec.poolRef and spec.template must be set"
+// +kubebuilder:validation:XValidation:rule="has(self.poolRef) == has(oldSelf.poolRef) && (!has(self.poolRef) || self.poolRef == oldSelf.poolRef)",message="spec.poolRef is immutable"
+// +kubebuilder:validation:XValidation:rule="has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec.template is immutable"
+// +kubebuilder:validation:XValidation:rule="!has(self.shardPatches) || has(self.template)",message="spec.shardPatches patch spec.template, which is not set"
+// +kubebuilder:validation:XValidation:rule="has(self.shardPatches) == has(oldSelf.shardPatches) && (!has(self.shardPatches) || self.shardPatches == oldSelf.shardPatches)",message="spec.shardPatches is immutable"
+// +kubebuilder:validation:XValidation:rule="!has(self.shardTaskPatches) || has(self.taskTemplate)",message="spec.shardTaskPatches patch spec.taskTemplate, which is not set"
+// +kubebuilder:validation:XValidation:rule="has(self.taskTemplate) == has(oldSelf.taskTemplate) && (!has(self.taskTemplate) || self.taskTemplate == oldSelf.taskTemplate)",message="spec.taskTemplate is immutable"
+// +kubebuilder:validation:XValidation:rule="has(self.shardTaskPatches) == has(oldSelf.shardTaskPatches) && (!has(self.shardTaskPatches) || self.shardTaskPatches == oldSelf.shardTaskPatches)",message="spec.shardTaskPatches is immutable"
+type BatchSandboxSpec struct {
+	// replicas is the number of sandboxes, 0 to 5000. Default 1. Lowering it gives
+	// up the sandboxes of the highest shards.
+	// +optional
+	// +kubebuilder:default=1
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=5000
+	Replicas *int32 `json:"replicas,omitempty"`
+
+	// poolRef is the name of a Pool of the same namespace to take the sandboxes
+	// from. Exactly one of poolRef and template is set; immutable.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	PoolRef string `json:"poolRef,omitempty"`
+
+	// template is the pod template to make the sandboxes from. Immutable.
+	// +optional
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Template *corev1.PodTemplateSpec `json:"template,omitempty"`
+
+	// shardPatches[i] is a strategic merge patch on template for sandbox i.
+	// Sandboxes past the end of the list are made from the template as it is. Immutable.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=5000
+	ShardPatches []Patch `json:"shardPatches,omitempty"`
+
+	// expireTime is the time after which the BatchSandbox is deleted. It may be
+	// moved. With ttlSeconds also set, the earlier wins.
+	// +optional
+	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
+
+	// ttlSeconds is the time in seconds from creation to deletion.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	TTLSeconds *int64 `json:"ttlSeconds,omitempty"`
+
+	// taskTemplate is the task to run in every sandbox. Immutable.
+	// +optional
+	TaskTemplate *TaskTemplate `json:"taskTemplate,omitempty"`
+
+	// shardTaskPatches[i] is a strategic merge patch on taskTemplate for sandbox i:
+	// env merges by name; command and args replace. Sandboxes past the end of the
+	// list run the template as it is. Immutable.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=5000
+	ShardTaskPatches []Patch `json:"shardTaskPatches,omitempty"`
+
+	// taskResourcePolicyWhenCompleted says what happens to a sandbox whose task has
+	// ended: Retain (default) keeps it until the BatchSandbox is deleted, Release
+	// gives it back at once.
+	// +optional
+	// +kubebuilder:default=Retain
+	TaskResourcePolicyWhenCompleted TaskResourcePolicy `json:"taskResourcePolicyWhenCompleted,omitempty"`
+}
+
+// Patch is a strategic merge patch, written as YAML or JSON.
+//
+// +kubebuilder:validation:Type=object
+// +kubebuilder:pruning:PreserveUnknownFields
+type Patch struct {
+	runtime.RawExtension `json:",inline"`
+}
+
+// TaskTemplate is the task that runs in a sandbox.
+type TaskTemplate struct {
+	// +required
+	Spec TaskSpec `json:"spec"`
+}
+
+// TaskSpec says what to run and for how long.
+type TaskSpec struct {
+	// process is the process to start.
+	// +required
+	Process ProcessSpec `json:"process"`
+
+	// timeoutSeconds ends the task when it has run for so long. Unset: no limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
+}
+
+// ProcessSpec is a process inside the sandbox container.
+type ProcessSpec struct {
+	// command is the program and its first arguments; the program is looked up in
+	// the sandbox's PATH. No shell is involved.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1024
+	Command []string `json:"command,omitempty"`
+
+	// args follow command.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1024
+	Args []string `json:"args,omitempty"`
+
+	// env is added to the environment of the sandbox container.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +patchMergeKey=name
+	// +patchStrategy=merge
+	// +kubebuilder:validation:MaxItems=1024
+	Env []EnvVar `json:"env,omitempty" patchStrategy:"merge" patchMergeKey:"name"`
+
+	// workingDir is the directory to start in. Unset: that of the sandbox container.
+	// +optional
+	WorkingDir string `json:"workingDir,omitempty"`
+}
+
+// EnvVar is a literal environment variable.
+type EnvVar struct {
+	// name of the variable; it holds no "=".
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:Pattern=`^[^=]+$`
+	Name string `json:"name"`
+
+	// value of the variable. Default "".
+	// +optional
+	Value string `json:"value,omitempty"`
+}
+
+// TaskResourcePolicy says what happens to a sandbox whose task has ended.
+// +kubebuilder:validation:Enum=Retain;Release
+type TaskResourcePolicy string
+
+const (
+	// TaskResourceRetain keeps the sandbox until the BatchSandbox is deleted.
+	TaskResourceRetain TaskResourcePolicy = "Retain"
+	// TaskResourceRelease gives the sandbox back as soon as its task has ended.
+	TaskResourceRelease TaskResourcePolicy = "Release"
+)
+
+// Phase sums a BatchSandbox up in one word.
+type Phase string
+
+const (
+	// PhasePending: not every sandbox asked for is ready yet.
+	PhasePending Phase = "Pending"
+	// PhaseSucceed: every sandbox asked for is ready.
+	PhaseSucceed Phase = "Succeed"
+	// PhaseFailed: a sandbox cannot become ready.
+	PhaseFailed Phase = "Failed"
+)
+
+// BatchSandboxStatus is what the operator last saw of a BatchSandbox.
+type BatchSandboxStatus struct {
+	// observedGeneration is the metadata.generation this status speaks of.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// replicas is the number of sandboxes that exist.
+	// +optional
+	Replicas int32 `json:"replicas"`
+
+	// allocated is the number of sandboxes held from the pool or, in template mode,
+	// bound to a node.
+	// +optional
+	Allocated int32 `json:"allocated"`
+
+	// ready is the number of sandboxes whose pod is Ready.
+	// +optional
+	Ready int32 `json:"ready"`
+
+	// taskPending is the number of shards whose task was not dispatched yet.
+	// +optional
+	TaskPending int32 `json:"taskPending"`
+
+	// taskRunning is the number of shards whose task runs.
+	// +optional
+	TaskRunning int32 `json:"taskRunning"`
+
+	// taskSucceed is the number of shards whose task ended with exit code 0.
+	// +optional
+	TaskSucceed int32 `json:"taskSucceed"`
+
+	// taskFailed is the number of shards whose task failed or could not start.
+	// +optional
+	TaskFailed int32 `json:"taskFailed"`
+
+	// taskUnknown is the number of shards whose executor has not answered for 30 s.
+	// +optional
+	TaskUnknown int32 `json:"taskUnknown"`
+
+	// succeededShards are the shards whose task succeeded, as "0-5,7".
+	// +optional
+	SucceededShards string `json:"succeededShards,omitempty"`
+
+	// failedShards are the shards whose task failed, as "0-5,7".
+	// +optional
+	FailedShards string `json:"failedShards,omitempty"`
+
+	// restarted is the number of sandboxes in which a container restarted after
+	// they were handed over: what ran there is gone.
+	// +optional
+	Restarted int32 `json:"restarted,omitempty"`
+
+	// phase is Succeed while every sandbox asked for is ready, Failed when one
+	// cannot become ready, else Pending.
+	// +optional
+	// +kubebuilder:validation:Enum=Pending;Succeed;Failed
+	Phase Phase `json:"phase,omitempty"`
+
+	// expireTime is when the BatchSandbox will be deleted: the earlier of
+	// spec.expireTime and creation plus spec.ttlSeconds.
+	// +optional
+	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
+
+	// failedTasks are at most ten of the failed tasks.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
+	FailedTasks []FailedTask `json:"failedTasks,omitempty"`
+
+	// conditions are Ready, TasksCompleted, SandboxesRestarted and Deleting.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// FailedTask tells how one task failed.
+type FailedTask struct {
+	// sandbox is the name of the pod the task ran in.
+	Sandbox string `json:"sandbox"`
+	// shard is the position of the sandbox.
+	Shard int32 `json:"shard"`
+	// exitCode of the task's first process.
+	// +optional
+	ExitCode int32 `json:"exitCode,omitempty"`
+	// signal that ended the task's first process, if one did.
+	// +optional
+	Signal int32 `json:"signal,omitempty"`
+	// reason in one word.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// message is the last 256 bytes of the task's stderr, or why it could not start.
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// DesiredReplicas returns spec.replicas, or its default where it is unset.
+func (b *BatchSandbox) DesiredReplicas() int32 {
+	if b.Spec.Replicas == nil {
+		return 1
+	}
+	return *b.Spec.Replicas
+}

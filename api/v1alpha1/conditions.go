@@ -1,0 +1,69 @@
+package v1alpha1
+
+// Condition types.
+const (
+	// ConditionReady of a Pool: it holds at least bufferMin idle ready pods, or all
+	// that poolMax allows. Of a BatchSandbox: every sandbox asked for is ready.
+	ConditionReady = "Ready"
+	// ConditionTasksCompleted of a BatchSandbox: every shard's task has ended.
+	ConditionTasksCompleted = "TasksCompleted"
+	// ConditionSandboxesRestarted of a BatchSandbox: a container restarted in a
+	// sandbox after it was handed over, so what ran there is gone.
+	ConditionSandboxesRestarted = "SandboxesRestarted"
+	// ConditionDeleting of either kind: what its deletion waits for.
+	ConditionDeleting = "Deleting"
+)
+
+// Reasons of ConditionReady on a BatchSandbox.
+const (
+	// ReasonAllReady: every sandbox asked for is ready.
+	ReasonAllReady = "AllReady"
+	// ReasonPodsNotReady: all sandboxes exist, some are not ready yet.
+	ReasonPodsNotReady = "PodsNotReady"
+	// ReasonPodsFailing: a sandbox cannot become ready; the message has the kubelet's reason.
+	ReasonPodsFailing = "PodsFailing"
+	// ReasonPoolNotFound: spec.poolRef names no Pool of this namespace.
+	ReasonPoolNotFound = "PoolNotFound"
+	// ReasonPoolExhausted: the pool has fewer ready sandboxes than are asked for.
+	ReasonPoolExhausted = "PoolExhausted"
+	// ReasonPoolDeleting: the pool is being deleted and lends nothing more.
+	ReasonPoolDeleting = "PoolDeleting"
+	// ReasonTemplateInvalid: the API server refuses the pod of the template, or a patch does not apply.
+	ReasonTemplateInvalid = "TemplateInvalid"
+	// ReasonCreateFailed: the API server did not take a pod for another reason, such as a quota.
+	ReasonCreateFailed = "CreateFailed"
+	// ReasonAllocationUnreadable: alloc-status or alloc-release cannot be parsed; the object is set aside.
+	ReasonAllocationUnreadable = "AllocationUnreadable"
+	// ReasonAllocationTooLarge: the allocation would not fit into the annotations; nothing was claimed.
+	ReasonAllocationTooLarge = "AllocationTooLarge"
+	// ReasonAllocationRefused: the API server refuses the write of the allocation.
+	ReasonAllocationRefused = "AllocationRefused"
+	// ReasonScaling: sandboxes are being created.
+	ReasonScaling = "Scaling"
+)
+
+// Reasons of ConditionReady on a Pool.
+const (
+	// ReasonBufferFilled: the pool has the idle pods it is to keep.
+	ReasonBufferFilled = "BufferFilled"
+	// ReasonFilling: pods are being created or are starting.
+	ReasonFilling = "Filling"
+	// ReasonAtPoolMax: the buffer is not full and poolMax allows no more pods.
+	ReasonAtPoolMax = "AtPoolMax"
+	// ReasonPodsCannotStart: pods of the pool cannot become ready; the message has the kubelet's reason.
+	ReasonPodsCannotStart = "PodsCannotStart"
+)
+
+// Reasons of ConditionDeleting.
+const (
+	// ReasonWaitingForSandboxes: a Pool waits until its held pods have come back.
+	ReasonWaitingForSandboxes = "WaitingForSandboxes"
+	// ReasonRecycling: a BatchSandbox waits until its sandboxes are recycled.
+	ReasonRecycling = "Recycling"
+)
+
+// Reasons of ConditionSandboxesRestarted.
+const (
+	// ReasonContainersRestarted: at least one container restarted after the hand-over.
+	ReasonContainersRestarted = "ContainersRestarted"
+)

@@ -1,0 +1,73 @@
+package v1alpha1
+
+// Kinds of this group, as they stand in owner references.
+const (
+	KindPool         = "Pool"
+	KindBatchSandbox = "BatchSandbox"
+)
+
+// Annotations of a BatchSandbox. Other programs read them.
+const (
+	// AnnotationEndpoints holds a JSON list of pod IPs in shard order. A shard
+	// without a sandbox is an empty string; the list ends at the last filled one.
+	AnnotationEndpoints = "sandbox.opensandbox.io/endpoints"
+
+	// AnnotationAllocStatus holds an AllocStatus: the pool pods held, in shard order.
+	AnnotationAllocStatus = "sandbox.opensandbox.io/alloc-status"
+
+	// AnnotationAllocRelease holds an AllocRelease: pool pods given up that are not clean yet.
+	AnnotationAllocRelease = "sandbox.opensandbox.io/alloc-release"
+
+	// AnnotationAllocator names the leader that took the object over while its
+	// demand was not met: "identity/leaseTransitions". Writing it moves the
+	// resourceVersion, so that an allocation write that the previous leader still
+	// has on its way fails.
+	AnnotationAllocator = "sandbox.opensandbox.io/allocator"
+)
+
+// Labels of the operator's pods.
+const (
+	// LabelManagedBy with value ManagedBy is on every pod of the operator; it is
+	// the one selector of its pod cache.
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	// ManagedBy is the value of LabelManagedBy.
+	ManagedBy = "opensandbox-operator"
+
+	// LabelPoolName is the name of the Pool a pod was made for.
+	LabelPoolName = "sandbox.opensandbox.io/pool-name"
+	// LabelPoolRevision is the hash of the template a pool pod was made from.
+	LabelPoolRevision = "sandbox.opensandbox.io/pool-revision"
+	// LabelPoolEvict, with any value, takes an idle pool pod out of its pool.
+	LabelPoolEvict = "pool.opensandbox.io/evict"
+
+	// LabelBatchSandboxName is the name of the BatchSandbox a template-mode pod belongs to.
+	LabelBatchSandboxName = "batch-sandbox.sandbox.opensandbox.io/name"
+	// LabelBatchSandboxPodIndex is the shard of a template-mode pod.
+	LabelBatchSandboxPodIndex = "batch-sandbox.sandbox.opensandbox.io/pod-index"
+)
+
+// Finalizers.
+const (
+	// FinalizerPoolAllocation is on a BatchSandbox while it holds pool pods, and on
+	// a Pool so that it outlives the pods it has lent.
+	FinalizerPoolAllocation = "pool.sandbox.opensandbox.io/pool-allocation"
+	// FinalizerTaskCleanup is on a BatchSandbox while tasks may run.
+	FinalizerTaskCleanup = "batch-sandbox.sandbox.opensandbox.io/task-cleanup"
+)
+
+// The task executor, as it appears in pods.
+const (
+	// ExecutorContainerName is the container name of a task executor, injected or hand-written.
+	ExecutorContainerName = "task-executor"
+	// ExecutorPort is the TCP port an executor listens on.
+	ExecutorPort = 5758
+)
+
+const (
+	// MaxNameLength bounds the names of Pools and BatchSandboxes: they become label values.
+	MaxNameLength = 63
+	// MaxReplicas bounds spec.replicas of a BatchSandbox.
+	MaxReplicas = 5000
+	// MaxFailedTasks bounds status.failedTasks.
+	MaxFailedTasks = 10
+)

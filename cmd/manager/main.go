@@ -1,0 +1,190 @@
+// The operator: it parses flags, wires the reconcilers and runs them.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/batchsandbox"
+	"github.com/opensandbox/operator/controllers/leadership"
+	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podfeed"
+	"github.com/opensandbox/operator/controllers/pool"
+)
+
+// leaseName is the Lease that the replicas of the operator compete for.
+const leaseName = "opensandbox-operator"
+
+type options struct {
+	probeAddress, metricsAddress        string
+	metricsSecure, leaderElect          bool
+	leaseNamespace, watchNamespaces     string
+	leaseDuration, renewDeadline, retry time.Duration
+	poolWorkers, sandboxWorkers         int
+	qps, refillQPS                      float64
+	burst, refillBurst                  int
+}
+
+func (o *options) bind(fs *flag.FlagSet) {
+	fs.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "Address of /healthz and /readyz.")
+	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "0", "Address of the metrics endpoint; 0 turns it off.")
+	fs.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics over HTTPS to authenticated and authorized clients only.")
+	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Elect a leader. Needed where more than one replica may run, also during an update.")
+	fs.StringVar(&o.leaseNamespace, "leader-elect-namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Lease. Default: POD_NAMESPACE.")
+	fs.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long a lease that is not renewed stands.")
+	fs.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "How long the leader tries to renew before it gives up.")
+	fs.DurationVar(&o.retry, "leader-elect-retry-period", 2*time.Second, "Time between two tries to take or renew the lease.")
+	fs.StringVar(&o.watchNamespaces, "watch-namespaces", os.Getenv("WATCH_NAMESPACE"), "Namespaces to watch, separated by commas. Empty: all.")
+	fs.IntVar(&o.poolWorkers, "pool-workers", 8, "Pools that are reconciled at a time.")
+	fs.IntVar(&o.sandboxWorkers, "batchsandbox-workers", 64, "BatchSandboxes that are reconciled at a time.")
+	fs.Float64Var(&o.qps, "kube-api-qps", 1000, "Requests per second to the API server.")
+	fs.IntVar(&o.burst, "kube-api-burst", 2000, "Requests to the API server that may exceed kube-api-qps for a moment.")
+	fs.Float64Var(&o.refillQPS, "refill-qps", 100, "Pods per second that pools create, apart from kube-api-qps.")
+	fs.IntVar(&o.refillBurst, "refill-burst", 200, "Pods that pools may create beyond refill-qps for a moment.")
+}
+
+func main() {
+	var o options
+	o.bind(flag.CommandLine)
+	logging := zap.Options{}
+	logging.BindFlags(flag.CommandLine)
+	flag.Parse()
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
+	if err := run(ctrl.SetupSignalHandler(), &o); err != nil {
+		ctrl.Log.Error(err, "the operator ends")
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o *options) error {
+	if err := v1alpha1.AddToScheme(clientgoscheme.Scheme); err != nil {
+		return fmt.Errorf("registering the API types: %w", err)
+	}
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("finding the cluster: %w", err)
+	}
+	config.QPS, config.Burst = float32(o.qps), o.burst
+	lease, err := newLease(config, o)
+	if err != nil {
+		return err
+	}
+	mgr, err := ctrl.NewManager(config, managerOptions(o, lease))
+	if err != nil {
+		return fmt.Errorf("setting up the manager: %w", err)
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("adding the health check: %w", err)
+	}
+	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("adding the readiness check: %w", err)
+	}
+	if err := wire(ctx, mgr, o, lease); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+func newLease(config *rest.Config, o *options) (*leadership.Lease, error) {
+	if !o.leaderElect {
+		return nil, nil
+	}
+	if o.leaseNamespace == "" {
+		return nil, fmt.Errorf("flag --leader-elect-namespace: must be set with --leader-elect where POD_NAMESPACE is not")
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("naming this replica: %w", err)
+	}
+	identity := resourcelock.ResourceLockConfig{Identity: host + "_" + rand.Text()}
+	lock, err := resourcelock.NewFromKubeconfig(resourcelock.LeasesResourceLock, o.leaseNamespace, leaseName, identity, config, o.renewDeadline)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the lease: %w", err)
+	}
+	return leadership.NewLease(lock, o.renewDeadline, clock.RealClock{}), nil
+}
+
+func (o *options) namespaces() []string {
+	return strings.FieldsFunc(o.watchNamespaces, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func managerOptions(o *options, lease *leadership.Lease) ctrl.Options {
+	watched := map[string]cache.Config{}
+	for _, namespace := range o.namespaces() {
+		watched[namespace] = cache.Config{}
+	}
+	options := ctrl.Options{
+		Scheme: clientgoscheme.Scheme,
+		Cache: cache.Options{
+			DefaultNamespaces: watched,
+			ByObject: map[client.Object]cache.ByObject{&corev1.Pod{}: {
+				Label:     labels.SelectorFromSet(labels.Set{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy}),
+				Transform: podfeed.Strip,
+			}},
+		},
+		HealthProbeBindAddress:        o.probeAddress,
+		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress, SecureServing: o.metricsSecure},
+		LeaderElection:                lease != nil,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &o.leaseDuration,
+		RenewDeadline:                 &o.renewDeadline,
+		RetryPeriod:                   &o.retry,
+	}
+	if o.metricsSecure {
+		options.Metrics.FilterProvider = filters.WithAuthenticationAndAuthorization
+	}
+	if lease != nil {
+		options.LeaderElectionResourceLockInterface = lease
+	}
+	return options
+}
+
+// wire connects the ledger, its rebuild and the reconcilers.
+func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.Lease) error {
+	pools, sandboxes := &pool.Reconciler{}, &batchsandbox.Reconciler{}
+	book := ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { pools.Wake(key) }, Owner: func(name types.NamespacedName) { sandboxes.Wake(name) }})
+	gate := leadership.NewGate()
+	refillConfig := rest.CopyConfig(mgr.GetConfig())
+	refillConfig.QPS, refillConfig.Burst = float32(o.refillQPS), o.refillBurst
+	refill, err := client.New(refillConfig, client.Options{Scheme: mgr.GetScheme()})
+	if err != nil {
+		return fmt.Errorf("setting up the client for refills: %w", err)
+	}
+	recorder := mgr.GetEventRecorder("opensandbox-operator")
+	pools.Client, pools.APIReader, pools.Refill, pools.Ledger = mgr.GetClient(), mgr.GetAPIReader(), refill, book
+	pools.Fresh, pools.WaitOpen, pools.Recorder, pools.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
+	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
+	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
+	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
+		return fmt.Errorf("setting up the pool reconciler: %w", err)
+	}
+	if err := sandboxes.SetupWithManager(ctx, mgr, o.sandboxWorkers); err != nil {
+		return fmt.Errorf("setting up the batchsandbox reconciler: %w", err)
+	}
+	return mgr.Add(&leadership.Startup{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
+		Lease: lease, Gate: gate, Recorder: recorder, Namespaces: o.namespaces(),
+	})
+}

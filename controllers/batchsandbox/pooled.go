@@ -1,0 +1,196 @@
+package batchsandbox
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/allocation"
+	"github.com/opensandbox/operator/controllers/apiwrite"
+	"github.com/opensandbox/operator/controllers/ledger"
+)
+
+const (
+	// topUpInterval is the least time between two writes of a batch that fills while
+	// its pool still grows.
+	topUpInterval = 250 * time.Millisecond
+	// topUpBytesPerSecond bounds how fast the object is written over and over.
+	topUpBytesPerSecond = 100_000
+	// poolPodSuffix is the length of what follows the pool's name in a pod's name.
+	poolPodSuffix = 7
+)
+
+func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.Duration, error) {
+	if err := r.resolve(ctx, s); err != nil {
+		return r.viewPooled(ctx, s, nil), 0, err
+	}
+	held := r.Ledger.Allocation(s.key, s.owner.UID)
+	if held.Unreadable {
+		record, err := allocation.RecordOf(s.bs)
+		if err != nil {
+			return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}), 0, nil
+		}
+		for _, c := range r.Ledger.Restore([]ledger.Record{record}) {
+			r.event(s.bs, corev1.EventTypeWarning, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", c.Pod)
+		}
+		held = r.Ledger.Allocation(s.key, s.owner.UID)
+	}
+	r.noteForeignEdit(s, held)
+	again, why, err := r.allocate(ctx, s, held)
+	if err == nil {
+		err = r.finishReleases(ctx, s)
+	}
+	return r.viewPooled(ctx, s, why), again, err
+}
+
+// noteForeignEdit tells the user that an annotation of the operator was changed by
+// someone else: the ledger is the truth, and allocate writes it back.
+func (r *Reconciler) noteForeignEdit(s *scope, held ledger.Allocation) {
+	want, err := allocation.Format(held.Held, names(held.Releasing))
+	is := allocation.Of(s.bs)
+	if err == nil && (want.Status != is.Status || want.Release != is.Release) {
+		r.event(s.bs, corev1.EventTypeWarning, "AllocationRestored", "Restore",
+			"annotation %s or %s was changed by someone else and is written back", v1alpha1.AnnotationAllocStatus, v1alpha1.AnnotationAllocRelease)
+	}
+}
+
+// allocate brings what is held to what is asked for with at most one write. It
+// returns when to come back for more, and what stands in the way.
+func (r *Reconciler) allocate(ctx context.Context, s *scope, held ledger.Allocation) (time.Duration, *blocked, error) {
+	plan := planPooled(held.Held, s.bs.DesiredReplicas())
+	if err := r.deleteLost(ctx, s, plan.lost); err != nil {
+		return 0, nil, err
+	}
+	var grants []ledger.Grant
+	var again time.Duration
+	switch share := r.Ledger.Offer(s.key, s.owner, len(plan.empty)); {
+	case share == 0:
+	case share < len(plan.empty) && len(plan.lost)+len(plan.surplus) == 0 && r.tooSoon(s) > 0:
+		again = r.tooSoon(s)
+	default:
+		grants = r.Ledger.Claim(s.key, s.owner, plan.empty)
+	}
+	next := plan.keep
+	for _, g := range grants {
+		next = append(next, ledger.HeldPod{Pod: g.Pod, Shard: g.Shard, Base: g.Pod.Restarts, Seen: true})
+	}
+	missing := len(plan.empty) - len(grants)
+	why, err := r.persist(ctx, s, plan, next, append(names(held.Releasing), names(plan.surplus)...), grants, missing)
+	if err != nil || why != nil {
+		return again, why, err
+	}
+	if len(plan.lost) > 0 {
+		r.event(s.bs, corev1.EventTypeWarning, "SandboxLost", "Replace", "lost %d sandboxes (%s): each is replaced at its shard, and what ran there is gone",
+			len(plan.lost), someOf(names(plan.lost)))
+	}
+	return again, r.whyMissing(ctx, s, missing), nil
+}
+
+// persist writes the next allocation, or gives the claims back where it does not fit.
+func (r *Reconciler) persist(ctx context.Context, s *scope, plan pooledPlan, next []ledger.HeldPod, releasing []string, grants []ledger.Grant, missing int) (*blocked, error) {
+	granted := make([]string, len(grants))
+	ipLength := 0
+	for i, g := range grants {
+		granted[i], ipLength = g.Pod.Name, max(ipLength, len(g.Pod.IP))
+	}
+	want, err := allocation.Format(next, releasing)
+	if err != nil {
+		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
+		return nil, err
+	}
+	// `"name",` and `"ip",` for each sandbox that is still to come.
+	size := allocation.SizeWith(s.bs, want) + missing*(len(s.key.Name)+poolPodSuffix+3+ipLength+3)
+	if size > allocation.MaxAnnotationBytes && len(grants) > 0 {
+		// The demand first: with it, what is given back would wake this owner again at once.
+		r.Ledger.Withdraw(s.key, s.owner)
+		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
+		return &blocked{v1alpha1.ReasonAllocationTooLarge, fmt.Sprintf(
+			"spec.replicas: %d sandboxes of pool %s would need %d bytes of annotations, more than the %d that an object may have; ask for fewer or shorten the pool's name",
+			s.bs.DesiredReplicas(), s.key.Name, size, allocation.MaxAnnotationBytes)}, nil
+	}
+	w, err := newWrite(s.bs, want, len(next)+len(releasing) > 0)
+	if err != nil {
+		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
+		return nil, err
+	}
+	if w == nil {
+		return nil, nil
+	}
+	w.grants, w.drops, w.releases = granted, names(plan.lost), names(plan.surplus)
+	if err := r.send(ctx, s, w); err != nil {
+		if apiwrite.Refused(err) {
+			return &blocked{v1alpha1.ReasonAllocationRefused, err.Error()}, err
+		}
+		return nil, err
+	}
+	return nil, nil
+}
+
+// tooSoon returns how long to wait before the object is written again for a part of
+// what is missing.
+func (r *Reconciler) tooSoon(s *scope) time.Duration {
+	if s.memo.allocationWritten.IsZero() {
+		return 0
+	}
+	size := 0
+	for key, value := range s.bs.Annotations {
+		size += len(key) + len(value)
+	}
+	return max(0, s.memo.allocationWritten.Add(writeInterval(size)).Sub(r.Clock.Now()))
+}
+
+// writeInterval is the least time between two writes of an object of so many bytes.
+func writeInterval(size int) time.Duration {
+	return max(topUpInterval, time.Duration(size)*time.Second/topUpBytesPerSecond)
+}
+
+// whyMissing says why not every shard has a pod.
+func (r *Reconciler) whyMissing(ctx context.Context, s *scope, missing int) *blocked {
+	if missing == 0 {
+		return nil
+	}
+	pool := &v1alpha1.Pool{}
+	err := r.Client.Get(ctx, s.key, pool)
+	switch {
+	case apierrors.IsNotFound(err):
+		return &blocked{v1alpha1.ReasonPoolNotFound, fmt.Sprintf("spec.poolRef: namespace %s has no Pool %q; waiting for it", s.key.Namespace, s.key.Name)}
+	case err == nil && pool.DeletionTimestamp != nil:
+		return &blocked{v1alpha1.ReasonPoolDeleting, fmt.Sprintf("spec.poolRef: Pool %q is being deleted and lends nothing more", s.key.Name)}
+	}
+	return &blocked{v1alpha1.ReasonPoolExhausted, fmt.Sprintf("waiting for %d of %d sandboxes: Pool %q has no more that are ready", missing, s.bs.DesiredReplicas(), s.key.Name)}
+}
+
+// viewPooled returns what is to be seen of a pooled BatchSandbox.
+func (r *Reconciler) viewPooled(_ context.Context, s *scope, why *blocked) view {
+	v := view{blocked: why}
+	for _, h := range r.Ledger.Allocation(s.key, s.owner.UID).Held {
+		v.allocated++
+		if h.Gone {
+			continue
+		}
+		v.total++
+		if h.Ready {
+			v.ready++
+		}
+		if h.Restarts > h.Base {
+			v.restarted++
+		}
+		if h.Problem != "" && v.problem == "" {
+			v.problem = fmt.Sprintf("sandbox %s: %s", h.Name, h.Problem)
+		}
+	}
+	return v
+}
+
+func someOf(list []string) string {
+	const most = 5
+	if len(list) > most {
+		return strings.Join(list[:most], ", ") + ", ..."
+	}
+	return strings.Join(list, ", ")
+}

@@ -1,0 +1,139 @@
+package batchsandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/allocation"
+	"github.com/opensandbox/operator/controllers/ledger"
+)
+
+// writeTimeout bounds one write to the API server. What came of a write that takes
+// longer is unknown, and it is repeated until that is known.
+const writeTimeout = 10 * time.Second
+
+// +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes,verbs=get;list;watch;patch;delete
+// +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes/status,verbs=patch
+// +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes/finalizers,verbs=update
+// +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// Reconciler brings BatchSandboxes to what their spec asks for.
+type Reconciler struct {
+	// Client reads from the cache and writes.
+	Client client.Client
+	// Live reads from the API server.
+	Live   client.Reader
+	Ledger *ledger.Ledger
+	// Fresh returns an error while this process must not write allocations.
+	Fresh func() error
+	// WaitOpen returns when the ledger is rebuilt.
+	WaitOpen func(context.Context) error
+	Recorder events.EventRecorder
+	Clock    clock.Clock
+
+	memory memory
+	queue  wakeQueue
+}
+
+// scope is one BatchSandbox during one reconcile.
+type scope struct {
+	bs    *v1alpha1.BatchSandbox
+	memo  *memo
+	key   ledger.Key
+	owner ledger.Owner
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	if err := r.WaitOpen(ctx); err != nil {
+		return ctrl.Result{}, err
+	}
+	bs := &v1alpha1.BatchSandbox{}
+	err := r.Client.Get(ctx, req.NamespacedName, bs)
+	if apierrors.IsNotFound(err) {
+		return ctrl.Result{}, r.reconcileGone(ctx, req.NamespacedName, "")
+	}
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("reading BatchSandbox %s: %w", req, err)
+	}
+	m := r.memory.of(req.NamespacedName, bs.UID)
+	bs, err = m.freshest(bs)
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("comparing versions of BatchSandbox %s: %w", req, err)
+	}
+	if err := r.reconcileGone(ctx, req.NamespacedName, bs.UID); err != nil {
+		return ctrl.Result{}, err
+	}
+	s := &scope{bs: bs, memo: m, key: allocation.PoolOf(bs), owner: allocation.OwnerOf(bs)}
+	if bs.DeletionTimestamp != nil {
+		return ctrl.Result{}, r.reconcileDelete(ctx, s)
+	}
+	return r.reconcileNormal(ctx, s)
+}
+
+func (r *Reconciler) reconcileNormal(ctx context.Context, s *scope) (ctrl.Result, error) {
+	expire := expireTime(s.bs)
+	if expire != nil && !r.Clock.Now().Before(expire.Time) {
+		return ctrl.Result{}, r.expire(ctx, s, expire.Time)
+	}
+	var seen view
+	var again time.Duration
+	var err error
+	if s.bs.Spec.PoolRef != "" {
+		seen, again, err = r.reconcilePooled(ctx, s)
+	} else {
+		seen, again, err = r.reconcileTemplate(ctx, s)
+	}
+	later, statusErr := r.writeStatus(ctx, s, seen)
+	result := ctrl.Result{RequeueAfter: soonest(again, later)}
+	if expire != nil {
+		result.RequeueAfter = soonest(result.RequeueAfter, max(time.Millisecond, expire.Sub(r.Clock.Now())))
+	}
+	if err := errors.Join(err, statusErr); err != nil {
+		return ctrl.Result{}, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
+	}
+	return result, nil
+}
+
+// expire deletes the BatchSandbox, in this very version's lifetime only.
+func (r *Reconciler) expire(ctx context.Context, s *scope, at time.Time) error {
+	err := r.Client.Delete(ctx, s.bs, client.Preconditions{UID: &s.bs.UID})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("deleting expired BatchSandbox %s: %w", s.owner, err)
+	}
+	if err == nil {
+		r.event(s.bs, corev1.EventTypeNormal, "Expired", "Delete", "deleted because its time ended at %s", at.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+func (r *Reconciler) event(bs *v1alpha1.BatchSandbox, kind, reason, action, message string, args ...any) {
+	r.Recorder.Eventf(bs, nil, kind, reason, action, message, args...)
+}
+
+// Wake has the BatchSandbox of that name reconciled soon. It does not block.
+func (r *Reconciler) Wake(name types.NamespacedName) { r.queue.wake(name) }
+
+// soonest returns the smaller of two delays, where 0 stands for none.
+func soonest(a, b time.Duration) time.Duration {
+	switch {
+	case a == 0:
+		return b
+	case b == 0:
+		return a
+	}
+	return min(a, b)
+}

@@ -1,0 +1,145 @@
+package batchsandbox
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+)
+
+const (
+	// indexController finds pods by the UID of the BatchSandbox that controls them.
+	indexController = "batchsandbox.controllerUID"
+	// indexPoolRef finds BatchSandboxes by spec.poolRef.
+	indexPoolRef = "batchsandbox.poolRef"
+
+	// podSettle gathers the events of many pods of one BatchSandbox into one reconcile.
+	podSettle = 20 * time.Millisecond
+
+	firstRetry, lastRetry = 5 * time.Millisecond, 30 * time.Second
+)
+
+// SetupWithManager registers the reconciler. workers is how many BatchSandboxes are
+// reconciled at a time.
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, workers int) error {
+	if err := mgr.GetFieldIndexer().IndexField(ctx, &corev1.Pod{}, indexController, controllerUID); err != nil {
+		return fmt.Errorf("indexing pods by controller: %w", err)
+	}
+	if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.BatchSandbox{}, indexPoolRef, func(obj client.Object) []string {
+		if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && bs.Spec.PoolRef != "" {
+			return []string{bs.Spec.PoolRef}
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("indexing BatchSandboxes by pool: %w", err)
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("batchsandbox").
+		For(&v1alpha1.BatchSandbox{}).
+		Watches(&corev1.Pod{}, podHandler()).
+		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingOn), builder.WithPredicates(poolComesOrGoes())).
+		WatchesRawSource(&r.queue).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: workers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+		}).
+		Complete(r)
+}
+
+func controllerUID(obj client.Object) []string {
+	ref := metav1.GetControllerOf(obj)
+	if ref == nil || ref.Kind != v1alpha1.KindBatchSandbox {
+		return nil
+	}
+	return []string{string(ref.UID)}
+}
+
+// podHandler enqueues the BatchSandbox that controls a template-mode pod. Pool pods
+// reach their holder through the ledger.
+func podHandler() handler.EventHandler {
+	enqueue := func(obj client.Object, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		if ref := metav1.GetControllerOf(obj); ref != nil && ref.Kind == v1alpha1.KindBatchSandbox {
+			queue.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: ref.Name}}, podSettle)
+		}
+	}
+	type limiter = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q limiter) { enqueue(e.Object, q) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q limiter) { enqueue(e.ObjectNew, q) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q limiter) { enqueue(e.Object, q) },
+	}
+}
+
+// waitingOn returns the BatchSandboxes of a Pool, so that they show that it has
+// come or is going.
+func (r *Reconciler) waitingOn(ctx context.Context, pool client.Object) []reconcile.Request {
+	var list v1alpha1.BatchSandboxList
+	if err := r.Client.List(ctx, &list, client.InNamespace(pool.GetNamespace()),
+		client.MatchingFields{indexPoolRef: pool.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
+		log.FromContext(ctx).Error(err, "listing the BatchSandboxes of a pool", "pool", client.ObjectKeyFromObject(pool))
+		return nil
+	}
+	requests := make([]reconcile.Request, 0, len(list.Items))
+	for i := range list.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	}
+	return requests
+}
+
+func poolComesOrGoes() predicate.Predicate {
+	return predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
+				(e.ObjectOld.GetDeletionTimestamp() == nil) != (e.ObjectNew.GetDeletionTimestamp() == nil)
+		},
+	}
+}
+
+// wakeQueue is a source that other goroutines feed. What comes before the
+// controller has started is kept for it.
+type wakeQueue struct {
+	mu    sync.Mutex // guards both
+	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
+	early []types.NamespacedName
+}
+
+// Start implements source.Source.
+func (q *wakeQueue) Start(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queue = queue
+	for _, name := range q.early {
+		queue.Add(reconcile.Request{NamespacedName: name})
+	}
+	q.early = nil
+	return nil
+}
+
+func (q *wakeQueue) wake(name types.NamespacedName) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.queue == nil {
+		q.early = append(q.early, name)
+		return
+	}
+	q.queue.Add(reconcile.Request{NamespacedName: name})
+}
+
+var _ source.Source = &wakeQueue{}

@@ -1,0 +1,152 @@
+package batchsandbox
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+)
+
+// view is what a reconcile saw of a BatchSandbox.
+type view struct {
+	// total, allocated, ready and restarted as in the status.
+	total, allocated, ready, restarted int32
+	// problem is the reason why one of the sandboxes cannot become ready, or empty.
+	problem string
+	// blocked says why sandboxes are missing; nil when none is.
+	blocked *blocked
+	// deleting says what the deletion waits for; empty when nothing is deleted or waited for.
+	deleting string
+}
+
+// blocked is a reason of condition Ready.
+type blocked struct{ reason, message string }
+
+// expireTime is the earlier of the two ways to say when the BatchSandbox ends, or nil.
+func expireTime(bs *v1alpha1.BatchSandbox) *metav1.Time {
+	at := bs.Spec.ExpireTime
+	if ttl := bs.Spec.TTLSeconds; ttl != nil {
+		end := metav1.NewTime(bs.CreationTimestamp.Add(time.Duration(*ttl) * time.Second))
+		if at == nil || end.Before(at) {
+			at = &end
+		}
+	}
+	return at
+}
+
+// statusOf returns the status that follows from what was seen.
+func statusOf(bs *v1alpha1.BatchSandbox, v view, now time.Time) v1alpha1.BatchSandboxStatus {
+	status := *bs.Status.DeepCopy()
+	status.ObservedGeneration = bs.Generation
+	status.Replicas, status.Allocated, status.Ready, status.Restarted = v.total, v.allocated, v.ready, v.restarted
+	status.ExpireTime = expireTime(bs)
+	ready := readyCondition(bs, v)
+	switch {
+	case ready.Status == metav1.ConditionTrue:
+		status.Phase = v1alpha1.PhaseSucceed
+	case ready.Reason == v1alpha1.ReasonPodsFailing || ready.Reason == v1alpha1.ReasonTemplateInvalid:
+		status.Phase = v1alpha1.PhaseFailed
+	default:
+		status.Phase = v1alpha1.PhasePending
+	}
+	conditions := []metav1.Condition{ready}
+	if v.restarted > 0 {
+		conditions = append(conditions, metav1.Condition{
+			Type: v1alpha1.ConditionSandboxesRestarted, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonContainersRestarted,
+			Message: fmt.Sprintf("containers restarted in %d sandboxes after they were handed over: what ran there is gone", v.restarted),
+		})
+	} else {
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionSandboxesRestarted)
+	}
+	if v.deleting != "" {
+		conditions = append(conditions, metav1.Condition{
+			Type: v1alpha1.ConditionDeleting, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonRecycling,
+			Message: "waiting until the sandboxes are recycled: " + v.deleting,
+		})
+	}
+	for _, c := range conditions {
+		c.ObservedGeneration, c.LastTransitionTime = bs.Generation, metav1.NewTime(now.Truncate(time.Second))
+		meta.SetStatusCondition(&status.Conditions, c)
+	}
+	return status
+}
+
+func readyCondition(bs *v1alpha1.BatchSandbox, v view) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
+	desired := bs.DesiredReplicas()
+	switch {
+	case v.blocked != nil:
+		c.Reason, c.Message = v.blocked.reason, v.blocked.message
+	case v.ready == desired && v.total == desired:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonAllReady, "all sandboxes are ready"
+	case v.problem != "":
+		c.Reason, c.Message = v1alpha1.ReasonPodsFailing, v.problem
+	case v.total != desired:
+		c.Reason, c.Message = v1alpha1.ReasonScaling, fmt.Sprintf("%d sandboxes exist and %d are asked for", v.total, desired)
+	default:
+		c.Reason, c.Message = v1alpha1.ReasonPodsNotReady, fmt.Sprintf("waiting until all %d sandboxes are ready", desired)
+	}
+	return c
+}
+
+// writeStatus patches the status if it changed. Where only numbers move, it waits
+// so long between two writes that a big batch does not flood the API server, and
+// returns when to come back.
+func (r *Reconciler) writeStatus(ctx context.Context, s *scope, v view) (time.Duration, error) {
+	now := r.Clock.Now()
+	want := statusOf(s.bs, v, now)
+	is := s.bs.Status
+	if equality.Semantic.DeepEqual(want, is) || s.memo.sent != nil &&
+		equality.Semantic.DeepEqual(want, *s.memo.sent) && equality.Semantic.DeepEqual(is, *s.memo.answered) {
+		return 0, nil
+	}
+	if wait := s.memo.statusWritten.Add(topUpInterval).Sub(now); wait > 0 && reasonOf(&want) == reasonOf(&is) {
+		return wait, nil
+	}
+	answer := s.bs.DeepCopy()
+	answer.Status = want
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if err := r.Client.Status().Patch(ctx, answer, client.MergeFrom(s.bs)); err != nil {
+		return 0, client.IgnoreNotFound(fmt.Errorf("writing the status: %w", err))
+	}
+	s.memo.latest, s.memo.sent, s.memo.answered, s.memo.statusWritten = answer, &want, answer.Status.DeepCopy(), now
+	r.eventsOf(s.bs, &is, &want)
+	return 0, nil
+}
+
+func reasonOf(status *v1alpha1.BatchSandboxStatus) string {
+	if c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady); c != nil {
+		return c.Reason
+	}
+	return ""
+}
+
+// normalReasons are those of states that pass by themselves.
+var normalReasons = map[string]bool{
+	v1alpha1.ReasonAllReady: true, v1alpha1.ReasonScaling: true, v1alpha1.ReasonPodsNotReady: true, v1alpha1.ReasonPoolExhausted: true,
+}
+
+// eventsOf tells what changed, once per change. A batch that is complete at once
+// says nothing: an event is a write too.
+func (r *Reconciler) eventsOf(bs *v1alpha1.BatchSandbox, old, now *v1alpha1.BatchSandboxStatus) {
+	before, after := reasonOf(old), reasonOf(now)
+	if before != after && (before != "" || after != v1alpha1.ReasonAllReady) {
+		kind := corev1.EventTypeWarning
+		if normalReasons[after] {
+			kind = corev1.EventTypeNormal
+		}
+		r.event(bs, kind, after, "Reconcile", "%s", meta.FindStatusCondition(now.Conditions, v1alpha1.ConditionReady).Message)
+	}
+	if now.Restarted > old.Restarted {
+		r.event(bs, corev1.EventTypeWarning, v1alpha1.ConditionSandboxesRestarted, "Reconcile", "%s",
+			meta.FindStatusCondition(now.Conditions, v1alpha1.ConditionSandboxesRestarted).Message)
+	}
+}

@@ -1,0 +1,146 @@
+package batchsandbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/allocation"
+	"github.com/opensandbox/operator/controllers/apiwrite"
+)
+
+// write is one patch of a BatchSandbox' allocation and what it means to the ledger
+// when it is done.
+type write struct {
+	patch           []byte
+	resourceVersion string
+	annotations     allocation.Annotations
+	finalizer       bool
+	// uncertain: it was sent and may have been done, or may still be.
+	uncertain bool
+
+	grants   []string // claimed by it
+	drops    []string // lost pods that it takes out
+	releases []string // pods that it moves to alloc-release
+	frees    []string // released pods that it takes out
+}
+
+// newWrite returns the patch that brings the object to these annotations and the
+// finalizer to what is asked for, or nil where both are so already.
+func newWrite(bs *v1alpha1.BatchSandbox, want allocation.Annotations, finalizer bool) (*write, error) {
+	has := slices.Contains(bs.Finalizers, v1alpha1.FinalizerPoolAllocation)
+	if allocation.Of(bs) == want && has == finalizer {
+		return nil, nil
+	}
+	metadata := map[string]any{
+		"resourceVersion": bs.ResourceVersion,
+		"annotations":     want.Map(),
+	}
+	if has != finalizer {
+		finalizers := slices.DeleteFunc(slices.Clone(bs.Finalizers), func(f string) bool { return f == v1alpha1.FinalizerPoolAllocation })
+		if finalizer {
+			finalizers = append(finalizers, v1alpha1.FinalizerPoolAllocation)
+		}
+		metadata["finalizers"] = finalizers
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": metadata})
+	if err != nil {
+		return nil, fmt.Errorf("building the allocation patch: %w", err)
+	}
+	return &write{patch: patch, resourceVersion: bs.ResourceVersion, annotations: want, finalizer: finalizer}, nil
+}
+
+// send does the write. When it returns nil, the write is done and the ledger knows.
+// When it returns an error, either the write is known not to have been done and its
+// claims were given back, or it stays in the memo and is to be repeated.
+func (r *Reconciler) send(ctx context.Context, s *scope, w *write) error {
+	if err := r.Fresh(); err != nil {
+		if !w.uncertain {
+			r.rollback(s, w)
+		}
+		return fmt.Errorf("not writing the allocation: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	answer := s.bs.DeepCopy()
+	err := r.Client.Patch(ctx, answer, client.RawPatch(types.MergePatchType, w.patch))
+	switch {
+	case err == nil:
+		r.commit(s, w, answer)
+		return nil
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err), w.uncertain && apiwrite.Refused(err):
+		return r.settle(ctx, s, w, err)
+	case apiwrite.Refused(err):
+		r.rollback(s, w)
+		return fmt.Errorf("writing the allocation: %w", err)
+	}
+	w.uncertain = true
+	s.memo.pending = w
+	return fmt.Errorf("writing the allocation, to be repeated: %w", err)
+}
+
+// settle finds out by a live read what came of a write whose precondition no longer holds.
+func (r *Reconciler) settle(ctx context.Context, s *scope, w *write, cause error) error {
+	live := &v1alpha1.BatchSandbox{}
+	err := r.Live.Get(ctx, client.ObjectKeyFromObject(s.bs), live)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && live.UID != s.bs.UID:
+		// What it may have held is recycled when the deletion is reconciled.
+		if !w.uncertain {
+			r.rollback(s, w)
+		}
+		s.memo.pending = nil
+		return nil
+	case err != nil:
+		w.uncertain = true
+		s.memo.pending = w
+		return fmt.Errorf("reading back after a refused allocation write: %w", err)
+	}
+	done := allocation.Of(live) == w.annotations &&
+		slices.Contains(live.Finalizers, v1alpha1.FinalizerPoolAllocation) == w.finalizer
+	switch {
+	case done:
+		r.commit(s, w, live)
+		return nil
+	case live.ResourceVersion == w.resourceVersion:
+		// It has not moved, so an earlier sending may still land.
+		w.uncertain = true
+		s.memo.pending = w
+		return fmt.Errorf("writing the allocation, to be repeated: %w", cause)
+	}
+	r.rollback(s, w)
+	s.memo.latest = live
+	return fmt.Errorf("writing the allocation, to be planned anew: %w", cause)
+}
+
+func (r *Reconciler) commit(s *scope, w *write, answer *v1alpha1.BatchSandbox) {
+	s.memo.pending = nil
+	s.memo.latest = answer
+	s.memo.allocationWritten = r.Clock.Now()
+	s.bs = answer.DeepCopy()
+	r.Ledger.Drop(s.key, s.owner.UID, w.drops)
+	r.Ledger.BeginRelease(s.key, s.owner.UID, w.releases)
+	r.Ledger.Free(s.key, s.owner.UID, w.frees)
+}
+
+// rollback gives back what the write would have claimed. The owner asks again when
+// it is reconciled; until then it does not keep others waiting.
+func (r *Reconciler) rollback(s *scope, w *write) {
+	s.memo.pending = nil
+	r.Ledger.Withdraw(s.key, s.owner)
+	r.Ledger.Unclaim(s.key, s.owner.UID, w.grants)
+}
+
+// resolve repeats the write that is pending, if one is, until its outcome is known.
+func (r *Reconciler) resolve(ctx context.Context, s *scope) error {
+	if s.memo.pending == nil {
+		return nil
+	}
+	return r.send(ctx, s, s.memo.pending)
+}

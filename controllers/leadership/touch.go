@@ -1,0 +1,101 @@
+package leadership
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/allocation"
+)
+
+// touchParallel bounds the touches under way.
+const touchParallel = 32
+
+// touchUnmet moves the resourceVersion of every BatchSandbox whose demand is not
+// met, so that an allocation write that the last leader still has on its way fails.
+// It returns the objects as they are afterwards, without those that are gone.
+func (s *Startup) touchUnmet(ctx context.Context, sandboxes []*v1alpha1.BatchSandbox) ([]*v1alpha1.BatchSandbox, error) {
+	touched := slices.Clone(sandboxes)
+	var mu sync.Mutex
+	var failed error
+	workqueue.ParallelizeUntil(ctx, touchParallel, len(sandboxes), func(i int) {
+		bs, err := s.touch(ctx, sandboxes[i])
+		mu.Lock()
+		defer mu.Unlock()
+		touched[i] = bs
+		if err != nil && failed == nil {
+			failed = err
+		}
+	})
+	if failed == nil {
+		failed = ctx.Err()
+	}
+	return slices.DeleteFunc(touched, func(bs *v1alpha1.BatchSandbox) bool { return bs == nil }), failed
+}
+
+// unmet says that the last leader may have had an allocation of more pods to it under way.
+func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
+	if bs.Spec.PoolRef == "" || bs.DeletionTimestamp != nil {
+		return false
+	}
+	record, err := allocation.RecordOf(bs)
+	if err != nil {
+		return true
+	}
+	held := 0
+	for shard, name := range record.Pods {
+		if name != "" && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() { //nolint:gosec // bounded by RecordOf
+			held++
+		}
+	}
+	return held < int(bs.DesiredReplicas())
+}
+
+func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alpha1.BatchSandbox, error) {
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		if bs == nil || !s.unmet(bs) {
+			return true, nil
+		}
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+			"resourceVersion": bs.ResourceVersion,
+			"annotations":     map[string]string{v1alpha1.AnnotationAllocator: s.Lease.Term()},
+		}})
+		if err != nil {
+			return false, err
+		}
+		written := bs.DeepCopy()
+		if last = s.Client.Patch(ctx, written, client.RawPatch(types.MergePatchType, patch)); last == nil {
+			bs = written
+			return true, nil
+		}
+		live := &v1alpha1.BatchSandbox{}
+		err = s.Live.Get(ctx, client.ObjectKeyFromObject(bs), live)
+		switch {
+		case apierrors.IsNotFound(err) || err == nil && live.UID != bs.UID:
+			bs = nil
+		case err == nil:
+			bs = live
+		default:
+			last = err
+		}
+		return false, nil
+	})
+	if err != nil {
+		if last != nil {
+			err = last
+		}
+		return bs, fmt.Errorf("touching BatchSandbox %s/%s: %w", bs.Namespace, bs.Name, err)
+	}
+	return bs, nil
+}

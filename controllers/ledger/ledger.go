@@ -1,0 +1,263 @@
+// Package ledger knows, for every Pool, who holds which pod. It is memory only:
+// it does no I/O, has no clock and imports no client. The truth it is rebuilt
+// from are the annotations alloc-status and alloc-release of the BatchSandboxes;
+// while a leader runs, the ledger is ahead of them by the writes under way.
+//
+// A pod moves through these states:
+//
+//	Creating ──seen──▶ Idle ──Claim──▶ Held ──BeginRelease──▶ Releasing ──Free──▶ Idle, if clean
+//	                    │ ▲              │                                  └───▶ Retiring, if not
+//	                    │ └──Unclaim─────┘
+//	                    └──Retire──▶ Retiring ──Forget──▶ (gone)
+//
+// No method lets a pod go from Held to Idle except Unclaim, for a claim that is
+// known never to have been written, and Free, for a pod that was marked clean and
+// whose release is known to have been written. The pool and batchsandbox
+// reconcilers call it; nothing else may.
+package ledger
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Key names a Pool.
+type Key = types.NamespacedName
+
+// Owner is a BatchSandbox that holds or asks for pods.
+type Owner struct {
+	types.NamespacedName
+	UID types.UID
+	// Created orders the pool's queue: the oldest is served first.
+	Created time.Time
+}
+
+// Pod is what the cache last showed of a pod.
+type Pod struct {
+	Name     string
+	UID      types.UID
+	PoolUID  types.UID
+	Revision string
+	Created  time.Time
+	IP       string
+	// Restarts is the sum of the restart counts of the pod's containers.
+	Restarts int32
+	Ready    bool
+	// Terminating: the pod has a deletion timestamp.
+	Terminating bool
+	// Finished: the pod's phase is Failed or Succeeded, for good.
+	Finished bool
+	// Evict: the pod carries the eviction label.
+	Evict bool
+	// Problem is the kubelet's reason why the pod cannot become ready, or empty.
+	Problem string
+}
+
+// Dead says that the pod can never be used again.
+func (p *Pod) Dead() bool { return p.Terminating || p.Finished }
+
+// State says what a pod is to its pool.
+type State int
+
+const (
+	// Creating: its name is chosen and its creation may have been sent; the cache
+	// has not shown it yet.
+	Creating State = iota
+	// Idle: nobody holds it and it is clean.
+	Idle
+	// Held by a BatchSandbox.
+	Held
+	// Releasing: given up by its holder, not clean yet.
+	Releasing
+	// Retiring: to be deleted; never lent again.
+	Retiring
+	// SetAside: it might be in an allocation that cannot be read.
+	SetAside
+)
+
+// Hooks are told what changed. They are called without a lock held and must not block.
+type Hooks struct {
+	// Pool: the pods or the demand of a pool changed.
+	Pool func(Key)
+	// Owner: a pod that the owner holds changed, pods it waits for are there, or the
+	// pool that it waits for begins or ceases to lend.
+	Owner func(types.NamespacedName)
+}
+
+// Ledger is the set of all pools. Its methods are safe for concurrent use.
+type Ledger struct {
+	hooks Hooks
+
+	// mapsMu guards what follows. It may be taken while a pool is locked, never the
+	// other way round.
+	mapsMu sync.Mutex
+	pools  map[Key]*pool
+	owners map[types.NamespacedName]map[types.UID]Key
+	// complete: every pod of an allocation that exists was observed (ForgetUnseen).
+	complete bool
+}
+
+// New returns an empty ledger.
+func New(hooks Hooks) *Ledger {
+	return &Ledger{
+		hooks:  hooks,
+		pools:  map[Key]*pool{},
+		owners: map[types.NamespacedName]map[types.UID]Key{},
+	}
+}
+
+// with runs fn on the pool under its lock, then calls the hooks that fn asked for.
+func (l *Ledger) with(key Key, fn func(*pool)) {
+	p := l.lock(key)
+	fn(p)
+	pools, owners := p.takeWakes()
+	if p.unused() {
+		l.mapsMu.Lock()
+		delete(l.pools, key)
+		l.mapsMu.Unlock()
+		p.removed = true
+	}
+	p.mu.Unlock()
+
+	if pools && l.hooks.Pool != nil {
+		l.hooks.Pool(key)
+	}
+	if l.hooks.Owner != nil {
+		for owner := range owners {
+			l.hooks.Owner(owner)
+		}
+	}
+}
+
+// lock returns the pool, made anew where there is none, with its lock held.
+func (l *Ledger) lock(key Key) *pool {
+	for {
+		l.mapsMu.Lock()
+		p := l.pools[key]
+		if p == nil {
+			p = newPool(key)
+			l.pools[key] = p
+		}
+		l.mapsMu.Unlock()
+		p.mu.Lock()
+		if !p.removed {
+			return p
+		}
+		p.mu.Unlock() // it left the map in between
+	}
+}
+
+// SetPool tells which Pool object stands behind key: its UID, the revision of its
+// current template and whether it lends pods. An empty uid says that there is none.
+func (l *Ledger) SetPool(key Key, uid types.UID, revision string, lending bool) {
+	l.with(key, func(p *pool) {
+		if p.uid == uid && p.revision == revision && p.lending == lending {
+			return
+		}
+		wasOpen := p.open()
+		p.uid, p.revision, p.lending = uid, revision, lending
+		p.requeueAll()
+		p.wakeWaiting()
+		if p.open() != wasOpen {
+			for _, d := range p.demands {
+				p.wake(d.owner.NamespacedName)
+			}
+		}
+		p.poolChanged = true
+	})
+}
+
+// Lends says whether key is a Pool that lends pods.
+func (l *Ledger) Lends(key Key) bool {
+	var lends bool
+	l.with(key, func(p *pool) { lends = p.open() })
+	return lends
+}
+
+// Observe takes in what the cache shows of a pod.
+func (l *Ledger) Observe(key Key, facts Pod) {
+	l.with(key, func(p *pool) { p.observe(facts) })
+}
+
+// Forget takes in that a pod is gone for good. An empty uid stands for any.
+// A holder keeps the name, marked as gone, until it drops it.
+func (l *Ledger) Forget(key Key, name string, uid types.UID) {
+	l.with(key, func(p *pool) {
+		e := p.pods[name]
+		if e == nil {
+			return
+		}
+		if e.successor != nil && (uid == "" || uid == e.successor.UID) {
+			e.successor = nil
+		}
+		if uid != "" && e.UID != "" && e.UID != uid {
+			return
+		}
+		p.poolChanged = true
+		switch e.state {
+		case Held, Releasing:
+			e.gone = true
+			p.refresh(e)
+			p.wakeHolder(e)
+		default:
+			p.remove(e)
+		}
+	})
+}
+
+// OwnerRef is where the ledger knows an owner from.
+type OwnerRef struct {
+	Pool Key
+	UID  types.UID
+}
+
+// Lookup returns the owners of that name that the ledger knows: more than one when
+// a BatchSandbox was deleted and made anew.
+func (l *Ledger) Lookup(name types.NamespacedName) []OwnerRef {
+	l.mapsMu.Lock()
+	defer l.mapsMu.Unlock()
+	var refs []OwnerRef
+	for uid, key := range l.owners[name] {
+		refs = append(refs, OwnerRef{Pool: key, UID: uid})
+	}
+	return refs
+}
+
+func (l *Ledger) know(key Key, owner Owner) {
+	l.mapsMu.Lock()
+	defer l.mapsMu.Unlock()
+	byUID := l.owners[owner.NamespacedName]
+	if byUID == nil {
+		byUID = map[types.UID]Key{}
+		l.owners[owner.NamespacedName] = byUID
+	}
+	byUID[owner.UID] = key
+}
+
+// ForgetOwner drops an owner that holds nothing and whose object is gone. It
+// reports false, and changes nothing, while pods are still held or being released.
+func (l *Ledger) ForgetOwner(key Key, owner Owner) bool {
+	done := true
+	l.with(key, func(p *pool) {
+		p.setDemand(owner, 0)
+		h := p.holders[owner.UID]
+		if h == nil {
+			return
+		}
+		if done = h.empty(); done {
+			delete(p.holders, owner.UID)
+		}
+	})
+	if !done {
+		return false
+	}
+	l.mapsMu.Lock()
+	defer l.mapsMu.Unlock()
+	delete(l.owners[owner.NamespacedName], owner.UID)
+	if len(l.owners[owner.NamespacedName]) == 0 {
+		delete(l.owners, owner.NamespacedName)
+	}
+	return true
+}

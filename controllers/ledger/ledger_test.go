@@ -1,0 +1,198 @@
+package ledger
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+var (
+	poolKey = Key{Namespace: "ns", Name: "pool"}
+	epoch   = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+// book is a ledger and what its hooks were told since the last call of wakes.
+type book struct {
+	*Ledger
+	t      *testing.T
+	mu     sync.Mutex // guards what follows
+	pools  int
+	owners []string
+}
+
+// newBook returns a ledger with one pool that lends and holds the named ready pods.
+func newBook(t *testing.T, pods ...string) *book {
+	b := &book{t: t}
+	b.Ledger = New(Hooks{
+		Pool: func(Key) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.pools++
+		},
+		Owner: func(o types.NamespacedName) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.owners = append(b.owners, o.Name)
+		},
+	})
+	b.SetPool(poolKey, "pool-uid", "r1", true)
+	for _, name := range pods {
+		b.Observe(poolKey, ready(name))
+	}
+	b.wakes()
+	return b
+}
+
+// wakes returns the owners woken since the last call, sorted.
+func (b *book) wakes() []string {
+	woken := b.owners
+	b.pools, b.owners = 0, nil
+	slices.Sort(woken)
+	return slices.Compact(woken)
+}
+
+// ready is a pod of the pool that can be lent.
+func ready(name string) Pod {
+	return Pod{Name: name, UID: types.UID("uid-" + name), PoolUID: "pool-uid", Revision: "r1", Created: epoch, IP: "10.0.0.1", Ready: true}
+}
+
+func with(p Pod, change func(*Pod)) Pod {
+	change(&p)
+	return p
+}
+
+func seen(name, uid string) Pod {
+	return with(ready(name), func(p *Pod) { p.UID = types.UID(uid) })
+}
+
+// box is an owner that was created at second age.
+func box(name string, age int) Owner {
+	return Owner{
+		NamespacedName: types.NamespacedName{Namespace: "ns", Name: name},
+		UID:            types.UID("uid-" + name),
+		Created:        epoch.Add(time.Duration(age) * time.Second),
+	}
+}
+
+func shards(n int) []int32 {
+	s := make([]int32, n)
+	for i := range s {
+		s[i] = int32(i) //nolint:gosec // small
+	}
+	return s
+}
+
+// claim returns the names of the pods that the owner gets for n shards.
+func (b *book) claim(owner Owner, n int) []string {
+	var names []string
+	for _, g := range b.Claim(poolKey, owner, shards(n)) {
+		names = append(names, g.Pod.Name)
+	}
+	return names
+}
+
+// states returns the pool as "name state" lines, sorted; a gone pod is marked.
+func (b *book) states() []string {
+	names := map[State]string{Creating: "Creating", Idle: "Idle", Held: "Held", Releasing: "Releasing", Retiring: "Retiring", SetAside: "SetAside"}
+	var lines []string
+	for _, p := range b.Snapshot(poolKey).Pods {
+		line := fmt.Sprintf("%s %s", p.Name, names[p.State])
+		if p.Gone {
+			line += " gone"
+		}
+		lines = append(lines, line)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// holds returns what the owner holds as "shard name" lines, then what it releases.
+func (b *book) holds(owner Owner) []string {
+	a := b.Allocation(poolKey, owner.UID)
+	var lines []string
+	for _, h := range a.Held {
+		line := fmt.Sprintf("%d %s", h.Shard, h.Name)
+		if h.Gone {
+			line += " gone"
+		}
+		lines = append(lines, line)
+	}
+	for _, h := range a.Releasing {
+		lines = append(lines, "releasing "+h.Name)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// check fails the test when the pool's counters and queues do not agree with its pods.
+func (b *book) check() {
+	b.t.Helper()
+	for key, p := range b.Ledger.pools {
+		require.NoError(b.t, p.audit(), "pool %s", key)
+	}
+}
+
+// audit compares the counters, queues and holders of the pool with its pods.
+func (p *pool) audit() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	queued := map[*entry]int{}
+	for _, t := range slices.Concat(p.current, p.outdated) {
+		if t.entry.ready && t.entry.ticket == t.no {
+			queued[t.entry]++
+		}
+	}
+	lendable, unread := 0, 0
+	for name, e := range p.pods {
+		if e.Name != name {
+			return fmt.Errorf("entry %s stands under the name %s", e.Name, name)
+		}
+		want := 0
+		if p.lendable(e) {
+			want = 1
+		}
+		lendable += want
+		if queued[e] != want || e.ready != (want == 1) {
+			return fmt.Errorf("pod %s: lendable %d, in the queues %d times, ready %v", name, want, queued[e], e.ready)
+		}
+		h := p.holders[e.holder]
+		if held := h != nil && h.held[name] == e; held != (e.state == Held) {
+			return fmt.Errorf("pod %s: state %d, in its holder's list of held pods: %v", name, e.state, held)
+		}
+		if releasing := h != nil && h.releasing[name] == e; releasing != (e.state == Releasing) {
+			return fmt.Errorf("pod %s: state %d, in its holder's list of releasing pods: %v", name, e.state, releasing)
+		}
+	}
+	for uid, h := range p.holders {
+		for name, e := range h.held {
+			if p.pods[name] != e {
+				return fmt.Errorf("holder %s holds %s, which the pool does not know", uid, name)
+			}
+		}
+		for name, e := range h.releasing {
+			if p.pods[name] != e {
+				return fmt.Errorf("holder %s releases %s, which the pool does not know", uid, name)
+			}
+		}
+		if h.unread {
+			unread++
+		}
+	}
+	if p.available != lendable || p.unread != unread {
+		return fmt.Errorf("available %d, want %d; unread %d, want %d", p.available, lendable, p.unread, unread)
+	}
+	if len(queued) != lendable {
+		return fmt.Errorf("%d pods in the queues, want %d", len(queued), lendable)
+	}
+	for i := 1; i < len(p.demands); i++ {
+		if p.demands[i-1].owner.Created.After(p.demands[i].owner.Created) {
+			return fmt.Errorf("demands out of order: %v", p.demands)
+		}
+	}
+	return nil
+}

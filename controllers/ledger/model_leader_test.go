@@ -1,0 +1,162 @@
+package ledger
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// start is a new leader: touch, list, catch up with the list, restore.
+func start(s *server, m mistake, restarts bool) *operator {
+	o := &operator{
+		server: s, mistake: m, restarts: restarts, cached: map[string]object{}, queue: map[string]bool{},
+		pending: map[string]*pending{}, creating: map[string]bool{}, removed: map[types.UID]bool{},
+	}
+	o.ledger = New(Hooks{
+		Pool:  func(Key) { o.poolQueued = true },
+		Owner: func(n types.NamespacedName) { o.queue[n.Name] = true },
+	})
+	o.deliverPods(s.dice("age of the pod cache", len(s.podLog)+1))
+	if m != "no touch" {
+		o.touchWaiting()
+	}
+	var records []Record
+	for _, name := range s.boxNames() {
+		if m == "alloc-release is not restored" {
+			records = append(records, Record{Pool: poolKey, Owner: s.boxes[name].owner(), Pods: s.boxes[name].alloc})
+			continue
+		}
+		records = append(records, s.boxes[name].record())
+	}
+	boxes, pods := len(s.boxLog), len(s.podLog)
+	if s.dice("something lands meanwhile", 2) == 0 {
+		s.landOne()
+	}
+	o.deliverBoxes(boxes)
+	if m != "the pod cache is older than the list" {
+		o.deliverPods(pods - o.podPos)
+	}
+	if conflicts := o.ledger.Restore(records); len(conflicts) > 0 {
+		s.fail("conflicts at the start: %v", conflicts)
+	}
+	o.ledger.ForgetUnseen()
+	for name := range o.cached {
+		o.queue[name] = true
+	}
+	for _, r := range records {
+		o.queue[r.Owner.Name] = true
+	}
+	o.poolQueued = true
+	return o
+}
+
+// touchWaiting moves the resourceVersion of every BatchSandbox whose demand is not met.
+func (o *operator) touchWaiting() {
+	for _, name := range o.boxNames() {
+		b := o.boxes[name]
+		if b == nil {
+			continue // a late write has ended it
+		}
+		filled := 0
+		for shard, pod := range b.alloc {
+			p := o.pods[pod]
+			lives := p != nil && !p.Dead() || o.mistake == "the touch does not look whether the pods live"
+			if pod != "" && shard < b.replicas && lives {
+				filled++
+			}
+		}
+		if b.deleting || b.corrupt || filled >= b.replicas {
+			continue
+		}
+		w := write{box: name, rv: b.rv, touch: true}
+		for a := timeout; a == timeout || a == refused; a = o.send(w) {
+			if o.dice("something lands before the touch", 2) == 0 {
+				o.landOne()
+			}
+		}
+	}
+}
+
+func (o *operator) deliverPods(n int) {
+	for ; n > 0 && o.podPos < len(o.podLog); n-- {
+		e := o.podLog[o.podPos]
+		o.podPos++
+		if e.deleted {
+			o.ledger.Forget(poolKey, e.pod.Name, e.pod.UID)
+		} else {
+			o.ledger.Observe(poolKey, e.pod)
+		}
+	}
+}
+
+func (o *operator) deliverBoxes(n int) {
+	for ; n > 0 && o.boxPos < len(o.boxLog); n-- {
+		e := o.boxLog[o.boxPos]
+		o.boxPos++
+		o.queue[e.object.name] = true
+		o.cached[e.object.name] = e.object
+		if e.deleted {
+			delete(o.cached, e.object.name)
+		}
+	}
+}
+
+// reconcilePool sends at most one write for the pool.
+func (o *operator) reconcilePool() {
+	o.poolQueued = false
+	o.ledger.SetPool(poolKey, "pool-uid", o.revision, o.lending)
+	for _, name := range slices.Sorted(maps.Keys(o.creating)) {
+		o.create(name)
+		return
+	}
+	snapshot, live := o.ledger.Snapshot(poolKey), 0
+	slices.SortFunc(snapshot.Pods, func(a, b PodState) int { return a.Created.Compare(b.Created) })
+	var idle string
+	for _, p := range snapshot.Pods {
+		if p.Live() {
+			live++
+		}
+		switch {
+		case p.State == Idle && p.Finished:
+			o.ledger.Retire(poolKey, []string{p.Name})
+			return
+		case p.State == Idle && p.Live():
+			idle = p.Name
+		case p.State == Retiring && !p.Terminating && !o.removed[p.UID]:
+			o.remove(p.UID)
+			o.poolQueued = true
+			return
+		}
+	}
+	switch {
+	case live < o.cap:
+		name := fmt.Sprint("p", o.next())
+		o.creating[name] = false
+		o.ledger.Reserve(poolKey, []string{name})
+		o.create(name)
+	case live > o.cap && idle != "":
+		o.ledger.Retire(poolKey, []string{idle})
+	}
+}
+
+func (o *operator) create(name string) {
+	o.poolQueued = true
+	switch o.send(write{create: name}) {
+	case done:
+		uid := types.UID("")
+		if p := o.pods[name]; p != nil {
+			uid = p.UID
+		}
+		o.ledger.Created(poolKey, name, uid)
+		delete(o.creating, name)
+	case refused:
+		if !o.creating[name] {
+			o.ledger.Unreserve(poolKey, name)
+			delete(o.creating, name)
+		}
+	case timeout:
+		o.creating[name] = true
+	}
+}

@@ -1,0 +1,180 @@
+package ledger
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func record(owner Owner, pods ...string) Record {
+	return Record{Pool: poolKey, Owner: owner, Pods: pods}
+}
+
+func unreadable(owner Owner) Record {
+	return Record{Pool: poolKey, Owner: owner, Unreadable: true}
+}
+
+func TestRestoreOfOneRecordWhileTheOperatorRuns(t *testing.T) {
+	x, y := box("x", 0), box("y", 1)
+
+	t.Run("the holder in the ledger keeps a pod that the record also names", func(t *testing.T) {
+		b := newBook(t)
+		b.Restore([]Record{record(x), unreadable(y)})
+		b.ForgetUnseen()
+		b.Reserve(poolKey, []string{"p"})
+		b.Observe(poolKey, ready("p"))
+		require.Equal(t, []string{"p"}, b.claim(x, 1))
+		conflicts := b.Restore([]Record{record(y, "p")})
+		require.Equal(t, []Conflict{{Pool: poolKey, Pod: "p", Owners: []Owner{x, y}, Keeper: x.UID}}, conflicts)
+		require.Equal(t, []string{"0 p"}, b.holds(x))
+		require.Empty(t, b.holds(y))
+		b.check()
+	})
+	t.Run("a pod that is to be deleted is not given to the record", func(t *testing.T) {
+		b := newBook(t)
+		b.Restore([]Record{unreadable(y)})
+		b.ForgetUnseen()
+		b.Reserve(poolKey, []string{"p"})
+		b.Observe(poolKey, ready("p"))
+		b.Retire(poolKey, []string{"p"})
+		b.Restore([]Record{record(y, "p")})
+		require.Equal(t, []string{"p Retiring"}, b.states())
+		b.check()
+	})
+	t.Run("a pod that is gone by then is known to be gone", func(t *testing.T) {
+		b := newBook(t, "p")
+		b.Restore([]Record{unreadable(y)})
+		b.ForgetUnseen()
+		b.Forget(poolKey, "p", "uid-p")
+		b.Restore([]Record{record(y, "p")})
+		require.Equal(t, []string{"0 p gone"}, b.holds(y))
+		b.check()
+	})
+	t.Run("pods that were created since then are not set aside while another record is unreadable", func(t *testing.T) {
+		b := newBook(t, "p", "q")
+		b.Restore([]Record{unreadable(x), unreadable(y)})
+		b.ForgetUnseen()
+		b.Reserve(poolKey, []string{"new"})
+		b.Observe(poolKey, ready("new"))
+		b.Restore([]Record{record(y, "p")})
+		require.Equal(t, []string{"new Idle", "p Held", "q SetAside"}, b.states())
+		b.Restore([]Record{record(x)})
+		require.Equal(t, []string{"new Idle", "p Held", "q Idle"}, b.states())
+		b.check()
+	})
+}
+
+func TestForgetUnreadable(t *testing.T) {
+	x, y := box("x", 0), box("y", 1)
+
+	t.Run("retires the suspects that are left", func(t *testing.T) {
+		b := newBook(t, "p")
+		b.Restore([]Record{unreadable(x)})
+		b.ForgetUnreadable(poolKey, x.UID)
+		require.Equal(t, []string{"p Retiring"}, b.states())
+		require.True(t, b.ForgetOwner(poolKey, x))
+		b.check()
+	})
+	t.Run("leaves what may be another unreadable owner's, and does not lend the rest", func(t *testing.T) {
+		b := newBook(t, "p", "q")
+		b.Restore([]Record{unreadable(x), unreadable(y)})
+		b.ForgetUnreadable(poolKey, x.UID)
+		require.Equal(t, []string{"p SetAside", "q SetAside"}, b.states())
+		b.Restore([]Record{record(y, "p")})
+		require.Equal(t, []string{"p Held", "q Retiring"}, b.states(), "q may be dirty: it may have been x's")
+		b.check()
+	})
+}
+
+func TestRestore(t *testing.T) {
+	x, y := box("x", 0), box("y", 1)
+	tests := map[string]struct {
+		pods      []string
+		records   []Record
+		want      []string
+		conflicts []Conflict
+	}{
+		"pods that are named are held, the others idle": {
+			pods: []string{"a", "b", "c"}, records: []Record{record(x, "a"), record(y, "b")},
+			want: []string{"a Held", "b Held", "c Idle"},
+		},
+		"pods in alloc-release are not idle": {
+			pods: []string{"a", "b"}, records: []Record{{Pool: poolKey, Owner: x, Pods: []string{"a"}, Releasing: []string{"b"}}},
+			want: []string{"a Held", "b Releasing"},
+		},
+		"a pod in both lists is given up": {
+			pods: []string{"a"}, records: []Record{{Pool: poolKey, Owner: x, Pods: []string{"a"}, Releasing: []string{"a"}}},
+			want: []string{"a Releasing"},
+		},
+		"a pod that is named and was not seen is held, and gone when all have been seen": {
+			pods: []string{"a"}, records: []Record{record(x, "a", "unseen")},
+			want: []string{"a Held", "unseen Held gone"},
+		},
+		"a pod that two records name is retired": {
+			pods: []string{"a", "b"}, records: []Record{record(x, "a", "b"), record(y, "b")},
+			want:      []string{"a Held", "b Retiring"},
+			conflicts: []Conflict{{Pool: poolKey, Pod: "b", Owners: []Owner{x, y}}},
+		},
+		"a pod that one holds and another releases is retired": {
+			pods: []string{"a"}, records: []Record{record(x, "a"), {Pool: poolKey, Owner: y, Releasing: []string{"a"}}},
+			want:      []string{"a Retiring"},
+			conflicts: []Conflict{{Pool: poolKey, Pod: "a", Owners: []Owner{x, y}}},
+		},
+		"a disputed pod that does not exist is forgotten": {
+			records:   []Record{record(x, "a"), record(y, "a")},
+			conflicts: []Conflict{{Pool: poolKey, Pod: "a", Owners: []Owner{x, y}}},
+		},
+		"an unreadable record sets aside what no other record names": {
+			pods: []string{"a", "b"}, records: []Record{unreadable(x), record(y, "a")},
+			want: []string{"a Held", "b SetAside"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := newBook(t, test.pods...)
+			conflicts := b.Restore(test.records)
+			b.check()
+			b.ForgetUnseen()
+			require.Equal(t, test.want, b.states())
+			require.Equal(t, test.conflicts, conflicts)
+			b.check()
+		})
+	}
+}
+
+func TestRestoreKeepsTheShardsAndTheirRestarts(t *testing.T) {
+	x := box("x", 0)
+	b := newBook(t)
+	b.Observe(poolKey, with(ready("c"), func(p *Pod) { p.Restarts = 3 }))
+	b.Restore([]Record{{Pool: poolKey, Owner: x, Pods: []string{"a", "", "c"}, Restarts: []int32{2}}})
+	b.Observe(poolKey, ready("a"))
+	b.ForgetUnseen()
+	require.Equal(t, []string{"0 a", "2 c"}, b.holds(x))
+	for _, h := range b.Allocation(poolKey, x.UID).Held {
+		require.Equal(t, map[string]int32{"a": 2, "c": 0}[h.Name], h.Base, "base of %s", h.Name)
+	}
+	require.Equal(t, []OwnerRef{{Pool: poolKey, UID: x.UID}}, b.Lookup(x.NamespacedName))
+}
+
+func TestWhileAnAllocationCannotBeRead(t *testing.T) {
+	x, y := box("x", 0), box("y", 1)
+	b := newBook(t, "old")
+	b.Restore([]Record{unreadable(x)})
+	b.ForgetUnseen()
+	b.Reserve(poolKey, []string{"new"})
+	b.Observe(poolKey, ready("new"))
+	b.Observe(poolKey, ready("late"))
+	require.Equal(t, []string{"late SetAside", "new Idle", "old SetAside"}, b.states(), "late was not made by this leader")
+	require.Equal(t, []string{"new"}, b.claim(y, 3))
+	require.Len(t, b.Suspects(poolKey), 2)
+	require.Empty(t, b.Retire(poolKey, []string{"old"}), "what may be held is not retired")
+	allocation := b.Allocation(poolKey, x.UID)
+	require.True(t, allocation.Unreadable && !allocation.Empty())
+	require.False(t, b.ForgetOwner(poolKey, x))
+
+	b.Restore([]Record{record(x, "old")})
+	require.Equal(t, []string{"late Idle", "new Held", "old Held"}, b.states())
+	b.Restore([]Record{record(x, "old")})
+	require.Equal(t, []string{"0 old"}, b.holds(x), "a second time changes nothing")
+	b.check()
+}

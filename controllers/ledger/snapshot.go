@@ -1,0 +1,62 @@
+package ledger
+
+import "k8s.io/apimachinery/pkg/types"
+
+// PodState is a pod and what it is to its pool.
+type PodState struct {
+	Pod
+	State State
+	// Confirmed: of a pod in state Creating, that the API server has taken it.
+	Confirmed bool
+	// Gone: of a held pod, that it no longer exists.
+	Gone bool
+	// Deleted: the API server has taken its deletion.
+	Deleted bool
+}
+
+// Live says that the pod counts towards the size of its pool.
+func (s *PodState) Live() bool { return !s.Dead() && !s.Gone && !s.Deleted && s.State != Retiring }
+
+// Snapshot is a pool at one moment.
+type Snapshot struct {
+	Pods []PodState
+	// Demand is the number of sandboxes asked for and not yet served.
+	Demand int
+	// Holders is the number of BatchSandboxes that hold pods or have not returned them yet.
+	Holders int
+	// Unreadable are the BatchSandboxes that are set aside.
+	Unreadable []types.NamespacedName
+}
+
+// Snapshot returns the pool at this moment.
+func (l *Ledger) Snapshot(key Key) Snapshot {
+	var s Snapshot
+	l.with(key, func(p *pool) {
+		s.Pods = make([]PodState, 0, len(p.pods))
+		for _, e := range p.pods {
+			s.Pods = append(s.Pods, PodState{Pod: e.Pod, State: e.state, Confirmed: e.confirmed, Gone: e.gone, Deleted: e.deleted})
+		}
+		for _, d := range p.demands {
+			s.Demand += d.count
+		}
+		for _, h := range p.holders {
+			if !h.empty() {
+				s.Holders++
+			}
+			if h.unread {
+				s.Unreadable = append(s.Unreadable, h.owner.NamespacedName)
+			}
+		}
+	})
+	return s
+}
+
+// Usable says that the pod exists and can serve a holder, as far as the cache has shown.
+func (l *Ledger) Usable(key Key, name string) bool {
+	var usable bool
+	l.with(key, func(p *pool) {
+		e := p.pods[name]
+		usable = e != nil && e.seen && !e.Dead() && !e.gone && !e.deleted
+	})
+	return usable
+}

@@ -1,0 +1,196 @@
+// Package podfeed turns what the pod cache shows into what the ledger needs to
+// know, and keeps the cached pods small. It decides nothing.
+package podfeed
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+)
+
+// PoolOf returns the Pool that controls the object, by its owner reference: labels
+// can be forged.
+func PoolOf(obj metav1.Object) (ledger.Key, types.UID, bool) {
+	ref := metav1.GetControllerOf(obj)
+	if ref == nil || ref.Kind != v1alpha1.KindPool {
+		return ledger.Key{}, "", false
+	}
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil || gv.Group != v1alpha1.GroupName {
+		return ledger.Key{}, "", false
+	}
+	return ledger.Key{Namespace: obj.GetNamespace(), Name: ref.Name}, ref.UID, true
+}
+
+// Facts returns what the ledger is to know of a pool pod.
+func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
+	_, evict := pod.Labels[v1alpha1.LabelPoolEvict]
+	return ledger.Pod{
+		Name:        pod.Name,
+		UID:         pod.UID,
+		PoolUID:     pool,
+		Revision:    pod.Labels[v1alpha1.LabelPoolRevision],
+		Created:     pod.CreationTimestamp.Time,
+		IP:          pod.Status.PodIP,
+		Restarts:    Restarts(pod),
+		Ready:       Ready(pod),
+		Terminating: pod.DeletionTimestamp != nil,
+		Finished:    Finished(pod),
+		Evict:       evict,
+		Problem:     Problem(pod),
+	}
+}
+
+// Ready says that the pod has the condition Ready.
+func Ready(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}
+
+// Finished says that the pod has ended for good.
+func Finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+}
+
+// Restarts is the sum of the restart counts of the pod's containers.
+func Restarts(pod *corev1.Pod) int32 {
+	var sum int32
+	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+		for _, s := range statuses {
+			sum += s.RestartCount
+		}
+	}
+	return sum
+}
+
+// Problem is the kubelet's or the scheduler's own reason why a pod cannot become
+// ready, as "Reason: message", or empty while it may just be starting.
+func Problem(pod *corev1.Pod) string {
+	if Finished(pod) {
+		return reasonAndMessage(orElse(pod.Status.Reason, "Pod"+string(pod.Status.Phase)), pod.Status.Message)
+	}
+	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+		for _, s := range statuses {
+			if w := s.State.Waiting; w != nil && !starting[w.Reason] {
+				return reasonAndMessage(w.Reason, fmt.Sprintf("container %s: %s", s.Name, orElse(w.Message, "no message")))
+			}
+		}
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			return reasonAndMessage(c.Reason, c.Message)
+		}
+	}
+	return ""
+}
+
+// starting are the reasons for which a container waits on its normal way to run.
+var starting = map[string]bool{"": true, "ContainerCreating": true, "PodInitializing": true}
+
+func reasonAndMessage(reason, message string) string {
+	if message == "" {
+		return reason
+	}
+	return reason + ": " + message
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// Strip is the transform of the pod cache: it keeps what the reconcilers read.
+func Strip(obj any) (any, error) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return obj, nil
+	}
+	pod.ManagedFields = nil
+	pod.Annotations = nil
+	pod.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName}
+	pod.Status = corev1.PodStatus{
+		Phase:                 pod.Status.Phase,
+		Reason:                pod.Status.Reason,
+		Message:               pod.Status.Message,
+		PodIP:                 pod.Status.PodIP,
+		Conditions:            pod.Status.Conditions,
+		InitContainerStatuses: pod.Status.InitContainerStatuses,
+		ContainerStatuses:     pod.Status.ContainerStatuses,
+	}
+	return pod, nil
+}
+
+// Register feeds the ledger from the pod cache and returns when it has taken in
+// every pod that the cache had.
+func Register(ctx context.Context, pods cache.Cache, book *ledger.Ledger) error {
+	informer, err := pods.GetInformer(ctx, &corev1.Pod{})
+	if err != nil {
+		return fmt.Errorf("getting the pod informer: %w", err)
+	}
+	observe := func(obj any) {
+		if pod, ok := obj.(*corev1.Pod); ok {
+			if key, uid, ok := PoolOf(pod); ok {
+				book.Observe(key, Facts(pod, uid))
+			}
+		}
+	}
+	forget := func(obj any) {
+		if pod, ok := obj.(*corev1.Pod); ok {
+			if key, _, ok := PoolOf(pod); ok {
+				book.Forget(key, pod.Name, pod.UID)
+			}
+		}
+	}
+	registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc: observe,
+		UpdateFunc: func(old, obj any) {
+			if !samePool(old, obj) {
+				forget(old) // its Pool was deleted without its pods, or it was taken from it
+			}
+			observe(obj)
+		},
+		DeleteFunc: func(obj any) {
+			if tombstone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+				obj = tombstone.Obj
+			}
+			forget(obj)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("adding the ledger's handler to the pod informer: %w", err)
+	}
+	if !toolscache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+		return fmt.Errorf("waiting for the pod cache: %w", context.Cause(ctx))
+	}
+	return nil
+}
+
+// samePool says that the same Pool controls both, or none does.
+func samePool(a, b any) bool {
+	before, ok := a.(*corev1.Pod)
+	if !ok {
+		return true
+	}
+	after, ok := b.(*corev1.Pod)
+	if !ok {
+		return true
+	}
+	keyBefore, uidBefore, _ := PoolOf(before)
+	keyAfter, uidAfter, _ := PoolOf(after)
+	return keyBefore == keyAfter && uidBefore == uidAfter
+}

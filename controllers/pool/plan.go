@@ -1,0 +1,229 @@
+package pool
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+)
+
+// Input is all that a decision about a pool depends on.
+type Input struct {
+	// Pods and Demand are from one snapshot of the ledger.
+	Pods   []ledger.PodState
+	Demand int
+
+	Spec     *v1alpha1.PoolSpec
+	UID      types.UID
+	Revision string
+	Deleting bool
+
+	Now    time.Time
+	Memory Memory
+}
+
+// Memory is what earlier passes over the pool have left behind. It may be lost: a
+// new leader starts with an empty one.
+type Memory struct {
+	// Created: when the API server took a pod that the cache has not shown yet, or
+	// when it was last verified to exist, by name.
+	Created map[string]time.Time
+	// Deleted: when the API server last took the deletion of a retiring pod, by name.
+	Deleted map[string]time.Time
+
+	// CreateFailures counts the passes in a row whose creates failed. Nothing is
+	// created before RetryAt.
+	CreateFailures int
+	RetryAt        time.Time
+	// Accepted is the last revision whose pod the API server is known to take.
+	Accepted string
+
+	// Replaced counts the rounds in a row in which failing pods were replaced and no
+	// pod stayed ready since; ReplacedAt is when the last one was.
+	Replaced   int
+	ReplacedAt time.Time
+}
+
+// Plan is what to do now. Names in Retire are idle pods; a claim may be quicker, and
+// then one pod less is to be created.
+type Plan struct {
+	// Target is how many pods the pool is to have.
+	Target int
+	// Create is how many new pods to create.
+	Create int
+	// Repeat are names whose creation may or may not have been done.
+	Repeat []string
+	// Verify are names to look up at the API server: they were created long ago and
+	// never seen, or may have been created and are not wanted any more.
+	Verify []string
+	// Retire are idle pods to take out of use and delete.
+	Retire []string
+	// Delete are retiring pods to delete.
+	Delete []ledger.Pod
+	// Probe: before pods are replaced by the new revision, find out by a dry run
+	// whether the API server takes it.
+	Probe bool
+	// Replaced and ReplacedAt are the new values for Memory.
+	Replaced   int
+	ReplacedAt time.Time
+	// Wait is after how long to decide anew although nothing happens; 0 is never.
+	Wait time.Duration
+}
+
+const (
+	// unseenPatience is how long the cache may take to show a created pod, or that a
+	// deleted one is terminating, before the API server is asked.
+	unseenPatience = 30 * time.Second
+	// replaceDelay is the least age at which a failing pod is replaced; it doubles
+	// from round to round up to maxReplaceDelay.
+	replaceDelay    = time.Minute
+	maxReplaceDelay = 10 * time.Minute
+	// replacePercent of the idle pods may be replaced in one round because they fail.
+	replacePercent = 25
+)
+
+// Decide says what to do with a pool now. It changes nothing of its input.
+func Decide(in *Input) Plan {
+	d := newDecision(in)
+	d.deleteRetiring()
+	if in.Deleting {
+		d.retireAll()
+		d.resolveCreating(true)
+		return d.plan
+	}
+	d.plan.Target = size(&in.Spec.CapacitySpec, d.held, d.idleCount(), in.Demand)
+	d.replaceFailing()
+	surplus := d.total() - d.plan.Target
+	d.resolveCreating(surplus > 0)
+	switch {
+	case surplus > 0:
+		d.shrink(surplus)
+	default:
+		d.roll()
+		d.grow()
+	}
+	return d.plan
+}
+
+// decision is a plan in the making.
+type decision struct {
+	in   *Input
+	plan Plan
+	// held counts the live pods that are lent, being recycled or set aside.
+	held int
+	// creating pods the cache has not shown yet.
+	creating []ledger.PodState
+	// idle pods that stay, by what is decided so far. Those that have finished are
+	// among them until they are replaced, so that pods that end at once do not make
+	// a loop of creates and deletes.
+	idle []ledger.PodState
+	// exchanged counts the pods retired so far that were not ready.
+	exchanged int
+}
+
+func newDecision(in *Input) *decision {
+	d := &decision{in: in}
+	d.plan.Replaced, d.plan.ReplacedAt = in.Memory.Replaced, in.Memory.ReplacedAt
+	for _, pod := range in.Pods {
+		switch pod.State {
+		case ledger.Retiring:
+		case ledger.Creating:
+			d.creating = append(d.creating, pod)
+		case ledger.Idle:
+			d.addIdle(pod)
+		default:
+			if pod.Live() {
+				d.held++
+			}
+		}
+	}
+	return d
+}
+
+func (d *decision) addIdle(pod ledger.PodState) {
+	switch {
+	case pod.Terminating || pod.Gone || pod.Deleted:
+	case pod.Evict || pod.PoolUID != d.in.UID:
+		d.plan.Retire = append(d.plan.Retire, pod.Name)
+	default:
+		d.idle = append(d.idle, pod)
+	}
+}
+
+// idleCount counts the pods that nobody holds, also those under way.
+func (d *decision) idleCount() int { return len(d.idle) + len(d.creating) }
+
+func (d *decision) total() int { return d.held + d.idleCount() }
+
+// available counts the idle pods that are ready.
+func (d *decision) available() int {
+	n := 0
+	for i := range d.idle {
+		if usable(&d.idle[i]) {
+			n++
+		}
+	}
+	return n
+}
+
+// usable says that an idle pod can be lent.
+func usable(pod *ledger.PodState) bool { return pod.Ready && !pod.Finished }
+
+func (d *decision) outdated(pod *ledger.PodState) bool { return pod.Revision != d.in.Revision }
+
+// wait asks for another decision after the given time.
+func (d *decision) wait(after time.Duration) {
+	after = max(after, time.Millisecond)
+	if d.plan.Wait == 0 || after < d.plan.Wait {
+		d.plan.Wait = after
+	}
+}
+
+// due says whether the time has come, and asks to be called then if not.
+func (d *decision) due(at time.Time) bool {
+	if left := at.Sub(d.in.Now); left > 0 {
+		d.wait(left)
+		return false
+	}
+	return true
+}
+
+// deleteRetiring plans the deletion of pods that are out of use already. After a
+// delete that the API server took, the cache has some time to show it.
+func (d *decision) deleteRetiring() {
+	for _, pod := range d.in.Pods {
+		if pod.State != ledger.Retiring || pod.Terminating {
+			continue
+		}
+		if sent, ok := d.in.Memory.Deleted[pod.Name]; ok && !d.due(sent.Add(unseenPatience)) {
+			continue
+		}
+		d.plan.Delete = append(d.plan.Delete, pod.Pod)
+	}
+}
+
+func (d *decision) retireAll() {
+	for i := range d.idle {
+		d.plan.Retire = append(d.plan.Retire, d.idle[i].Name)
+	}
+	d.idle = nil
+}
+
+// resolveCreating settles the pods of which it is not known whether they exist.
+// An unconfirmed create is repeated while the pod is wanted, else looked up.
+func (d *decision) resolveCreating(unwanted bool) {
+	for _, pod := range d.creating {
+		switch {
+		case pod.Confirmed:
+			if d.due(d.in.Memory.Created[pod.Name].Add(unseenPatience)) {
+				d.plan.Verify = append(d.plan.Verify, pod.Name)
+			}
+		case unwanted:
+			d.plan.Verify = append(d.plan.Verify, pod.Name)
+		case d.due(d.in.Memory.RetryAt):
+			d.plan.Repeat = append(d.plan.Repeat, pod.Name)
+		}
+	}
+}

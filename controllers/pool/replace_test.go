@@ -1,0 +1,217 @@
+package pool
+
+import (
+	"testing"
+	"time"
+
+	"github.com/opensandbox/operator/controllers/ledger"
+)
+
+func TestDecideReplace(t *testing.T) {
+	day := aged(24 * time.Hour)
+	runCases(t, []planCase{
+		{
+			name: "an evicted idle pod goes at once", spec: capacity(2, 2, 0, 20),
+			pods: groups{pods(2), pods(1, called("e"), evicted)}, retire: []string{"e0"},
+		},
+		{
+			name: "an evicted idle pod is replaced when the buffer needs it", spec: capacity(2, 2, 0, 20),
+			pods: groups{pods(1), pods(1, called("e"), evicted)}, retire: []string{"e0"}, create: 1,
+		},
+		{
+			name: "an evicted held pod stays", spec: capacity(0, 2, 0, 20),
+			pods: groups{pods(1, evicted, in(ledger.Held))},
+		},
+		{
+			name: "an idle pod of an earlier Pool of the name goes", spec: capacity(0, 2, 0, 20),
+			pods:   groups{pods(1, called("x"), func(p *ledger.PodState) { p.PoolUID = "other" })},
+			retire: []string{"x0"},
+		},
+		{
+			name: "a finished idle pod is replaced, also where the buffer could do without",
+			spec: capacity(1, 5, 0, 20), pods: groups{pods(2), pods(1, called("f"), finished)},
+			retire: []string{"f0"}, create: 1,
+		},
+		{
+			name: "all finished pods are replaced at once",
+			spec: capacity(9, 9, 0, 20), pods: groups{pods(9, called("f"), finished)}, create: 9,
+			retire: []string{"f0", "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8"},
+		},
+		{
+			name: "a pod that finishes at once is not replaced at once",
+			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, finished, aged(time.Second))}, wait: 59 * time.Second,
+		},
+		{
+			name: "a finished held pod is not touched and does not count",
+			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, in(ledger.Held), finished)}, create: 1,
+		},
+		{
+			name: "a failing pod is replaced when it is a minute old",
+			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, failing("ErrImagePull"), aged(time.Minute))},
+			retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "after two rounds it has to be four minutes old",
+			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, failing("ErrImagePull"), aged(time.Minute))},
+			memory: Memory{Replaced: 2, ReplacedAt: now.Add(-time.Minute)}, wait: 3 * time.Minute,
+		},
+		{
+			name: "after many rounds ten minutes, and no more",
+			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, failing("ErrImagePull"), aged(10*time.Minute))},
+			memory: Memory{Replaced: 1000, ReplacedAt: now.Add(-10 * time.Minute)}, retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "a quarter of the idle pods at a time, the oldest first",
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, failing("CrashLoopBackOff"))},
+			retire: []string{"0", "1"}, create: 2,
+		},
+		{
+			name: "a failing pod's successor does not wait for the others to get ready",
+			spec: growing(capacity(4, 4, 0, 20), "1"), pods: groups{pods(4, failing("CrashLoopBackOff"))},
+			retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "rounds are apart also when other pods are old",
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, failing("CrashLoopBackOff"))},
+			memory: Memory{Replaced: 1, ReplacedAt: now}, wait: 2 * time.Minute,
+		},
+		{
+			name:   "a pod that was made since and stays ready ends the delay",
+			spec:   capacity(2, 2, 0, 20),
+			pods:   groups{pods(1, called("good"), aged(2*time.Minute)), pods(1, called("bad"), failing("ErrImagePull"), aged(2*time.Minute))},
+			memory: Memory{Replaced: 5, ReplacedAt: now.Add(-3 * time.Minute)}, retire: []string{"bad0"}, create: 1,
+		},
+		{
+			name: "a pod that crashes and comes back does not",
+			spec: capacity(2, 2, 0, 20), wait: 8 * time.Minute,
+			pods: groups{
+				pods(1, called("flaps"), aged(2*time.Minute), func(p *ledger.PodState) { p.Restarts = 3 }),
+				pods(1, called("bad"), failing("ErrImagePull"), aged(2*time.Minute)),
+			},
+			memory: Memory{Replaced: 5, ReplacedAt: now.Add(-2 * time.Minute)},
+		},
+		{
+			name: "a pod that waits for a node is kept: a new one would wait as well",
+			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, failing("Unschedulable: 0/3 nodes are available"), day)},
+		},
+		{
+			name: "while creates fail, failing pods are kept",
+			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, failing("ErrImagePull"), day)},
+			memory: Memory{CreateFailures: 1, RetryAt: now.Add(time.Second)}, wait: time.Second,
+		},
+	})
+}
+
+func TestDecideUpdate(t *testing.T) {
+	accepted := Memory{Accepted: currentRev}
+	held := pods(8, in(ledger.Held))
+	runCases(t, []planCase{
+		{
+			name: "a quarter of the idle pods is replaced at a time, the oldest first",
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, outdated)}, memory: accepted,
+			retire: []string{"0", "1"}, create: 2,
+		},
+		{
+			name: "the pool keeps its size inside the buffer's bounds",
+			spec: capacity(2, 10, 0, 20), pods: groups{pods(10, outdated)}, memory: accepted,
+			retire: []string{"0", "1", "2"}, create: 3,
+		},
+		{
+			name: "pods that are not ready yet use the limit up",
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(6, outdated), pods(2, called("new"), notReady)},
+		},
+		{
+			name: "a missing pod uses the limit up",
+			spec: updating(capacity(8, 8, 0, 20), "1"), pods: groups{pods(7, outdated)}, memory: accepted, create: 1,
+		},
+		{
+			name: "outdated pods that are not ready go at once",
+			spec: updating(capacity(4, 4, 0, 20), "1"), pods: groups{pods(4, outdated, notReady)}, memory: accepted,
+			retire: []string{"0", "1", "2", "3"}, create: 4,
+		},
+		{
+			name: "a limit of 0 pauses the update",
+			spec: updating(capacity(4, 4, 0, 20), "0"), pods: groups{pods(2, outdated, notReady), pods(2, called("r"), outdated)}, memory: accepted,
+		},
+		{
+			name: "a small percentage is one",
+			spec: updating(capacity(4, 4, 0, 20), "1%"), pods: groups{pods(4, outdated)}, memory: accepted,
+			retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "held pods are left alone and do not count",
+			spec: capacity(4, 4, 0, 20), pods: groups{held, pods(4, called("i"), outdated)}, memory: accepted,
+			retire: []string{"i0"}, create: 1,
+		},
+		{
+			name: "ready pods that demand needs are kept",
+			spec: updating(capacity(0, 4, 0, 20), "100%"), pods: groups{pods(4, outdated)}, demand: 3, memory: accepted,
+			retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "no more is taken away than may be made",
+			spec: growing(updating(capacity(8, 8, 0, 20), "100%"), "2"), pods: groups{pods(8, outdated)}, memory: accepted,
+			retire: []string{"0", "1"}, create: 2,
+		},
+		{
+			name: "before the first pod goes, the new template is tried out",
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, outdated)}, probe: true,
+		},
+		{
+			name: "a pod of the revision is proof enough",
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(7, outdated), pods(1, called("new"))},
+			retire: []string{"0", "1"}, create: 2,
+		},
+		{
+			name: "while creates fail nothing is replaced",
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, outdated)},
+			memory: Memory{Accepted: currentRev, CreateFailures: 3, RetryAt: now.Add(time.Second)}, wait: time.Second,
+		},
+		{
+			name: "after failed creates one is replaced to find out",
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, outdated, notReady)},
+			memory: Memory{Accepted: currentRev, CreateFailures: 3, RetryAt: now},
+			retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "an update and a shrink do not mix: the surplus goes first",
+			spec: capacity(2, 2, 0, 20), pods: groups{pods(3, outdated)}, memory: accepted, retire: []string{"2"},
+		},
+	})
+}
+
+func TestDecideDeletion(t *testing.T) {
+	runCases(t, []planCase{
+		{
+			name: "a pool that is deleted retires all idle pods and creates none",
+			spec: capacity(5, 5, 5, 20), deleting: true, demand: 4,
+			pods:   groups{pods(1, called("i")), pods(1, called("f"), finished, aged(0)), pods(2, called("h"), in(ledger.Held)), pods(1, called("t"), terminating)},
+			retire: []string{"i0", "f0"},
+		},
+		{
+			name: "and looks up the pods that may have been created",
+			spec: capacity(5, 5, 5, 20), deleting: true,
+			pods:   groups{pods(1, called("c"), creating), pods(1, called("d"), creating, confirmed)},
+			memory: Memory{Created: map[string]time.Time{"d0": now}},
+			verify: []string{"c0"}, wait: unseenPatience,
+		},
+		{
+			name: "a retiring pod is deleted", spec: capacity(0, 0, 0, 0),
+			pods: groups{pods(1, in(ledger.Retiring))}, delete: []string{"0"},
+		},
+		{
+			name: "a retiring pod is not deleted twice while the cache is late", spec: capacity(0, 0, 0, 0),
+			pods:   groups{pods(1, in(ledger.Retiring))},
+			memory: Memory{Deleted: map[string]time.Time{"0": now.Add(-time.Second)}}, wait: unseenPatience - time.Second,
+		},
+		{
+			name: "a retiring pod whose end never shows is deleted again", spec: capacity(0, 0, 0, 0),
+			pods:   groups{pods(1, in(ledger.Retiring))},
+			memory: Memory{Deleted: map[string]time.Time{"0": now.Add(-unseenPatience)}}, delete: []string{"0"},
+		},
+		{
+			name: "a terminating pod is left to the kubelet", spec: capacity(0, 0, 0, 0),
+			pods: groups{pods(1, in(ledger.Retiring), terminating)},
+		},
+	})
+}

@@ -1,0 +1,112 @@
+package pool
+
+import (
+	"cmp"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+)
+
+// size is how many pods a pool is to have that has so many held and idle ones and
+// so much demand. While the idle pods that demand leaves lie within the buffer's
+// bounds, it is as many as there are: a pool at rest stays at rest.
+func size(bounds *v1alpha1.CapacitySpec, held, idle, demand int) int {
+	least, most := int(bounds.BufferMin), int(bounds.BufferMax)
+	buffer := idle - demand
+	if buffer < least || buffer > most {
+		buffer = (least + most + 1) / 2
+	}
+	target := held + demand + buffer
+	return max(int(bounds.PoolMin), min(target, int(bounds.PoolMax)))
+}
+
+// grow plans the pods that are missing, as far as spec.scaleStrategy lets it. A pod
+// that takes the place of one that was not ready makes no more of those than before.
+func (d *decision) grow() {
+	missing := d.plan.Target - d.total()
+	if missing <= 0 || !d.due(d.in.Memory.RetryAt) {
+		return
+	}
+	if room, limited := d.growthRoom(); limited {
+		missing = max(0, min(missing, max(room, d.exchanged)))
+	}
+	d.plan.Create = missing
+}
+
+// growthRoom is how many pods spec.scaleStrategy lets be created now.
+func (d *decision) growthRoom() (int, bool) {
+	limit := d.in.Spec.ScaleStrategy.MaxUnavailable
+	if limit == nil {
+		return 0, false
+	}
+	notReady := d.idleCount() - d.available()
+	return max(1, scaled(limit, d.plan.Target)) - notReady, true
+}
+
+// shrink plans to retire idle pods: those that serve least first. Pods that the
+// cache has not shown yet take their turn but cannot be retired before it does.
+func (d *decision) shrink(surplus int) {
+	candidates := slices.Concat(d.idle, d.creating)
+	slices.SortFunc(candidates, d.worthless)
+	for _, pod := range candidates[:min(surplus, len(candidates))] {
+		if pod.State == ledger.Idle {
+			d.retire(&pod)
+		}
+	}
+}
+
+// worthless orders pods by what is lost least: not ready, of an outdated revision, youngest.
+func (d *decision) worthless(a, b ledger.PodState) int {
+	return cmp.Or(
+		cmp.Compare(rank(&a), rank(&b)),
+		compareBool(d.outdated(&b), d.outdated(&a)),
+		compareBool(b.State == ledger.Creating, a.State == ledger.Creating), // the youngest of all
+		b.Created.Compare(a.Created),
+		cmp.Compare(a.Name, b.Name),
+	)
+}
+
+func rank(pod *ledger.PodState) int {
+	switch {
+	case pod.Finished:
+		return 0
+	case pod.Ready:
+		return 3
+	case pod.Problem != "":
+		return 1
+	}
+	return 2
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// retire plans the deletion of an idle pod and takes it out of the account.
+func (d *decision) retire(pod *ledger.PodState) {
+	if !usable(pod) {
+		d.exchanged++
+	}
+	name := pod.Name
+	d.plan.Retire = append(d.plan.Retire, name)
+	d.idle = slices.DeleteFunc(d.idle, func(pod ledger.PodState) bool { return pod.Name == name })
+}
+
+// scaled is the number, or the percentage of total, rounded up. What is neither
+// (the CRD refuses it) counts as 0.
+func scaled(value *intstr.IntOrString, total int) int {
+	n, err := intstr.GetScaledValueFromIntOrPercent(value, total, true)
+	if err != nil {
+		return 0
+	}
+	return n
+}

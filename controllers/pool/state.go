@@ -1,0 +1,135 @@
+package pool
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
+)
+
+// states holds what the reconciler remembers of each pool between passes. The
+// controller runs one pass over a pool at a time, so a state needs no lock.
+type states struct {
+	mu    sync.Mutex // guards byKey
+	byKey map[ledger.Key]*state
+}
+
+// state is what is remembered of one Pool object.
+type state struct {
+	uid    types.UID
+	memory Memory
+	// createdMu guards memory.Created while the creates of a pass run.
+	createdMu sync.Mutex
+
+	// revision is the hash of the template that the object has at generation.
+	generation int64
+	revision   string
+
+	// failure is why pods could not be created at the last try, or nil.
+	failure *failure
+
+	// latest is the object as the API server answered our last write.
+	latest *v1alpha1.Pool
+	// sent is the status of our last status write, answered what the API server made
+	// of it: less, when the installed CRD lacks a field.
+	sent, answered *v1alpha1.PoolStatus
+	// statusAt is when it was written.
+	statusAt time.Time
+}
+
+func (s *states) of(key ledger.Key, uid types.UID) *state {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byKey == nil {
+		s.byKey = map[ledger.Key]*state{}
+	}
+	st := s.byKey[key]
+	if st == nil || st.uid != uid {
+		st = &state{uid: uid, memory: Memory{Created: map[string]time.Time{}, Deleted: map[string]time.Time{}}}
+		s.byKey[key] = st
+	}
+	return st
+}
+
+func (s *states) drop(key ledger.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byKey, key)
+}
+
+// newest returns the later of what the cache shows and what the API server answered
+// to our last write, so that a late cache does not make us repeat it.
+func (s *state) newest(cached *v1alpha1.Pool) *v1alpha1.Pool {
+	if s.latest != nil {
+		order, err := resourceversion.CompareResourceVersion(s.latest.ResourceVersion, cached.ResourceVersion)
+		if err == nil && order > 0 {
+			return s.latest
+		}
+		s.latest = nil
+	}
+	return cached
+}
+
+// follow takes in the object's spec. A change is a reason to try at once what
+// failed before.
+func (s *state) follow(pool *v1alpha1.Pool) {
+	if s.generation == pool.Generation && s.revision != "" {
+		return
+	}
+	s.generation = pool.Generation
+	s.memory.CreateFailures, s.memory.RetryAt = 0, time.Time{}
+	revision := podtemplate.Revision(pool.Spec.Template)
+	if revision == s.revision {
+		return
+	}
+	s.revision = revision
+	s.memory.Replaced, s.memory.ReplacedAt = 0, time.Time{}
+	s.failure = nil
+}
+
+// noteCreated may be called by several creates of a pass at a time.
+func (s *state) noteCreated(name string, at time.Time) {
+	s.createdMu.Lock()
+	defer s.createdMu.Unlock()
+	s.memory.Created[name] = at
+}
+
+// keepUp drops what is remembered of pods that are no longer there, and remembers
+// the deletions that others have sent.
+func (s *state) keepUp(pods []ledger.PodState, now time.Time) {
+	there := make(map[string]ledger.State, len(pods))
+	for i := range pods {
+		there[pods[i].Name] = pods[i].State
+	}
+	for name := range s.memory.Created {
+		if st, ok := there[name]; !ok || st != ledger.Creating {
+			delete(s.memory.Created, name)
+		}
+	}
+	for name := range s.memory.Deleted {
+		if st, ok := there[name]; !ok || st != ledger.Retiring {
+			delete(s.memory.Deleted, name)
+		}
+	}
+	for i := range pods {
+		pod := &pods[i]
+		if _, known := s.memory.Deleted[pod.Name]; !known && pod.Deleted && pod.State == ledger.Retiring {
+			s.memory.Deleted[pod.Name] = now
+		}
+	}
+}
+
+// shownStatus is the status to go on from: the one that was sent, as long as the
+// object still has what the API server made of it.
+func (s *state) shownStatus(pool *v1alpha1.Pool) *v1alpha1.PoolStatus {
+	if s.sent != nil && equality.Semantic.DeepEqual(&pool.Status, s.answered) {
+		return s.sent
+	}
+	return &pool.Status
+}

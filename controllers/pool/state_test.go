@@ -1,0 +1,140 @@
+package pool
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+)
+
+var key = ledger.Key{Namespace: "ns", Name: "warm"}
+
+func TestWakesFromBeforeTheStartAreNotLost(t *testing.T) {
+	r := &Reconciler{}
+	r.Wake(key)
+	r.Wake(key)
+	q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+	defer q.ShutDown()
+	require.NoError(t, r.wakes.start(t.Context(), q))
+	got, _ := q.Get()
+	assert.Equal(t, key, got.NamespacedName)
+	q.Done(got)
+
+	r.Wake(key)
+	got, _ = q.Get()
+	assert.Equal(t, key, got.NamespacedName)
+	assert.Zero(t, q.Len(), "one item for many wakes")
+}
+
+func TestAStateBelongsToOneObject(t *testing.T) {
+	s := &states{}
+	first := s.of(key, "a")
+	assert.Same(t, first, s.of(key, "a"))
+	assert.NotSame(t, first, s.of(key, "b"), "a new Pool of the same name starts anew")
+	s.drop(key)
+	assert.NotSame(t, first, s.of(key, "a"))
+}
+
+func version(rv string) *v1alpha1.Pool {
+	return &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{ResourceVersion: rv}}
+}
+
+func TestNewest(t *testing.T) {
+	cases := []struct {
+		name, answered, cached, want string
+	}{
+		{"without a write of our own the cache's", "", "5", "5"},
+		{"a cache that is late gives way", "10", "9", "10"},
+		{"a cache that has gone on wins", "10", "11", "11"},
+		{"what cannot be compared is the cache's", "10", "x", "x"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			st := &state{}
+			if c.answered != "" {
+				st.latest = version(c.answered)
+			}
+			assert.Equal(t, c.want, st.newest(version(c.cached)).ResourceVersion)
+		})
+	}
+}
+
+func TestFollow(t *testing.T) {
+	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Generation: 1}}
+	st := &state{}
+	st.follow(pool)
+	first := st.revision
+	troubled := func() {
+		st.memory = Memory{CreateFailures: 3, RetryAt: now, Replaced: 4, ReplacedAt: now}
+		st.failure = &failure{}
+	}
+
+	troubled()
+	st.follow(pool)
+	assert.Equal(t, 3, st.memory.CreateFailures, "the same generation changes nothing")
+
+	pool.Generation, pool.Spec.CapacitySpec.PoolMax = 2, 5
+	st.follow(pool)
+	assert.Zero(t, st.memory.CreateFailures, "a new size is tried at once")
+	assert.Equal(t, 4, st.memory.Replaced, "but failing pods are no better for it")
+	assert.Equal(t, first, st.revision)
+
+	troubled()
+	pool.Generation = 3
+	pool.Spec.Template = updatedTemplate()
+	st.follow(pool)
+	assert.Zero(t, st.memory.Replaced, "a new template starts anew")
+	assert.Nil(t, st.failure)
+	assert.NotEqual(t, first, st.revision)
+}
+
+func TestKeepUp(t *testing.T) {
+	earlier := now.Add(-time.Second)
+	st := &state{memory: Memory{
+		Created: map[string]time.Time{"under-way0": earlier, "seen0": earlier, "gone": earlier},
+		Deleted: map[string]time.Time{"ours0": earlier, "gone": earlier},
+	}}
+	groups := [][]ledger.PodState{
+		pods(1, called("under-way"), creating), pods(1, called("seen")),
+		pods(1, called("ours"), in(ledger.Retiring)),
+		pods(1, called("others"), in(ledger.Retiring), func(p *ledger.PodState) { p.Deleted = true }),
+	}
+	var all []ledger.PodState
+	for _, group := range groups {
+		all = append(all, group...)
+	}
+	st.keepUp(all, now)
+	assert.Equal(t, map[string]time.Time{"under-way0": earlier}, st.memory.Created)
+	assert.Equal(t, map[string]time.Time{"ours0": earlier, "others0": now}, st.memory.Deleted,
+		"a deletion that the batchsandbox reconciler has sent is not sent again")
+}
+
+func TestIsDone(t *testing.T) {
+	retiring := in(ledger.Retiring)
+	cases := []struct {
+		name    string
+		pods    []ledger.PodState
+		holders int
+		want    bool
+	}{
+		{"nothing is left", nil, 0, true},
+		{"pods are on their way out", append(pods(1, called("sent"), retiring), pods(1, called("t"), terminating)...), 0, true},
+		{"a delete was not taken yet", pods(1, called("failed"), retiring), 0, false},
+		{"a pod may have been created", pods(1, creating), 0, false},
+		{"a held pod has ended and its holder has not let go", pods(1, in(ledger.Held), terminating), 1, false},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			p := &pass{state: &state{uid: types.UID("uid"), memory: Memory{Deleted: map[string]time.Time{"sent0": now}}}}
+			assert.Equal(t, c.want, p.isDone(ledger.Snapshot{Pods: c.pods, Holders: c.holders}))
+		})
+	}
+}

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Shows the operator at work: deployed as a pod under its real permissions, a pool, a
+# batch from the pool and one from a template, and a request that a sandbox answers.
+# On the hermetic cluster, or on the one that DEMO_KUBECONFIG names, which must be able
+# to pull IMG and TASK_EXECUTOR_IMG. Everything goes on running afterwards, and a
+# second run changes nothing that is there.
+set -euo pipefail
+shopt -s extglob
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=hack/lib.sh
+source hack/lib.sh
+
+timeout=${TIMEOUT:-180}
+make=${MAKE:-make}
+
+# run COMMAND...: shows the command as the reader would type it, and its output.
+run() {
+  printf '\n$ %s\n' "${*/#$KUBECTL/kubectl}"
+  "$@"
+}
+
+field() { "$KUBECTL" get "$1" --output "jsonpath=$2"; }
+
+# follow KINDS CONDITION...: prints the table of KINDS whenever it has changed, until
+# the command CONDITION succeeds.
+follow() {
+  local kinds=$1 table last='' deadline=$((SECONDS + timeout))
+  shift
+  printf '\n$ kubectl get %s   (whenever it changes)\n' "$kinds"
+  while true; do
+    local finished=no
+    "$@" && finished=yes
+    table=$("$KUBECTL" get "$kinds")
+    # The age changes every second and tells nothing here.
+    if [[ ${table//[0-9]*([0-9])[smh]/} != "$last" ]]; then
+      last=${table//[0-9]*([0-9])[smh]/}
+      printf '%s\n' "$table"
+    fi
+    if [[ $finished == yes ]]; then return; fi
+    if ((SECONDS >= deadline)); then
+      {
+        echo "Not there after ${timeout}s. What the cluster says:"
+        "$KUBECTL" describe "$kinds"
+        "$KUBECTL" get pods
+        "$KUBECTL" --namespace opensandbox-system logs deployment/opensandbox-controller-manager --tail=20
+      } >&2
+      exit 1
+    fi
+    sleep 0.5
+  done
+}
+
+pool_filled() {
+  local total available
+  read -r total available <<<"$(field pool/example-pool '{.status.total} {.status.available}')"
+  ((${total:-0} >= 5 && ${available:-0} >= 2))
+}
+
+batches_ready() {
+  [[ $(field batchsandbox/pooled-batch-sandbox '{.status.phase}') == Succeed &&
+    $(field batchsandbox/basic-batch-sandbox '{.status.phase}') == Succeed ]]
+}
+
+endpoints() {
+  field "batchsandbox/$1" '{.metadata.annotations.sandbox\.opensandbox\.io/endpoints}'
+}
+
+# http_get ADDRESS prints the first lines of http://ADDRESS/; bash alone can do it.
+http_get() {
+  # shellcheck disable=SC2016 # for the inner shell
+  timeout 10 bash -c '
+    exec 3<>"/dev/tcp/$1/80" || exit
+    printf "GET / HTTP/1.0\r\nHost: %s\r\n\r\n" "$1" >&3
+    head -c 2000 <&3 | tr -d "\r"' - "$1"
+}
+
+ask_sandbox() {
+  local list=$1 address answer pod
+  address=${list#'["'}
+  address=${address%%'"'*}
+  printf '\n$ curl -i http://%s/\n' "$address"
+  if answer=$(http_get "$address" 2>/dev/null) && [[ -n $answer ]]; then
+    printf '%s\n' "$answer"
+    return
+  fi
+  echo "(pods of this cluster cannot be reached from here: asking through its API server)"
+  pod=$(field batchsandbox/pooled-batch-sandbox '{.metadata.annotations.sandbox\.opensandbox\.io/alloc-status}')
+  pod=${pod#'{"pods":["'}
+  pod=${pod%%'"'*}
+  run "$KUBECTL" get --raw "/api/v1/namespaces/$(namespace)/pods/$pod:80/proxy/"
+}
+
+namespace() {
+  local name
+  name=$("$KUBECTL" config view --minify --output 'jsonpath={..namespace}')
+  echo "${name:-default}"
+}
+
+main() {
+  if [[ -n ${DEMO_KUBECONFIG:-} ]]; then
+    export KUBECONFIG=$DEMO_KUBECONFIG
+    say "Deploying $IMG to the cluster of $KUBECONFIG"
+    "$make" --no-print-directory deploy IMG="$IMG" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"
+  else
+    say "Starting Kubernetes on this machine (the first time it is compiled: some ten minutes)"
+    "$make" --no-print-directory "$(pwd -P)/bin/cluster"
+    # shellcheck disable=SC2119 # no flags
+    use_cluster
+    say "Building the operator and deploying it"
+    deploy_built
+  fi
+  run "$KUBECTL" --namespace opensandbox-system get pods
+
+  say "A pool of warm pods"
+  run "$KUBECTL" apply --filename config/samples/pool.yaml
+  follow pools pool_filled
+
+  say "Three sandboxes from the pool, two from a template"
+  run "$KUBECTL" apply --filename config/samples/batchsandbox_pooled.yaml \
+    --filename config/samples/batchsandbox_basic.yaml
+  follow batchsandboxes batches_ready
+  run "$KUBECTL" get pools
+
+  say "Where they are"
+  local name
+  for name in pooled-batch-sandbox basic-batch-sandbox; do
+    printf '%s: %s\n' "$name" "$(endpoints "$name")"
+  done
+  ask_sandbox "$(endpoints pooled-batch-sandbox)"
+
+  say "It goes on running"
+  farewell
+}
+
+farewell() {
+  local prefix='' stop='make undeploy'
+  if [[ -n ${DEMO_KUBECONFIG:-} ]]; then
+    prefix="export KUBECONFIG=$DEMO_KUBECONFIG"
+  else
+    # shellcheck disable=SC2016 # for the reader's shell
+    prefix='eval "$(bin/cluster env)"     # KUBECONFIG, and kubectl on the PATH'
+    stop='make cluster-down'
+  fi
+  cat <<TEXT
+To look around:
+  $prefix
+  kubectl get pools,batchsandboxes,pods
+  kubectl describe pool example-pool
+  kubectl patch batchsandbox pooled-batch-sandbox --type=merge --patch '{"spec":{"replicas":6}}'
+  kubectl delete batchsandbox pooled-batch-sandbox     # its sandboxes go back to the pool
+To stop:
+  $stop
+TEXT
+}
+
+main

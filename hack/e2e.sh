@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs the end-to-end tests on the hermetic cluster, with the operator deployed in it
+# under its real permissions. A cluster that ran before goes on running; one that was
+# started for the tests is stopped after them.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=hack/lib.sh
+source hack/lib.sh
+
+cluster_runs || trap 'bin/cluster down' EXIT
+# shellcheck disable=SC2119 # no flags
+use_cluster
+deploy_built
+go test -count=1 -timeout 60m ./tests/e2e/...

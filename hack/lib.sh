@@ -1,0 +1,43 @@
+# Functions of e2e.sh, bench.sh and demo.sh. Sourced, at the root of the source tree,
+# with KUBECTL and the cluster's folders in the environment (the Makefile sets them).
+# shellcheck shell=bash
+
+# say TEXT: a heading, between the outputs of commands.
+say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
+
+# cluster_runs says whether the hermetic cluster answers.
+cluster_runs() {
+  local kubeconfig
+  kubeconfig=$(bin/cluster kubeconfig)
+  [[ -s $kubeconfig ]] &&
+    "$KUBECTL" --kubeconfig "$kubeconfig" --request-timeout=5s get --raw=/readyz >/dev/null 2>&1
+}
+
+# use_cluster [FLAG...] starts the hermetic cluster, with the images of the samples on
+# its node, if it does not run, and makes it the one that kubectl talks to.
+use_cluster() {
+  bin/cluster up "$@"
+  bin/cluster sample-images
+  KUBECONFIG=$(bin/cluster kubeconfig)
+  export KUBECONFIG
+}
+
+# deploy_built builds both programs and deploys them to the hermetic cluster as images
+# whose tags tell their content: what changed is rolled out, what did not is left alone.
+deploy_built() {
+  "${MAKE:-make}" --no-print-directory build
+  IMG=$(give_image manager controller 65532)
+  TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 0)
+  export IMG TASK_EXECUTOR_IMG
+  "${MAKE:-make}" --no-print-directory deploy \
+    KUBECONFIG="$KUBECONFIG" IMG="$IMG" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"
+}
+
+# give_image PROGRAM NAME USER gives the cluster an image of bin/PROGRAM and prints its name.
+give_image() {
+  local program=$1 name=$2 user=$3 sum image
+  sum=$(sha256sum "bin/$program")
+  image=opensandbox.io/$name:dev-${sum:0:12}
+  bin/cluster image --tag "$image" --binary "bin/$program" --user "$user" >&2
+  echo "$image"
+}

@@ -1,0 +1,341 @@
+// Package integration runs the operator's binary against a real etcd and
+// kube-apiserver. KUBEBUILDER_ASSETS names the folder of their binaries. There is
+// no node: a stand-in for the kubelet marks pods as running and ready.
+package integration
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+)
+
+var (
+	api      client.WithWatch
+	auditLog string
+)
+
+func TestMain(m *testing.M) {
+	if err := v1alpha1.AddToScheme(scheme.Scheme); err != nil {
+		panic(err)
+	}
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "integration tests cannot run:", err)
+		os.Exit(1)
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (int, error) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		return 0, fmt.Errorf("KUBEBUILDER_ASSETS is not set: run them by 'make test-integration'")
+	}
+	dir, err := os.MkdirTemp("", "opensandbox-integration-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	auditLog = filepath.Join(dir, "audit.log")
+	policy := filepath.Join(dir, "policy.yaml")
+	if err := os.WriteFile(policy, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata, verbs: [create, update, patch, delete]}]\n"), 0o600); err != nil {
+		return 0, err
+	}
+	env := &envtest.Environment{CRDDirectoryPaths: []string{"../../config/crd/bases"}, ErrorIfCRDPathMissing: true}
+	env.ControlPlane.GetAPIServer().Configure().Append("audit-policy-file", policy).Append("audit-log-path", auditLog)
+	config, err := env.Start()
+	if err != nil {
+		return 0, fmt.Errorf("starting the control plane: %w", err)
+	}
+	defer func() { _ = env.Stop() }()
+	config.QPS, config.Burst = 1000, 1000
+	if api, err = client.NewWithWatch(config, client.Options{Scheme: scheme.Scheme}); err != nil {
+		return 0, err
+	}
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, env.KubeConfig, 0o600); err != nil {
+		return 0, err
+	}
+	binary := filepath.Join(dir, "manager")
+	if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/manager").CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("building the operator: %w\n%s", err, out)
+	}
+	operator := exec.Command(binary, "--health-probe-bind-address=0")
+	operator.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
+	operator.Stdout, operator.Stderr = os.Stderr, os.Stderr
+	if err := operator.Start(); err != nil {
+		return 0, fmt.Errorf("starting the operator: %w", err)
+	}
+	defer func() { _ = operator.Process.Kill(); _ = operator.Wait() }()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go actAsKubelet(ctx)
+	return m.Run(), nil
+}
+
+// actAsKubelet marks every new pod as running and ready, and ends deleted ones.
+func actAsKubelet(ctx context.Context) {
+	for ctx.Err() == nil {
+		w, err := api.Watch(ctx, &corev1.PodList{})
+		if err != nil {
+			continue
+		}
+		n := 0
+		for e := range w.ResultChan() {
+			pod, ok := e.Object.(*corev1.Pod)
+			if !ok || pod.Status.PodIP != "" && pod.DeletionTimestamp == nil {
+				continue
+			}
+			if pod.DeletionTimestamp != nil {
+				_ = api.Delete(ctx, pod, client.GracePeriodSeconds(0))
+				continue
+			}
+			n++
+			before := client.MergeFrom(pod.DeepCopy())
+			ip := fmt.Sprintf("10.1.%d.%d", n/250, n%250+1)
+			pod.Status.Phase, pod.Status.PodIP, pod.Status.PodIPs = corev1.PodRunning, ip, []corev1.PodIP{{IP: ip}}
+			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+			_ = api.Status().Patch(ctx, pod, before)
+		}
+	}
+}
+
+func template() *corev1.PodTemplateSpec {
+	return &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "sandbox-container", Image: "nginx:latest"}}}}
+}
+
+func newNamespace(t *testing.T) string {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "it-"}}
+	require.NoError(t, api.Create(t.Context(), ns))
+	return ns.Name
+}
+
+func newPool(t *testing.T, ns string, buffer, most int32) *v1alpha1.Pool {
+	t.Helper()
+	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "example-pool"}, Spec: v1alpha1.PoolSpec{
+		Template: template(), CapacitySpec: v1alpha1.CapacitySpec{BufferMin: buffer, BufferMax: buffer, PoolMax: most},
+	}}
+	require.NoError(t, api.Create(t.Context(), pool))
+	return pool
+}
+
+func pooled(ns, name string, replicas int32) *v1alpha1.BatchSandbox {
+	return &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
+		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(replicas), PoolRef: "example-pool"}}
+}
+
+// until reads the object until the condition holds.
+func until[T client.Object](t *testing.T, obj T, condition func(T) bool) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return api.Get(t.Context(), client.ObjectKeyFromObject(obj), obj) == nil && condition(obj)
+	}, 30*time.Second, 20*time.Millisecond, "last seen: %+v", obj)
+}
+
+func ready(n int32) func(*v1alpha1.BatchSandbox) bool {
+	return func(bs *v1alpha1.BatchSandbox) bool {
+		return bs.Status.Ready == n && bs.Status.Phase == v1alpha1.PhaseSucceed
+	}
+}
+
+func held(t *testing.T, bs *v1alpha1.BatchSandbox) []string {
+	t.Helper()
+	var status v1alpha1.AllocStatus
+	require.NoError(t, json.Unmarshal([]byte(bs.Annotations[v1alpha1.AnnotationAllocStatus]), &status))
+	return status.Pods
+}
+
+func reasonIs(reason string) func(*v1alpha1.BatchSandbox) bool {
+	return func(bs *v1alpha1.BatchSandbox) bool {
+		for _, c := range bs.Status.Conditions {
+			if c.Type == v1alpha1.ConditionReady {
+				return c.Reason == reason
+			}
+		}
+		return false
+	}
+}
+
+func gone(t *testing.T, obj client.Object) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		return apierrors.IsNotFound(api.Get(t.Context(), client.ObjectKeyFromObject(obj), obj))
+	}, 30*time.Second, 20*time.Millisecond, "%s is still there", obj.GetName())
+}
+
+// writes counts the writes of a namespace's objects of a resource in the audit log.
+func writes(t *testing.T, ns, resource string) int {
+	t.Helper()
+	file, err := os.Open(auditLog)
+	require.NoError(t, err)
+	defer func() { _ = file.Close() }()
+	n := 0
+	scanner := bufio.NewScanner(file)
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		var e struct {
+			ObjectRef struct{ Resource, Namespace string }
+		}
+		require.NoError(t, json.Unmarshal(scanner.Bytes(), &e))
+		if e.ObjectRef.Namespace == ns && e.ObjectRef.Resource == resource {
+			n++
+		}
+	}
+	return n
+}
+
+func TestDelivering100PooledSandboxesCostsThreeWrites(t *testing.T) {
+	ns := newNamespace(t)
+	pool := newPool(t, ns, 100, 100)
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Available == 100 })
+	pods := writes(t, ns, "pods")
+	bs := pooled(ns, "batch", 100)
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, ready(100))
+	// The pool's status follows later than anything that the delivery would still write.
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Allocated == 100 })
+	require.Equal(t, 3, writes(t, ns, "batchsandboxes"), "writes of the BatchSandbox")
+	require.Equal(t, pods, writes(t, ns, "pods"), "writes of pods")
+	require.Len(t, held(t, bs), 100)
+}
+
+func TestSandboxesComeBackAreScaledAndReplaced(t *testing.T) {
+	ns := newNamespace(t)
+	pool := newPool(t, ns, 3, 20)
+	bs := pooled(ns, "batch", 3)
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, ready(3))
+	first := held(t, bs)
+
+	lost := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: first[1]}}
+	require.NoError(t, api.Delete(t.Context(), lost))
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return ready(3)(bs) && held(t, bs)[1] != first[1] })
+	require.Equal(t, first[0], held(t, bs)[0], "the other shards keep their sandboxes")
+
+	bs.Spec.Replicas = ptr.To(int32(1))
+	require.NoError(t, api.Update(t.Context(), bs))
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool {
+		return ready(1)(bs) && len(held(t, bs)) == 1 && bs.Annotations[v1alpha1.AnnotationAllocRelease] == ""
+	})
+	gone(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: first[2]}})
+
+	require.NoError(t, api.Delete(t.Context(), bs))
+	gone(t, bs)
+	gone(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: first[0]}})
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Allocated == 0 && p.Status.Available >= 3 })
+	require.NoError(t, api.Delete(t.Context(), pool))
+	gone(t, pool)
+}
+
+func TestABatchWaitsForItsPool(t *testing.T) {
+	ns := newNamespace(t)
+	bs := pooled(ns, "batch", 4)
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, reasonIs(v1alpha1.ReasonPoolNotFound))
+	pool := newPool(t, ns, 0, 2)
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool {
+		return bs.Status.Allocated == 2 && reasonIs(v1alpha1.ReasonPoolExhausted)(bs)
+	})
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Allocated == 2 })
+	pool.Spec.CapacitySpec.PoolMax = 4
+	require.NoError(t, api.Update(t.Context(), pool))
+	until(t, bs, ready(4))
+}
+
+func TestATemplateBatch(t *testing.T) {
+	ns := newNamespace(t)
+	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "basic"},
+		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(int32(2)), Template: template()}}
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool {
+		return ready(2)(bs) && strings.Count(bs.Annotations[v1alpha1.AnnotationEndpoints], `"10.1.`) == 2
+	})
+	require.NoError(t, api.Delete(t.Context(), bs))
+	gone(t, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "basic-0"}})
+}
+
+func TestAnExpiredBatchIsDeleted(t *testing.T) {
+	ns := newNamespace(t)
+	bs := pooled(ns, "past", 1)
+	bs.Spec.ExpireTime = &metav1.Time{Time: time.Now().Add(-time.Hour)}
+	require.NoError(t, api.Create(t.Context(), bs))
+	gone(t, bs)
+}
+
+func TestBadInputIsRefusedByTheAPIServer(t *testing.T) {
+	ns := newNamespace(t)
+	tests := map[string]struct {
+		change func(*v1alpha1.BatchSandbox)
+		want   string
+	}{
+		"neither poolRef nor template": {func(b *v1alpha1.BatchSandbox) { b.Spec.PoolRef = "" }, "exactly one of spec.poolRef and spec.template"},
+		"both poolRef and template":    {func(b *v1alpha1.BatchSandbox) { b.Spec.Template = template() }, "exactly one of spec.poolRef and spec.template"},
+		"negative replicas":            {func(b *v1alpha1.BatchSandbox) { b.Spec.Replicas = ptr.To(int32(-1)) }, "spec.replicas"},
+		"5,001 replicas":               {func(b *v1alpha1.BatchSandbox) { b.Spec.Replicas = ptr.To(int32(5001)) }, "spec.replicas"},
+		"a name of 64 characters":      {func(b *v1alpha1.BatchSandbox) { b.Name = strings.Repeat("a", 64) }, "at most 63 characters"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			bs := pooled(ns, "bad", 1)
+			test.change(bs)
+			require.ErrorContains(t, api.Create(t.Context(), bs), test.want)
+		})
+	}
+	bs := pooled(ns, "good", 1)
+	require.NoError(t, api.Create(t.Context(), bs))
+	bs.Spec.PoolRef = "other"
+	require.Error(t, api.Update(t.Context(), bs), "poolRef is immutable")
+}
+
+func TestAHeldPodThatIsHiddenFromTheOperatorIsNotLentAgain(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 1, 3)
+	bs := pooled(ns, "batch", 1)
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, ready(1))
+	first := held(t, bs)[0]
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: first}}
+	require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
+	before := client.MergeFrom(pod.DeepCopy())
+	delete(pod.Labels, v1alpha1.LabelManagedBy)
+	require.NoError(t, api.Patch(t.Context(), pod, before))
+	gone(t, pod)
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return ready(1)(bs) && held(t, bs)[0] != first })
+}
+
+func TestAnAllocationThatDoesNotFitClaimsNothing(t *testing.T) {
+	ns := newNamespace(t)
+	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: strings.Repeat("p", 63)}, Spec: v1alpha1.PoolSpec{
+		Template: template(), CapacitySpec: v1alpha1.CapacitySpec{BufferMin: 2, BufferMax: 2, PoolMax: 2},
+	}}
+	require.NoError(t, api.Create(t.Context(), pool))
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Available == 2 })
+	bs := pooled(ns, "big", v1alpha1.MaxReplicas)
+	bs.Spec.PoolRef = pool.Name
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, reasonIs(v1alpha1.ReasonAllocationTooLarge))
+	require.Empty(t, bs.Annotations)
+	require.Empty(t, bs.Finalizers)
+	small := pooled(ns, "small", 2)
+	small.Spec.PoolRef = pool.Name
+	require.NoError(t, api.Create(t.Context(), small))
+	until(t, small, ready(2))
+}
