@@ -20,7 +20,7 @@ import (
 // +kubebuilder:printcolumn:name="TASK_SUCCEED",type=integer,priority=1,JSONPath=`.status.taskSucceed`
 // +kubebuilder:printcolumn:name="TASK_FAILED",type=integer,priority=1,JSONPath=`.status.taskFailed`
 // +kubebuilder:printcolumn:name="TASK_UNKNOWN",type=integer,priority=1,JSONPath=`.status.taskUnknown`
-// +kubebuilder:printcolumn:name="EXPIRE",type=string,JSONPath=`.status.expireTime`,description="When it will be deleted"
+// +kubebuilder:printcolumn:name="EXPIRE",type=string,JSONPath=`.status.expires`,description="When it will be deleted"
 // +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must be at most 63 characters: it becomes a label value"
 // +kubebuilder:validation:XValidation:rule="has(self.status) || !has(self.spec.shardPatches) || size(self.spec.shardPatches) <= self.spec.replicas",message="spec.shardPatches must not be longer than spec.replicas"
@@ -213,35 +213,43 @@ type BatchSandboxStatus struct {
 
 	// replicas is the number of sandboxes that exist.
 	// +optional
+	// +kubebuilder:default=0
 	Replicas int32 `json:"replicas"`
 
 	// allocated is the number of sandboxes held from the pool or, in template mode,
 	// bound to a node.
 	// +optional
+	// +kubebuilder:default=0
 	Allocated int32 `json:"allocated"`
 
 	// ready is the number of sandboxes whose pod is Ready.
 	// +optional
+	// +kubebuilder:default=0
 	Ready int32 `json:"ready"`
 
 	// taskPending is the number of shards whose task was not dispatched yet.
 	// +optional
+	// +kubebuilder:default=0
 	TaskPending int32 `json:"taskPending"`
 
 	// taskRunning is the number of shards whose task runs.
 	// +optional
+	// +kubebuilder:default=0
 	TaskRunning int32 `json:"taskRunning"`
 
 	// taskSucceed is the number of shards whose task ended with exit code 0.
 	// +optional
+	// +kubebuilder:default=0
 	TaskSucceed int32 `json:"taskSucceed"`
 
 	// taskFailed is the number of shards whose task failed or could not start.
 	// +optional
+	// +kubebuilder:default=0
 	TaskFailed int32 `json:"taskFailed"`
 
 	// taskUnknown is the number of shards whose executor has not answered for 30 s.
 	// +optional
+	// +kubebuilder:default=0
 	TaskUnknown int32 `json:"taskUnknown"`
 
 	// succeededShards are the shards whose task succeeded, as "0-5,7".
@@ -267,6 +275,12 @@ type BatchSandboxStatus struct {
 	// spec.expireTime and creation plus spec.ttlSeconds.
 	// +optional
 	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
+
+	// expires is expireTime for people, as the column EXPIRE shows it: a time in
+	// RFC 3339, or "<none>". (kubectl leaves the cell of a missing field blank, as
+	// if the operator had not looked yet.) Programs read expireTime.
+	// +optional
+	Expires string `json:"expires,omitempty"`
 
 	// failedTasks are at most ten of the failed tasks.
 	// +optional

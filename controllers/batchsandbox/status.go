@@ -46,7 +46,10 @@ func statusOf(bs *v1alpha1.BatchSandbox, v view, now time.Time) v1alpha1.BatchSa
 	status := *bs.Status.DeepCopy()
 	status.ObservedGeneration = bs.Generation
 	status.Replicas, status.Allocated, status.Ready, status.Restarted = v.total, v.allocated, v.ready, v.restarted
-	status.ExpireTime = expireTime(bs)
+	status.ExpireTime, status.Expires = expireTime(bs), "<none>"
+	if at := status.ExpireTime; at != nil {
+		status.Expires = at.UTC().Format(time.RFC3339)
+	}
 	ready := readyCondition(bs, v)
 	switch {
 	case ready.Status == metav1.ConditionTrue:

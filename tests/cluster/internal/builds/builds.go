@@ -104,15 +104,19 @@ func (b *Builder) Ensure(ctx context.Context, programs []Program) error {
 	if err := os.MkdirAll(b.Bin, 0o755); err != nil {
 		return err
 	}
+	version, err := goVersion(ctx)
+	if err != nil {
+		return err
+	}
+	if stale, _, err := b.stale(programs, version); err != nil || len(stale) == 0 {
+		return err
+	}
 	unlock, err := b.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	version, err := goVersion(ctx)
-	if err != nil {
-		return err
-	}
+	// Look again: another builder may have done the work meanwhile.
 	stale, keys, err := b.stale(programs, version)
 	if err != nil {
 		return err

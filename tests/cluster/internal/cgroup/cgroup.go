@@ -49,7 +49,8 @@ func Open(name string) (*Group, error) {
 }
 
 // findTrees returns the unified tree if it is the only one; otherwise all trees of
-// version 1. (On machines with both, the unified tree has no controllers.)
+// version 1, and the unified one beside them: it has no controllers then, but runc
+// uses it to tell processes apart.
 func findTrees() ([]tree, error) {
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -69,7 +70,7 @@ func findTrees() ([]tree, error) {
 		switch {
 		case kind == "cgroup2" && path == mountPoint:
 			return []tree{{path: path, unified: true}}, nil
-		case kind == "cgroup" && filepath.Dir(path) == mountPoint:
+		case strings.HasPrefix(kind, "cgroup") && filepath.Dir(path) == mountPoint:
 			v1 = append(v1, tree{path: path})
 		}
 	}

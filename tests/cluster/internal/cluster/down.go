@@ -18,6 +18,10 @@ var (
 	stopControlPlane = []string{"registry", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"}
 )
 
+// stopGrace is short: the data is thrown away, and the API server otherwise waits for
+// its watchers.
+const stopGrace = 3 * time.Second
+
 // kept survives Down: the built programs, the images, and the lock that the caller
 // holds.
 var kept = []string{"bin", "images", "cache", "lock"}
@@ -51,7 +55,7 @@ func (c *Cluster) Down() error {
 func (c *Cluster) stop(names []string) error {
 	var errs []error
 	for _, name := range names {
-		errs = append(errs, c.processes.Stop(name, 10*time.Second))
+		errs = append(errs, c.processes.Stop(name, stopGrace))
 	}
 	return errors.Join(errs...)
 }

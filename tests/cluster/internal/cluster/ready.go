@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -103,15 +104,21 @@ func (c *Cluster) containerdAnswers(context.Context) error {
 	return c.ctr("version")
 }
 
-// get expects 200 from a URL, trusting the cluster's own authority only.
+// get expects 200 from a URL.
 func (c *Cluster) get(ctx context.Context, url string) error {
+	_, err := c.fetch(ctx, url)
+	return err
+}
+
+// fetch gets what a URL has, trusting the cluster's own authority only.
+func (c *Cluster) fetch(ctx context.Context, url string) ([]byte, error) {
 	ca, err := os.ReadFile(c.Path("pki", "ca.crt"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	token, err := pki.Token(c.pki(), admin)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
@@ -119,7 +126,7 @@ func (c *Cluster) get(ctx context.Context, url string) error {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if request.URL.Scheme == "https" {
 		request.Header.Set("Authorization", "Bearer "+token)
@@ -127,14 +134,17 @@ func (c *Cluster) get(ctx context.Context, url string) error {
 	client := &http.Client{Transport: transport, Timeout: 2 * time.Second}
 	response, err := client.Do(request)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(response.Body, 500))
-		return fmt.Errorf("%s: %s %s", url, response.Status, body)
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s %.500s", url, response.Status, body)
+	}
+	return body, nil
 }
 
 func (c *Cluster) client() (*kubernetes.Clientset, error) {
@@ -173,6 +183,30 @@ func nodeReady(client kubernetes.Interface, name string) check {
 			return fmt.Errorf("node %s: %s %s", name, condition.Reason, condition.Message)
 		}
 		return fmt.Errorf("node %s has no Ready condition yet", name)
+	}
+}
+
+// podsKnown is true when the kubelet knows all pods of its node: right after a
+// restart it refuses logs and exec until it has listed them.
+func (c *Cluster) podsKnown(client kubernetes.Interface) check {
+	return func(ctx context.Context) error {
+		onNode := metav1.ListOptions{FieldSelector: "spec.nodeName=" + settings.NodeName, ResourceVersion: "0"}
+		want, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, onNode)
+		if err != nil {
+			return err
+		}
+		body, err := c.fetch(ctx, fmt.Sprintf("https://%s:10250/pods", c.NodeIP()))
+		if err != nil {
+			return err
+		}
+		var known corev1.PodList
+		if err := json.Unmarshal(body, &known); err != nil {
+			return fmt.Errorf("the kubelet's pods: %w", err)
+		}
+		if len(known.Items) < len(want.Items) {
+			return fmt.Errorf("the kubelet knows %d of %d pods", len(known.Items), len(want.Items))
+		}
+		return nil
 	}
 }
 

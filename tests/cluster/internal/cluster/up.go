@@ -101,7 +101,10 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	if err := c.step("node", func() (string, error) {
-		return "ready", c.await(ctx, "kubelet", nodeReady(client, settings.NodeName))
+		if err := c.await(ctx, "kubelet", nodeReady(client, settings.NodeName)); err != nil {
+			return "", err
+		}
+		return "ready", c.await(ctx, "kubelet", c.podsKnown(client))
 	}); err != nil {
 		return err
 	}

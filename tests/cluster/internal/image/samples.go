@@ -25,7 +25,7 @@ const (
 )
 
 // recipe changes whenever this file makes the images differently.
-const recipe = "2"
+const recipe = "4"
 
 // Samples makes the sample images of the packages of this machine's distribution
 // (Debian or Ubuntu).

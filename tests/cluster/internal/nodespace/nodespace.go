@@ -57,16 +57,15 @@ func (s *Space) Ensure() error {
 }
 
 // Remove takes the namespaces away. The processes in them must have ended.
+//
+// The empty folders that serve as mount points stay on the host: removing one would
+// silently unmount it in every other cluster that runs here.
 func (s *Space) Remove() error {
 	errs := []error{s.removeLink()}
 	for _, path := range []string{s.mountPath(), s.Dir, s.netPath()} {
 		errs = append(errs, detachAll(path))
 	}
 	errs = append(errs, remove(s.netPath()), os.RemoveAll(s.Dir))
-	// Mount points that Ensure had to create; those that hold something stay.
-	for _, bind := range s.Mounts {
-		_ = os.Remove(bind.To)
-	}
 	return errors.Join(errs...)
 }
 

@@ -39,10 +39,12 @@ type Spec struct {
 	Started func(pid int) error
 }
 
-// fingerprint changes when a running process no longer is what spec asks for.
+// fingerprint changes when a running process no longer is what spec asks for. The
+// environment has no part in it: it differs from one of the user's shells to the
+// next.
 func (s *Spec) fingerprint() string {
 	h := sha256.New()
-	for _, part := range append([]string{s.Path, s.Version, strings.Join(s.Env, "\x00")}, s.Args...) {
+	for _, part := range append([]string{s.Path, s.Version}, s.Args...) {
 		fmt.Fprintf(h, "%s\x00", part)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
