@@ -1,6 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/client"
+	"github.com/opensandbox/operator/executor/token"
 )
 
 func TestTheOutputReadsAsTheTaskPrintedIt(t *testing.T) {
@@ -72,8 +78,10 @@ func TestATaskThatKillsItsSupervisorLeavesNothing(t *testing.T) {
 }
 
 func TestSIGTERMEndsTasksWithGrace(t *testing.T) {
-	e := newExecutor(t)
-	e.startTask("a", e.request("sh", "-c", `trap 'echo bye > /tmp/bye; exit' TERM; echo ready; while :; do sleep 0.05; done`))
+	e := newExecutor(t, "--shutdown-grace", patience.String())
+	request := e.request("sh", "-c", `trap 'echo bye > /tmp/bye; exit' TERM; echo ready; while :; do sleep 0.05; done`)
+	*request.Spec.GraceSeconds = api.MaxGraceSeconds
+	e.startTask("a", request)
 	require.Eventually(t, func() bool { return e.stdout.String() != "" }, patience, patience/1000)
 	require.NoError(t, e.cmd.Process.Signal(syscall.SIGTERM))
 	assert.Equal(t, 0, e.awaitEnd())
@@ -89,6 +97,10 @@ func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	e.startTask("a", e.request("sleep", "730473047304"))
 	before, err := e.Info(t.Context(), e.target)
 	require.NoError(t, err)
+	body, err := json.Marshal(e.request("touch", "/tmp/replayed"))
+	require.NoError(t, err)
+	kept, err := e.target.Signer.Sign(token.Request{PodUID: podUID, BootID: before.BootID, Method: http.MethodPut, Path: api.TaskPath("b"), Body: body})
+	require.NoError(t, err)
 	answer, err := e.Reset(t.Context(), e.target, api.ResetRequest{Restart: true}, patience)
 	require.NoError(t, err)
 	assert.True(t, answer.Exiting)
@@ -101,6 +113,20 @@ func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	list, err := e.List(t.Context(), e.target, api.Cursor{}, 0)
 	require.NoError(t, err)
 	assert.Empty(t, list.Tasks)
+
+	// What the last owner has seen of a request is worth nothing to him now.
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+e.target.Address+api.TaskPath("b"), bytes.NewReader(body))
+	require.NoError(t, err)
+	request.Header.Set("Authorization", "Bearer "+kept)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	said, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	assert.Equal(t, http.StatusUnauthorized, response.StatusCode)
+	assert.JSONEq(t, `{"type":"about:blank","title":"Unauthorized","status":401}`, string(said), "nothing else is said")
+	_, err = e.Get(t.Context(), e.target, "b")
+	assert.True(t, client.IsNotFound(err), "nothing ran")
 }
 
 func TestATaskThatFillsItsMemoryLimit(t *testing.T) {

@@ -3,10 +3,11 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"net"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,6 +65,7 @@ type executor struct {
 
 	cmd    *exec.Cmd
 	stdout output
+	stderr *output
 	ended  chan struct{}
 }
 
@@ -102,21 +104,16 @@ func prepare(t *testing.T, args ...string) *executor {
 		Client:  client.New(client.Options{Timeout: time.Minute, DialTimeout: time.Minute}),
 		t:       t,
 		sandbox: fakesandbox.New(t, fakesandbox.Options{}),
-		target:  client.Target{PodUID: podUID, Address: freeAddress(t), Signer: signer},
+		target:  client.Target{PodUID: podUID, Signer: signer},
 		env:     []string{api.EnvPodUID + "=" + podUID, api.EnvPublicKeys + "=" + token.FormatPublicKeys(signer.PublicKey())},
 	}
-	e.command = append([]string{binary, "--state-dir", t.TempDir(), "--listen", e.target.Address}, args...)
+	e.command = append([]string{binary, "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args...)
 	t.Cleanup(e.Close)
 	return e
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
+// listens is what an executor says once it has a port.
+var listens = regexp.MustCompile(`msg="The executor listens" address=(\S+)`)
 
 // start runs the executor and waits until it answers.
 func (e *executor) start() {
@@ -124,7 +121,8 @@ func (e *executor) start() {
 	e.cmd = exec.Command(e.command[0], e.command[1:]...)
 	e.cmd.Env = e.env
 	e.cmd.Stdout = &e.stdout
-	e.cmd.Stderr = os.Stderr
+	e.stderr = &output{}
+	e.cmd.Stderr = io.MultiWriter(e.stderr, os.Stderr)
 	require.NoError(e.t, e.cmd.Start())
 	cmd, ended := e.cmd, make(chan struct{})
 	e.ended = ended
@@ -137,8 +135,11 @@ func (e *executor) start() {
 		<-ended
 	})
 	require.Eventually(e.t, func() bool {
-		_, err := e.Info(e.t.Context(), e.target)
-		return err == nil
+		said := listens.FindStringSubmatch(e.stderr.String())
+		if said != nil {
+			e.target.Address = said[1]
+		}
+		return said != nil
 	}, patience, 10*time.Millisecond)
 }
 

@@ -107,12 +107,13 @@ func (l *life) exit() {
 }
 
 func (l *life) run(handler *server.Server) (int, error) {
-	listener, err := net.Listen("tcp", l.listen)
+	terminated, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	var config net.ListenConfig
+	listener, err := config.Listen(terminated, "tcp", l.listen)
 	if err != nil {
 		return 1, err
 	}
-	terminated, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
 	polls, endPolls := context.WithCancel(context.Background())
 	defer endPolls()
 	hunt, endHunt := context.WithCancel(context.Background())
