@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -80,7 +79,7 @@ func TestCursor(t *testing.T) {
 
 func TestTaskIDs(t *testing.T) {
 	for _, good := range []string{"a", "0", "A-b_c.d", strings.Repeat("x", 128)} {
-		assert.NoError(t, ValidateTaskID(good))
+		require.NoError(t, ValidateTaskID(good))
 	}
 	for _, bad := range []string{"", ".", "..", "-a", "a/b", "a b", "é", strings.Repeat("x", 129), "a\n"} {
 		assert.Error(t, ValidateTaskID(bad), bad)
@@ -91,13 +90,14 @@ func FuzzDecodeTaskRequest(f *testing.F) {
 	f.Add([]byte(`{"containerID":` + someID + `,"fallbackEnv":[{"name":"A","value":"1"}],"spec":{"process":{"command":["x"],"args":["y"],"env":[{"name":"B"}],"workingDir":"/"},"timeoutSeconds":1,"graceSeconds":0}}`))
 	f.Add([]byte(`{"spec":{"process":{"command":[]}}}`))
 	f.Add([]byte(`{"a":1}`))
+	f.Add([]byte(`{"spec":{"timeoutSeconds":1` + strings.Repeat("0", 2000) + `}}`))
 	f.Add([]byte(``))
 	f.Add([]byte("\xff\x00{}"))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		request, err := DecodeTaskRequest(body)
 		if err != nil {
 			var wrong *FieldError
-			require.True(t, errors.As(err, &wrong), "every refusal is a FieldError")
+			require.ErrorAs(t, err, &wrong, "every refusal is a FieldError")
 			require.LessOrEqual(t, len(err.Error()), 1000, "a refusal does not repeat the request")
 			return
 		}
