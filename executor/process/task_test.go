@@ -123,7 +123,7 @@ func TestStartIsIdempotent(t *testing.T) {
 	for i := range 50 {
 		wait.Go(func() {
 			_, fresh, err := f.Start(t.Context(), "a", request)
-			assert.NoError(t, err)
+			require.NoError(t, err)
 			if fresh {
 				created.Store(i, true)
 			}
@@ -140,7 +140,7 @@ func TestStartIsIdempotent(t *testing.T) {
 
 	other := f.request("true")
 	_, _, err = f.Start(t.Context(), "a", other)
-	assert.ErrorIs(t, err, process.ErrSpecDiffers)
+	require.ErrorIs(t, err, process.ErrSpecDiffers)
 
 	request.ContainerID = "containerd://" + strings.Repeat("1", 64)
 	_, _, err = f.Start(t.Context(), "a", request)

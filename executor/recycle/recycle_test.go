@@ -2,6 +2,7 @@ package recycle
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC | syscall.CLONE_NEWNS}
 	if err := cmd.Run(); err != nil {
-		if _, ended := err.(*exec.ExitError); !ended {
+		if ended := new(exec.ExitError); !errors.As(err, &ended) {
 			_, _ = os.Stderr.WriteString("these tests need root: " + err.Error() + "\n")
 		}
 		os.Exit(1)
@@ -197,7 +198,7 @@ func plantAttached(t *testing.T, _ *fixture) {
 }
 
 func TestTheNodesNamespaceIsNotEmptied(t *testing.T) {
-	assert.NoError(t, refuseNodeIPC("/proc/self/ns/ipc"))
+	require.NoError(t, refuseNodeIPC("/proc/self/ns/ipc"))
 	link := filepath.Join(t.TempDir(), "ipc")
 	require.NoError(t, os.Symlink(nodeIPC, link))
 	assert.ErrorContains(t, refuseNodeIPC(link), "node's IPC namespace")

@@ -51,7 +51,7 @@ func TestARecordIsReadAsItWasSaved(t *testing.T) {
 func TestAnUnsafeIDIsRefused(t *testing.T) {
 	s := open(t)
 	for _, id := range []string{"", ".", "..", "../x", "a/b", ".hidden", "a\x00"} {
-		assert.Error(t, s.Save(record(id)), id)
+		require.Error(t, s.Save(record(id)), id)
 		assert.Error(t, s.Remove(id), id)
 	}
 }

@@ -190,10 +190,10 @@ func TestKeysAreReadAsTheyAreWritten(t *testing.T) {
 	}
 	for _, bad := range []string{"", "{}", "{", `{"a":"AAAA"}`, `{"a":1}`, "AAAA", "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----"} {
 		_, err := ParsePublicKeys(bad)
-		assert.Error(t, err, bad)
+		require.Error(t, err, bad)
 	}
 	_, err = ParsePrivateKey([]byte("secret text"))
-	assert.ErrorContains(t, err, "not PEM")
+	require.ErrorContains(t, err, "not PEM")
 	assert.NotContains(t, fmt.Sprint(err), "secret")
 }
 
