@@ -31,7 +31,7 @@ func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.
 	if held.Unreadable {
 		record, err := allocation.RecordOf(s.bs)
 		if err != nil {
-			return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}), 0, nil
+			return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}), 0, nil //nolint:nilerr // told by the condition; a retry would not help
 		}
 		for _, c := range r.Ledger.Restore([]ledger.Record{record}) {
 			r.event(s.bs, corev1.EventTypeWarning, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", c.Pod)

@@ -54,7 +54,7 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 	}
 	held := 0
 	for shard, name := range record.Pods {
-		if name != "" && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() { //nolint:gosec // bounded by RecordOf
+		if name != "" && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() {
 			held++
 		}
 	}

@@ -29,7 +29,7 @@ const supervisorSocket = 3
 // event is what a supervisor tells: first Started or Failed, then Exited.
 type event struct {
 	Started *store.Process `json:"started,omitempty"`
-	Failed  *startFailure  `json:"failed,omitempty"`
+	Failed  *startError    `json:"failed,omitempty"`
 	Exited  *exit          `json:"exited,omitempty"`
 }
 
@@ -43,9 +43,7 @@ type exit struct {
 func Supervise() int {
 	// The first process dies with the thread that started it.
 	runtime.LockOSThread()
-	for _, fd := range []int{supervisorSocket, launchRequest, launchRoot, launchCwd} {
-		unix.CloseOnExec(fd)
-	}
+	closeAtExec()
 	socket := os.NewFile(supervisorSocket, "socket")
 	tell := json.NewEncoder(socket)
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -74,7 +72,7 @@ func Supervise() int {
 }
 
 // startLauncher returns once the command is being executed, or has failed to.
-func startLauncher() (pid int, failure *startFailure) {
+func startLauncher() (pid int, failure *startError) {
 	var status [2]int
 	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
 		return 0, cannotStart("pipe: %v", err)
@@ -105,7 +103,7 @@ func startLauncher() (pid int, failure *startFailure) {
 		return pid, nil
 	}
 	failure = cannotStart("the launcher said %q", said)
-	var f startFailure
+	var f startError
 	if json.Unmarshal(said, &f) == nil {
 		failure = &f
 	}
@@ -136,9 +134,10 @@ func reap(first int, ended func(exit)) {
 		case err != nil: // ECHILD
 			return
 		case pid == first && status.Signaled():
-			ended(exit{Code: 128 + int32(status.Signal()), Signal: int32(status.Signal())})
+			signal := int32(status.Signal() & 0x7f)
+			ended(exit{Code: 128 + signal, Signal: signal})
 		case pid == first && status.Exited():
-			ended(exit{Code: int32(status.ExitStatus())})
+			ended(exit{Code: int32(status.ExitStatus() & 0xff)})
 		}
 	}
 }
