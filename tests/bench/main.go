@@ -109,16 +109,17 @@ func run(ctx context.Context, o *options) (err error) {
 	if err := b.setUp(ctx, pools, o.namespace); err != nil {
 		return err
 	}
-	fmt.Println()
 	rows := make([]row, 0, len(list))
 	defer func() { printTable(os.Stdout, rows, o.rounds) }()
 	for _, s := range list {
-		fmt.Fprintf(os.Stderr, "measuring %s\n", s.name)
 		result, err := b.measure(ctx, s, o.rounds)
 		if err != nil {
 			return fmt.Errorf("measuring %s: %w", s.name, err)
 		}
 		rows = append(rows, result...)
+		for _, r := range result {
+			fmt.Fprintf(os.Stderr, "measured %s: %.1f ms, ratio %.2f\n", r.name, ms(r.operator), r.ratio)
+		}
 	}
 	return nil
 }

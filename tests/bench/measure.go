@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -192,27 +193,37 @@ func isComplete(bs *v1alpha1.BatchSandbox) bool {
 }
 
 // empty deletes all objects of a side and waits until they are gone; an empty
-// namespace stands for all. A Floor has nobody but us to take its finalizer away.
+// namespace stands for all.
 func (b *bench) empty(ctx context.Context, api client.WithWatch, namespace string) error {
 	return wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, roundPatience, true, func(ctx context.Context) (bool, error) {
 		var list v1alpha1.BatchSandboxList
 		if err := api.List(ctx, &list, client.InNamespace(namespace)); err != nil {
 			return false, fmt.Errorf("listing: %w", err)
 		}
-		for i := range list.Items {
-			bs := &list.Items[i]
-			if bs.DeletionTimestamp == nil {
-				if err := api.Delete(ctx, bs); client.IgnoreNotFound(err) != nil {
-					return false, fmt.Errorf("deleting: %w", err)
-				}
-			}
-			if api == b.floor {
-				err := api.Patch(ctx, bs, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
-				if client.IgnoreNotFound(err) != nil {
-					return false, fmt.Errorf("taking the finalizer away: %w", err)
-				}
-			}
+		errs := make([]error, len(list.Items))
+		workqueue.ParallelizeUntil(ctx, 32, len(list.Items), func(i int) {
+			errs[i] = b.remove(ctx, api, &list.Items[i])
+		})
+		if err := errors.Join(errs...); err != nil {
+			return false, err
 		}
 		return len(list.Items) == 0, nil
 	})
+}
+
+// remove deletes an object. A Floor has nobody but us to take its finalizer away.
+func (b *bench) remove(ctx context.Context, api client.WithWatch, bs *v1alpha1.BatchSandbox) error {
+	if bs.DeletionTimestamp == nil {
+		if err := api.Delete(ctx, bs); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("deleting: %w", err)
+		}
+	}
+	if api != b.floor {
+		return nil
+	}
+	err := api.Patch(ctx, bs, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("taking the finalizer away: %w", err)
+	}
+	return nil
 }
