@@ -27,6 +27,7 @@ type options struct {
 	sizes                     string
 	rounds, burst, burstReady int
 	keep                      bool
+	namespace                 string
 }
 
 func main() {
@@ -35,7 +36,8 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 15, "Pairs of measurements for each row.")
 	flag.IntVar(&o.burst, "burst", 100, "BatchSandboxes with one sandbox each that are created at once; 0 leaves this out.")
 	flag.IntVar(&o.burstReady, "burst-ready", 300, "Ready pods of the pool that the burst takes from.")
-	flag.BoolVar(&o.keep, "keep", false, "Leave the pools in place at the end, to look at.")
+	flag.BoolVar(&o.keep, "keep", false, "Leave the pools in place at the end.")
+	flag.StringVar(&o.namespace, "namespace", "", "Namespace with the pools of an earlier run that kept them.")
 	flag.Parse()
 	ctrllog.SetLogger(klog.Background())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -99,25 +101,25 @@ func run(ctx context.Context, o *options) (err error) {
 	if err := b.describe(ctx, os.Stdout); err != nil {
 		return err
 	}
-	if !o.keep {
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-			defer cancel()
-			err = errors.Join(err, b.cleanUp(ctx))
-		}()
-	}
-	if err := b.setUp(ctx, pools); err != nil {
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		err = errors.Join(err, b.cleanUp(ctx, o.keep))
+	}()
+	if err := b.setUp(ctx, pools, o.namespace); err != nil {
 		return err
 	}
-	fmt.Println()
 	rows := make([]row, 0, len(list))
+	defer func() { printTable(os.Stdout, rows, o.rounds) }()
 	for _, s := range list {
 		result, err := b.measure(ctx, s, o.rounds)
 		if err != nil {
 			return fmt.Errorf("measuring %s: %w", s.name, err)
 		}
 		rows = append(rows, result...)
+		for _, r := range result {
+			fmt.Fprintf(os.Stderr, "measured %s: %.1f ms, ratio %.2f\n", r.name, ms(r.operator), r.ratio)
+		}
 	}
-	printTable(os.Stdout, rows, o.rounds)
 	return nil
 }

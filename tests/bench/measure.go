@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -68,7 +69,7 @@ func (b *bench) runOperator(ctx context.Context, s scenario, round int) (sample,
 		return sample{}, fmt.Errorf("operator: %w", err)
 	}
 	b.payloads[s.name] = result.seen
-	return result, errors.Join(b.empty(ctx, b.api), b.untilIdle(ctx, s.pool, roundPatience))
+	return result, errors.Join(b.empty(ctx, b.api, b.namespace), b.untilIdle(ctx, s.pool, roundPatience))
 }
 
 // runFloor does by hand the writes that the operator did in its last run.
@@ -96,7 +97,7 @@ func (b *bench) runFloor(ctx context.Context, s scenario, round int) (sample, er
 	if err != nil {
 		return sample{}, fmt.Errorf("floor: %w", err)
 	}
-	return result, b.empty(ctx, b.floor)
+	return result, b.empty(ctx, b.floor, b.namespace)
 }
 
 // time opens a watch, starts the writer of every object at once and returns when the
@@ -104,11 +105,17 @@ func (b *bench) runFloor(ctx context.Context, s scenario, round int) (sample, er
 func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, round int, write func(context.Context, int, *v1alpha1.BatchSandbox) error) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, roundPatience)
 	defer cancel()
-	w, err := api.Watch(ctx, &v1alpha1.BatchSandboxList{}, client.InNamespace(b.namespace))
-	if err != nil {
-		return sample{}, fmt.Errorf("watching: %w", err)
+	open := func() (watch.Interface, error) {
+		w, err := api.Watch(ctx, &v1alpha1.BatchSandboxList{}, client.InNamespace(b.namespace))
+		if err != nil {
+			return nil, fmt.Errorf("watching: %w", err)
+		}
+		return w, nil
 	}
-	defer w.Stop()
+	w, err := open()
+	if err != nil {
+		return sample{}, err
+	}
 	objects := make([]*v1alpha1.BatchSandbox, s.objects)
 	for i := range objects {
 		objects[i] = &v1alpha1.BatchSandbox{
@@ -118,7 +125,7 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 	}
 	errs := make([]error, s.objects)
 	var writers sync.WaitGroup
-	start := time.Now()
+	c := collector{start: time.Now(), scenario: s, complete: map[string]bool{}}
 	for i, bs := range objects {
 		writers.Go(func() {
 			if errs[i] = write(ctx, i, bs); errs[i] != nil {
@@ -126,37 +133,51 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 			}
 		})
 	}
-	result, err := collect(ctx, w, s, start)
-	writers.Wait()
-	return result, errors.Join(append(errs, err)...)
+	// The API server drops a watch that is slow to read, as on a machine that is very
+	// busy: another one starts with all that is there.
+	for err == nil && !c.read(ctx, w) {
+		w.Stop()
+		w, err = open()
+	}
+	if err == nil {
+		w.Stop()
+	}
+	writers.Wait() // a watch may be faster than the answer
+	return c.sample(), errors.Join(append(errs, err)...)
 }
 
-// collect reads the watch until every object of the scenario is complete.
-func collect(ctx context.Context, w watch.Interface, s scenario, start time.Time) (sample, error) {
-	var result sample
-	events := 0
-	complete := map[string]bool{}
-	for len(complete) < s.objects {
-		select {
-		case <-ctx.Done():
-			return result, fmt.Errorf("%d of %d are complete: %w", len(complete), s.objects, context.Cause(ctx))
-		case e, open := <-w.ResultChan():
-			bs, ok := e.Object.(*v1alpha1.BatchSandbox)
-			if !open || !ok || e.Type == watch.Deleted {
-				return result, fmt.Errorf("unexpected event of the watch: %v %+v", e.Type, e.Object)
-			}
-			events++
-			if complete[bs.Name] || !isComplete(bs) {
-				continue
-			}
-			complete[bs.Name] = true
-			result.took = append(result.took, time.Since(start))
-			result.seen = append(result.seen, *bs)
+// collector follows the objects of a scenario.
+type collector struct {
+	start    time.Time
+	scenario scenario
+	complete map[string]bool
+	events   int
+	took     []time.Duration
+	seen     []v1alpha1.BatchSandbox
+}
+
+// read reads the watch until every object is complete; false says that it closed before.
+func (c *collector) read(ctx context.Context, w watch.Interface) bool {
+	for e := range w.ResultChan() {
+		bs, ok := e.Object.(*v1alpha1.BatchSandbox)
+		if !ok {
+			return false
+		}
+		c.events++
+		if c.complete[bs.Name] || !isComplete(bs) {
+			continue
+		}
+		c.complete[bs.Name] = true
+		c.took, c.seen = append(c.took, time.Since(c.start)), append(c.seen, *bs)
+		if len(c.complete) == c.scenario.objects {
+			return true
 		}
 	}
-	slices.Sort(result.took)
-	result.writes = float64(events) / float64(s.objects)
-	return result, nil
+	return false
+}
+
+func (c *collector) sample() sample {
+	return sample{took: slices.Sorted(slices.Values(c.took)), seen: c.seen, writes: float64(c.events) / float64(c.scenario.objects)}
 }
 
 // isComplete says that every sandbox is ready and has an endpoint.
@@ -171,28 +192,38 @@ func isComplete(bs *v1alpha1.BatchSandbox) bool {
 	return len(endpoints) == int(bs.DesiredReplicas()) && !slices.Contains(endpoints, "")
 }
 
-// empty deletes all objects of a side and waits until they are gone. A Floor has
-// nobody but us to take its finalizer away.
-func (b *bench) empty(ctx context.Context, api client.WithWatch) error {
+// empty deletes all objects of a side and waits until they are gone; an empty
+// namespace stands for all.
+func (b *bench) empty(ctx context.Context, api client.WithWatch, namespace string) error {
 	return wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, roundPatience, true, func(ctx context.Context) (bool, error) {
 		var list v1alpha1.BatchSandboxList
-		if err := api.List(ctx, &list, client.InNamespace(b.namespace)); err != nil {
+		if err := api.List(ctx, &list, client.InNamespace(namespace)); err != nil {
 			return false, fmt.Errorf("listing: %w", err)
 		}
-		for i := range list.Items {
-			bs := &list.Items[i]
-			if bs.DeletionTimestamp == nil {
-				if err := api.Delete(ctx, bs); client.IgnoreNotFound(err) != nil {
-					return false, fmt.Errorf("deleting: %w", err)
-				}
-			}
-			if api == b.floor {
-				err := api.Patch(ctx, bs, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
-				if client.IgnoreNotFound(err) != nil {
-					return false, fmt.Errorf("taking the finalizer away: %w", err)
-				}
-			}
+		errs := make([]error, len(list.Items))
+		workqueue.ParallelizeUntil(ctx, 32, len(list.Items), func(i int) {
+			errs[i] = b.remove(ctx, api, &list.Items[i])
+		})
+		if err := errors.Join(errs...); err != nil {
+			return false, err
 		}
 		return len(list.Items) == 0, nil
 	})
+}
+
+// remove deletes an object. A Floor has nobody but us to take its finalizer away.
+func (b *bench) remove(ctx context.Context, api client.WithWatch, bs *v1alpha1.BatchSandbox) error {
+	if bs.DeletionTimestamp == nil {
+		if err := api.Delete(ctx, bs); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("deleting: %w", err)
+		}
+	}
+	if api != b.floor {
+		return nil
+	}
+	err := api.Patch(ctx, bs, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("taking the finalizer away: %w", err)
+	}
+	return nil
 }

@@ -121,19 +121,25 @@ func fsync() string {
 }
 
 // setUp makes the floor's kind and the pools and waits until all pods are ready.
-func (b *bench) setUp(ctx context.Context, pools []poolSize) error {
+func (b *bench) setUp(ctx context.Context, pools []poolSize, namespace string) error {
 	if err := b.copyCRD(ctx); err != nil {
 		return fmt.Errorf("making the floor's CRD: %w", err)
 	}
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "bench-"}}
-	if err := b.api.Create(ctx, ns); err != nil {
-		return fmt.Errorf("making a namespace: %w", err)
+	if b.namespace = namespace; namespace == "" {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "bench-"}}
+		if err := b.api.Create(ctx, ns); err != nil {
+			return fmt.Errorf("making a namespace: %w", err)
+		}
+		b.namespace = ns.Name
 	}
-	b.namespace = ns.Name
+	fmt.Printf("namespace   %s\n", b.namespace)
 	for _, p := range pools {
-		if err := b.api.Create(ctx, b.pool(p)); err != nil {
+		if err := b.api.Create(ctx, b.pool(p)); client.IgnoreAlreadyExists(err) != nil {
 			return fmt.Errorf("making pool %s: %w", p.name, err)
 		}
+	}
+	if err := b.empty(ctx, b.api, b.namespace); err != nil {
+		return err
 	}
 	for _, p := range pools {
 		start := time.Now()
@@ -202,24 +208,34 @@ func (b *bench) copyCRD(ctx context.Context) error {
 	})
 }
 
+// deleteCRD deletes the floor's kind. Floors that an earlier run left would hold it up.
 func (b *bench) deleteCRD(ctx context.Context) error {
 	crd := &unstructured.Unstructured{}
 	crd.SetGroupVersionKind(crdKind)
 	crd.SetName(floorCRD)
+	if err := b.api.Get(ctx, client.ObjectKey{Name: floorCRD}, crd); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if err := b.empty(ctx, b.floor, ""); err != nil {
+		return err
+	}
 	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, roundPatience, true, func(ctx context.Context) (bool, error) {
 		err := b.api.Delete(ctx, crd)
 		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
 	})
 }
 
-// cleanUp deletes everything that was made; the namespace goes in the background.
-func (b *bench) cleanUp(ctx context.Context) error {
-	var errs []error
+// cleanUp deletes everything that was made, except the pools where keep says so. The
+// namespace goes in the background.
+func (b *bench) cleanUp(ctx context.Context, keep bool) error {
+	errs := []error{b.deleteCRD(ctx)}
 	if b.namespace != "" {
+		errs = append(errs, b.empty(ctx, b.api, b.namespace))
+	}
+	if b.namespace != "" && !keep {
 		errs = append(errs,
-			b.empty(ctx, b.api), b.empty(ctx, b.floor),
 			b.api.DeleteAllOf(ctx, &v1alpha1.Pool{}, client.InNamespace(b.namespace)),
 			b.api.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: b.namespace}}))
 	}
-	return errors.Join(append(errs, b.deleteCRD(ctx))...)
+	return errors.Join(errs...)
 }
