@@ -1,51 +1,95 @@
 package batchsandbox
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
-	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
 )
 
-func TestAPoolIsAskedOnlyForWhatFits(t *testing.T) {
-	const longName, shortName = 63, 12
-	held := func(ip string) []ledger.HeldPod {
-		return []ledger.HeldPod{{Pod: ledger.Pod{Name: strings.Repeat("p", 70), IP: ip}, Shard: 0}}
+// held is a live pod of an allocation, changed by the options.
+func held(shard int32, name string, options ...func(*ledger.HeldPod)) ledger.HeldPod {
+	h := ledger.HeldPod{Pod: ledger.Pod{Name: name, Ready: true}, Shard: shard, Seen: true}
+	for _, option := range options {
+		option(&h)
 	}
-	tests := []struct {
-		name     string
-		poolName int
-		replicas int32
-		others   int // bytes of other annotations
-		held     []ledger.HeldPod
-		want     int
-		tooLarge bool
+	return h
+}
+
+func gone(h *ledger.HeldPod)        { h.Gone = true }
+func terminating(h *ledger.HeldPod) { h.Terminating = true }
+func finished(h *ledger.HeldPod)    { h.Finished = true }
+func notReady(h *ledger.HeldPod)    { h.Ready = false }
+func unseen(h *ledger.HeldPod)      { h.Seen, h.Ready = false, false }
+
+func TestPlanPooled(t *testing.T) {
+	tests := map[string]struct {
+		held                []ledger.HeldPod
+		replicas            int32
+		keep, lost, surplus []string
+		empty               []int32
 	}{
-		{name: "a small batch is asked for as it is", poolName: longName, replicas: 100, want: 100},
-		{name: "nothing is missing", poolName: longName, replicas: 1, held: held("10.0.0.1"), want: 0},
-		{name: "the largest batch of a short name fits", poolName: shortName, replicas: 5000 / 2, want: 5000 / 2},
-		{name: "long names never fit", poolName: longName, replicas: 5000, tooLarge: true},
-		{name: "addresses decide, so one is asked for", poolName: shortName, replicas: 5000, want: 1},
-		{name: "addresses are known to be short", poolName: shortName, replicas: 5000, held: held("10.0.0.1"), want: 4999},
-		{name: "addresses are known to be long", poolName: shortName, replicas: 5000, held: held("fd00:1234:5678:9abc:def0:1234:5678:9abc"), tooLarge: true},
-		{name: "what others have written counts", poolName: shortName, replicas: 10, others: 262_000, tooLarge: true},
+		"a new batch claims every shard, lowest first": {replicas: 3, empty: []int32{0, 1, 2}},
+		"a batch of none claims none":                  {replicas: 0},
+		"a complete batch changes nothing": {
+			held: []ledger.HeldPod{held(0, "a"), held(1, "b")}, replicas: 2,
+			keep: []string{"a", "b"},
+		},
+		"what is kept is in shard order": {
+			held: []ledger.HeldPod{held(2, "c"), held(0, "a"), held(1, "b")}, replicas: 3,
+			keep: []string{"a", "b", "c"},
+		},
+		"a pod that is gone is replaced at its own shard": {
+			held: []ledger.HeldPod{held(0, "a"), held(1, "b", gone), held(2, "c")}, replicas: 3,
+			keep: []string{"a", "c"}, lost: []string{"b"}, empty: []int32{1},
+		},
+		"a pod that is being deleted is lost": {
+			held: []ledger.HeldPod{held(0, "a", terminating)}, replicas: 1,
+			lost: []string{"a"}, empty: []int32{0},
+		},
+		"a pod that has ended for good is lost": {
+			held: []ledger.HeldPod{held(0, "a", finished)}, replicas: 1,
+			lost: []string{"a"}, empty: []int32{0},
+		},
+		"a pod that is only not ready stays: its node may come back": {
+			held: []ledger.HeldPod{held(0, "a", notReady)}, replicas: 1,
+			keep: []string{"a"},
+		},
+		"a pod of which nothing is known yet stays": {
+			held: []ledger.HeldPod{held(0, "a", unseen)}, replicas: 1,
+			keep: []string{"a"},
+		},
+		"scaled down, the highest shards are given up": {
+			held: []ledger.HeldPod{held(0, "a"), held(1, "b"), held(2, "c")}, replicas: 1,
+			keep: []string{"a"}, surplus: []string{"b", "c"},
+		},
+		"scaled down to none, all are given up": {
+			held: []ledger.HeldPod{held(0, "a")}, replicas: 0,
+			surplus: []string{"a"},
+		},
+		"scaled down, a lost pod of a shard that is not asked for is dropped and not released": {
+			held: []ledger.HeldPod{held(0, "a"), held(1, "b", gone)}, replicas: 1,
+			keep: []string{"a"}, lost: []string{"b"},
+		},
+		"scaled up, only the new shards are claimed": {
+			held: []ledger.HeldPod{held(0, "a")}, replicas: 3,
+			keep: []string{"a"}, empty: []int32{1, 2},
+		},
+		"a hole below a filled shard is claimed": {
+			held: []ledger.HeldPod{held(1, "b")}, replicas: 2,
+			keep: []string{"b"}, empty: []int32{0},
+		},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			bs := &v1alpha1.BatchSandbox{
-				ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"note": strings.Repeat("n", test.others)}},
-				Spec:       v1alpha1.BatchSandboxSpec{PoolRef: strings.Repeat("p", test.poolName), Replicas: ptr.To(test.replicas)},
-			}
-			ask, blocked := fit(bs, planPooled(test.held, test.replicas), nil)
-			require.Equal(t, test.want, ask)
-			require.Equal(t, test.tooLarge, blocked != nil)
-			if blocked != nil {
-				require.Equal(t, v1alpha1.ReasonAllocationTooLarge, blocked.reason)
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			plan := planPooled(test.held, test.replicas)
+			require.ElementsMatch(t, test.lost, names(plan.lost), "lost")
+			require.ElementsMatch(t, test.surplus, names(plan.surplus), "surplus")
+			require.Equal(t, test.empty, plan.empty, "shards that want a pod")
+			require.Len(t, plan.keep, len(test.keep))
+			if len(test.keep) > 0 {
+				require.Equal(t, test.keep, names(plan.keep), "kept")
 			}
 		})
 	}
