@@ -199,6 +199,7 @@ demo: $(KUSTOMIZE) ## Show the operator at work, on the hermetic cluster or on y
 
 .PHONY: $(CLUSTER)
 $(CLUSTER):
+	@test -e $@ || echo "building cluster (once)" >&2
 	@cd tests/cluster && CGO_ENABLED=0 go build -trimpath -o $@ .
 
 $(CONTROLLER_GEN): TOOL := sigs.k8s.io/controller-tools/cmd/controller-gen

@@ -2,8 +2,14 @@
 # with KUBECTL and the cluster's folders in the environment (the Makefile sets them).
 # shellcheck shell=bash
 
-# say TEXT: a heading, between the outputs of commands.
-say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
+# say TEXT: a heading, between the outputs of commands; bold on a terminal.
+say() {
+  if [[ -t 1 ]]; then
+    printf '\n\033[1m==> %s\033[0m\n' "$*"
+  else
+    printf '\n==> %s\n' "$*"
+  fi
+}
 
 # cluster_runs says whether the hermetic cluster answers.
 cluster_runs() {
