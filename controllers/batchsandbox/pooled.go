@@ -3,6 +3,7 @@ package batchsandbox
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
+	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
 )
 
@@ -36,7 +38,7 @@ func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.
 			return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}), 0, nil
 		}
 		for _, c := range r.Ledger.Restore([]ledger.Record{record}) {
-			r.event(s.bs, corev1.EventTypeWarning, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", c.Pod)
+			r.noteDoubleAllocation(s, c.Pod)
 		}
 		held = r.Ledger.Allocation(s.key, s.owner.UID)
 	}
@@ -56,7 +58,35 @@ func (r *Reconciler) noteForeignEdit(s *scope, held ledger.Allocation) {
 	if err == nil && (want.Status != is.Status || want.Release != is.Release) {
 		r.event(s.bs, corev1.EventTypeWarning, "AllocationRestored", "Restore",
 			"annotation %s or %s was changed by someone else and is written back", v1alpha1.AnnotationAllocStatus, v1alpha1.AnnotationAllocRelease)
+		for _, pod := range r.disputed(s, held) {
+			r.noteDoubleAllocation(s, pod)
+		}
 	}
+}
+
+// disputed returns the pods that the annotations name and that another BatchSandbox
+// holds, as a write of the last leader that came too late may leave behind.
+func (r *Reconciler) disputed(s *scope, held ledger.Allocation) []string {
+	record, err := allocation.RecordOf(s.bs)
+	if err != nil {
+		return nil
+	}
+	own := append(names(held.Held), names(held.Releasing)...)
+	var found []string
+	for _, pod := range r.Ledger.Snapshot(s.key).Pods {
+		lent := pod.State == ledger.Held || pod.State == ledger.Releasing
+		if lent && slices.Contains(record.Pods, pod.Name) && !slices.Contains(own, pod.Name) {
+			found = append(found, pod.Name)
+		}
+	}
+	return found
+}
+
+// noteDoubleAllocation tells that the object names a pod whose holder, by the
+// ledger, is another BatchSandbox, which keeps it.
+func (r *Reconciler) noteDoubleAllocation(s *scope, pod string) {
+	leadership.DoubleAllocations.Inc()
+	r.event(s.bs, corev1.EventTypeWarning, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", pod)
 }
 
 // allocate brings what is held to what is asked for with at most one write. It

@@ -97,7 +97,12 @@ func (r *Reconciler) reconcileNormal(ctx context.Context, s *scope) (ctrl.Result
 	} else {
 		seen, again, err = r.reconcileTemplate(ctx, s)
 	}
-	later, statusErr := r.writeStatus(ctx, s, seen)
+	var later time.Duration
+	var statusErr error
+	if s.memo.pending == nil {
+		// Else it would move the resourceVersion, and the pending write could not be repeated.
+		later, statusErr = r.writeStatus(ctx, s, seen)
+	}
 	result := ctrl.Result{RequeueAfter: soonest(again, later)}
 	if expire != nil {
 		result.RequeueAfter = soonest(result.RequeueAfter, max(time.Millisecond, expire.Sub(r.Clock.Now())))

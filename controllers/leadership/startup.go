@@ -92,7 +92,7 @@ func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 		records = append(records, record)
 	}
 	for _, conflict := range s.Ledger.Restore(records) {
-		doubleAllocations.Inc()
+		DoubleAllocations.Inc()
 		for _, owner := range conflict.Owners {
 			logger.Error(nil, "a pod stands in two allocations and is deleted", "pod", conflict.Pod, "batchSandbox", owner.NamespacedName)
 			s.Recorder.Eventf(byUID[string(owner.UID)], nil, corev1.EventTypeWarning, "DoubleAllocation", "Rebuild",
