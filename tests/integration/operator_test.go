@@ -33,10 +33,33 @@ import (
 var (
 	api      client.WithWatch
 	auditLog string
+	operator *process
 )
 
 // operatorNamespace is the operator's own, as far as it knows.
 const operatorNamespace = "operator-system"
+
+// process is the running operator.
+type process struct {
+	binary, kubeconfig string
+	cmd                *exec.Cmd
+}
+
+func (p *process) start() error {
+	p.cmd = exec.Command(p.binary, "--health-probe-bind-address=0")
+	p.cmd.Env = append(os.Environ(), "KUBECONFIG="+p.kubeconfig, "POD_NAMESPACE="+operatorNamespace)
+	p.cmd.Stdout, p.cmd.Stderr = os.Stderr, os.Stderr
+	if err := p.cmd.Start(); err != nil {
+		return fmt.Errorf("starting the operator: %w", err)
+	}
+	return nil
+}
+
+// kill ends it as kill -9 does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+}
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
@@ -65,7 +88,10 @@ func run(m *testing.M) (int, error) {
 	if err := os.WriteFile(policy, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata, verbs: [create, update, patch, delete]}]\n"), 0o600); err != nil {
 		return 0, err
 	}
-	env := &envtest.Environment{CRDDirectoryPaths: []string{"../../config/crd/bases"}, ErrorIfCRDPathMissing: true}
+	env := &envtest.Environment{
+		CRDDirectoryPaths: []string{"../../config/crd/bases"}, ErrorIfCRDPathMissing: true,
+		ControlPlaneStartTimeout: 2 * time.Minute, ControlPlaneStopTimeout: time.Minute,
+	}
 	env.ControlPlane.GetAPIServer().Configure().Append("audit-policy-file", policy).Append("audit-log-path", auditLog)
 	config, err := env.Start()
 	if err != nil {
@@ -87,20 +113,28 @@ func run(m *testing.M) (int, error) {
 	if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/manager").CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("building the operator: %w\n%s", err, out)
 	}
-	operator := exec.Command(binary, "--health-probe-bind-address=0")
-	operator.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "POD_NAMESPACE="+operatorNamespace)
-	operator.Stdout, operator.Stderr = os.Stderr, os.Stderr
-	if err := operator.Start(); err != nil {
-		return 0, fmt.Errorf("starting the operator: %w", err)
+	operator = &process{binary: binary, kubeconfig: kubeconfig}
+	if err := operator.start(); err != nil {
+		return 0, err
 	}
-	defer func() { _ = operator.Process.Kill(); _ = operator.Wait() }()
+	defer operator.kill()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go actAsKubelet(ctx)
 	return m.Run(), nil
 }
 
-// actAsKubelet marks every new pod as running and ready, and ends deleted ones.
+// patience is how long a test waits for what must happen.
+const patience = time.Minute
+
+// poll is how often it looks.
+const poll = 20 * time.Millisecond
+
+// imageMissing cannot be pulled.
+const imageMissing = "missing:1"
+
+// actAsKubelet marks every new pod as running and ready, or says that its image
+// cannot be pulled, and ends deleted ones.
 func actAsKubelet(ctx context.Context) {
 	for ctx.Err() == nil {
 		w, err := api.Watch(ctx, &corev1.PodList{})
@@ -119,6 +153,13 @@ func actAsKubelet(ctx context.Context) {
 			}
 			n++
 			before := client.MergeFrom(pod.DeepCopy())
+			if pod.Spec.Containers[0].Image == imageMissing {
+				pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: pod.Spec.Containers[0].Name, State: corev1.ContainerState{
+					Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "no such image"},
+				}}}
+				_ = api.Status().Patch(ctx, pod, before)
+				continue
+			}
 			ip := fmt.Sprintf("10.1.%d.%d", n/250, n%250+1)
 			pod.Status.Phase, pod.Status.PodIP, pod.Status.PodIPs = corev1.PodRunning, ip, []corev1.PodIP{{IP: ip}}
 			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
@@ -157,7 +198,7 @@ func until[T client.Object](t *testing.T, obj T, condition func(T) bool) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		return api.Get(t.Context(), client.ObjectKeyFromObject(obj), obj) == nil && condition(obj)
-	}, 30*time.Second, 20*time.Millisecond, "last seen: %+v", obj)
+	}, patience, poll, "last seen: %+v", obj)
 }
 
 func ready(n int32) func(*v1alpha1.BatchSandbox) bool {
@@ -188,11 +229,12 @@ func gone(t *testing.T, obj client.Object) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		return apierrors.IsNotFound(api.Get(t.Context(), client.ObjectKeyFromObject(obj), obj))
-	}, 30*time.Second, 20*time.Millisecond, "%s is still there", obj.GetName())
+	}, patience, poll, "%s is still there", obj.GetName())
 }
 
-// writes counts the writes of a namespace's objects of a resource in the audit log.
-func writes(t *testing.T, ns, resource string) int {
+// writes counts the writes of a namespace's objects of a resource in the audit log,
+// all or those with the verb.
+func writes(t *testing.T, ns, resource string, verb ...string) int {
 	t.Helper()
 	file, err := os.Open(auditLog)
 	require.NoError(t, err)
@@ -202,10 +244,11 @@ func writes(t *testing.T, ns, resource string) int {
 	scanner.Buffer(nil, 1<<20)
 	for scanner.Scan() {
 		var e struct {
+			Verb      string
 			ObjectRef struct{ Resource, Namespace string }
 		}
 		require.NoError(t, json.Unmarshal(scanner.Bytes(), &e))
-		if e.ObjectRef.Namespace == ns && e.ObjectRef.Resource == resource {
+		if e.ObjectRef.Namespace == ns && e.ObjectRef.Resource == resource && (len(verb) == 0 || slices.Contains(verb, e.Verb)) {
 			n++
 		}
 	}
