@@ -110,13 +110,13 @@ func run(ctx context.Context, o *options) (err error) {
 		return err
 	}
 	rows := make([]row, 0, len(list))
-	defer func() { printTable(os.Stdout, rows, o.rounds) }()
+	defer func() { printTable(os.Stdout, rows) }()
 	for _, s := range list {
 		result, err := b.measure(ctx, s, o.rounds)
+		rows = append(rows, result...)
 		if err != nil {
 			return fmt.Errorf("measuring %s: %w", s.name, err)
 		}
-		rows = append(rows, result...)
 		for _, r := range result {
 			fmt.Fprintf(os.Stderr, "measured %s: %.1f ms, ratio %.2f\n", r.name, ms(r.operator), r.ratio)
 		}

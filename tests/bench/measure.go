@@ -29,7 +29,8 @@ type sample struct {
 	seen   []v1alpha1.BatchSandbox
 }
 
-// measure runs a scenario in pairs, the operator first in every other one.
+// measure runs a scenario in pairs, the operator first in every other one. With an
+// error come the rows of what was measured until then.
 func (b *bench) measure(ctx context.Context, s scenario, rounds int) ([]row, error) {
 	var operator, floor []sample
 	for i := range rounds + 1 {
@@ -46,7 +47,7 @@ func (b *bench) measure(ctx context.Context, s scenario, rounds int) ([]row, err
 				pair[1], err = b.runFloor(ctx, s, i)
 			}
 			if err != nil {
-				return nil, err
+				return rowsOf(s, operator, floor), err
 			}
 		}
 		if i == 0 {
@@ -204,8 +205,9 @@ func (b *bench) empty(ctx context.Context, api client.WithWatch, namespace strin
 		workqueue.ParallelizeUntil(ctx, 32, len(list.Items), func(i int) {
 			errs[i] = b.remove(ctx, api, &list.Items[i])
 		})
-		if err := errors.Join(errs...); err != nil {
-			return false, err
+		// One error says enough.
+		if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 {
+			return false, errs[i]
 		}
 		return len(list.Items) == 0, nil
 	})

@@ -41,7 +41,7 @@ func TestTheRatioIsTheMedianOfThePairsNotTheRatioOfTheMedians(t *testing.T) {
 	require.Equal(t, 10*time.Millisecond, r.floor)
 
 	var out strings.Builder
-	printTable(&out, []row{r}, 3)
+	printTable(&out, []row{r})
 	require.Contains(t, out.String(), "20.0")
 	require.Contains(t, out.String(), "1.20")
 }
