@@ -106,14 +106,12 @@ func (b *bench) runFloor(ctx context.Context, s scenario, round int) (sample, er
 func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, round int, write func(context.Context, int, *v1alpha1.BatchSandbox) error) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, roundPatience)
 	defer cancel()
-	open := func() (watch.Interface, error) {
-		w, err := api.Watch(ctx, &v1alpha1.BatchSandboxList{}, client.InNamespace(b.namespace))
-		if err != nil {
-			return nil, fmt.Errorf("watching: %w", err)
-		}
-		return w, nil
+	var before v1alpha1.BatchSandboxList
+	if err := api.List(ctx, &before, client.InNamespace(b.namespace)); err != nil {
+		return sample{}, fmt.Errorf("listing: %w", err)
 	}
-	w, err := open()
+	c := collector{scenario: s, complete: map[string]bool{}, version: before.ResourceVersion}
+	w, err := c.open(ctx, api, b.namespace)
 	if err != nil {
 		return sample{}, err
 	}
@@ -126,7 +124,7 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 	}
 	errs := make([]error, s.objects)
 	var writers sync.WaitGroup
-	c := collector{start: time.Now(), scenario: s, complete: map[string]bool{}}
+	c.start = time.Now()
 	for i, bs := range objects {
 		writers.Go(func() {
 			if errs[i] = write(ctx, i, bs); errs[i] != nil {
@@ -135,16 +133,16 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 		})
 	}
 	// The API server drops a watch that is slow to read, as on a machine that is very
-	// busy: another one starts with all that is there.
-	for err == nil && !c.read(ctx, w) {
+	// busy: another one goes on where it ended.
+	for err == nil && !c.read(w) {
 		w.Stop()
-		w, err = open()
+		w, err = c.open(ctx, api, b.namespace)
 	}
 	if err == nil {
 		w.Stop()
 	}
 	writers.Wait() // a watch may be faster than the answer
-	return c.sample(), errors.Join(append(errs, err)...)
+	return c.sample(), errors.Join(err, errors.Join(errs...))
 }
 
 // collector follows the objects of a scenario.
@@ -152,18 +150,33 @@ type collector struct {
 	start    time.Time
 	scenario scenario
 	complete map[string]bool
-	events   int
-	took     []time.Duration
-	seen     []v1alpha1.BatchSandbox
+	// version is the last that was seen; empty when the API server has it no more.
+	version string
+	events  int
+	took    []time.Duration
+	seen    []v1alpha1.BatchSandbox
+}
+
+// open opens a watch from the last version seen on, as informers do: without a
+// version, it would be served by etcd itself.
+func (c *collector) open(ctx context.Context, api client.WithWatch, namespace string) (watch.Interface, error) {
+	w, err := api.Watch(ctx, &v1alpha1.BatchSandboxList{}, client.InNamespace(namespace),
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: c.version}})
+	if err != nil {
+		return nil, fmt.Errorf("watching: %w", err)
+	}
+	return w, nil
 }
 
 // read reads the watch until every object is complete; false says that it closed before.
-func (c *collector) read(ctx context.Context, w watch.Interface) bool {
+func (c *collector) read(w watch.Interface) bool {
 	for e := range w.ResultChan() {
 		bs, ok := e.Object.(*v1alpha1.BatchSandbox)
 		if !ok {
+			c.version = ""
 			return false
 		}
+		c.version = bs.ResourceVersion
 		c.events++
 		if c.complete[bs.Name] || !isComplete(bs) {
 			continue
