@@ -41,8 +41,9 @@ func main() {
 	flag.Parse()
 	ctrllog.SetLogger(klog.Background())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, &o); err != nil {
+	err := run(ctx, &o)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -110,13 +111,13 @@ func run(ctx context.Context, o *options) (err error) {
 		return err
 	}
 	rows := make([]row, 0, len(list))
-	defer func() { printTable(os.Stdout, rows, o.rounds) }()
+	defer func() { printTable(os.Stdout, rows) }()
 	for _, s := range list {
 		result, err := b.measure(ctx, s, o.rounds)
+		rows = append(rows, result...)
 		if err != nil {
 			return fmt.Errorf("measuring %s: %w", s.name, err)
 		}
-		rows = append(rows, result...)
 		for _, r := range result {
 			fmt.Fprintf(os.Stderr, "measured %s: %.1f ms, ratio %.2f\n", r.name, ms(r.operator), r.ratio)
 		}

@@ -29,7 +29,8 @@ type sample struct {
 	seen   []v1alpha1.BatchSandbox
 }
 
-// measure runs a scenario in pairs, the operator first in every other one.
+// measure runs a scenario in pairs, the operator first in every other one. With an
+// error come the rows of what was measured until then.
 func (b *bench) measure(ctx context.Context, s scenario, rounds int) ([]row, error) {
 	var operator, floor []sample
 	for i := range rounds + 1 {
@@ -46,7 +47,7 @@ func (b *bench) measure(ctx context.Context, s scenario, rounds int) ([]row, err
 				pair[1], err = b.runFloor(ctx, s, i)
 			}
 			if err != nil {
-				return nil, err
+				return rowsOf(s, operator, floor), err
 			}
 		}
 		if i == 0 {
@@ -105,14 +106,12 @@ func (b *bench) runFloor(ctx context.Context, s scenario, round int) (sample, er
 func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, round int, write func(context.Context, int, *v1alpha1.BatchSandbox) error) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, roundPatience)
 	defer cancel()
-	open := func() (watch.Interface, error) {
-		w, err := api.Watch(ctx, &v1alpha1.BatchSandboxList{}, client.InNamespace(b.namespace))
-		if err != nil {
-			return nil, fmt.Errorf("watching: %w", err)
-		}
-		return w, nil
+	var before v1alpha1.BatchSandboxList
+	if err := api.List(ctx, &before, client.InNamespace(b.namespace)); err != nil {
+		return sample{}, fmt.Errorf("listing: %w", err)
 	}
-	w, err := open()
+	c := collector{scenario: s, complete: map[string]bool{}, version: before.ResourceVersion}
+	w, err := c.open(ctx, api, b.namespace)
 	if err != nil {
 		return sample{}, err
 	}
@@ -125,7 +124,7 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 	}
 	errs := make([]error, s.objects)
 	var writers sync.WaitGroup
-	c := collector{start: time.Now(), scenario: s, complete: map[string]bool{}}
+	c.start = time.Now()
 	for i, bs := range objects {
 		writers.Go(func() {
 			if errs[i] = write(ctx, i, bs); errs[i] != nil {
@@ -134,16 +133,16 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 		})
 	}
 	// The API server drops a watch that is slow to read, as on a machine that is very
-	// busy: another one starts with all that is there.
-	for err == nil && !c.read(ctx, w) {
+	// busy: another one goes on where it ended.
+	for err == nil && !c.read(w) {
 		w.Stop()
-		w, err = open()
+		w, err = c.open(ctx, api, b.namespace)
 	}
 	if err == nil {
 		w.Stop()
 	}
 	writers.Wait() // a watch may be faster than the answer
-	return c.sample(), errors.Join(append(errs, err)...)
+	return c.sample(), errors.Join(err, errors.Join(errs...))
 }
 
 // collector follows the objects of a scenario.
@@ -151,18 +150,33 @@ type collector struct {
 	start    time.Time
 	scenario scenario
 	complete map[string]bool
-	events   int
-	took     []time.Duration
-	seen     []v1alpha1.BatchSandbox
+	// version is the last that was seen; empty when the API server has it no more.
+	version string
+	events  int
+	took    []time.Duration
+	seen    []v1alpha1.BatchSandbox
+}
+
+// open opens a watch from the last version seen on, as informers do: without a
+// version, it would be served by etcd itself.
+func (c *collector) open(ctx context.Context, api client.WithWatch, namespace string) (watch.Interface, error) {
+	w, err := api.Watch(ctx, &v1alpha1.BatchSandboxList{}, client.InNamespace(namespace),
+		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: c.version}})
+	if err != nil {
+		return nil, fmt.Errorf("watching: %w", err)
+	}
+	return w, nil
 }
 
 // read reads the watch until every object is complete; false says that it closed before.
-func (c *collector) read(ctx context.Context, w watch.Interface) bool {
+func (c *collector) read(w watch.Interface) bool {
 	for e := range w.ResultChan() {
 		bs, ok := e.Object.(*v1alpha1.BatchSandbox)
 		if !ok {
+			c.version = ""
 			return false
 		}
+		c.version = bs.ResourceVersion
 		c.events++
 		if c.complete[bs.Name] || !isComplete(bs) {
 			continue
@@ -204,8 +218,9 @@ func (b *bench) empty(ctx context.Context, api client.WithWatch, namespace strin
 		workqueue.ParallelizeUntil(ctx, 32, len(list.Items), func(i int) {
 			errs[i] = b.remove(ctx, api, &list.Items[i])
 		})
-		if err := errors.Join(errs...); err != nil {
-			return false, err
+		// One error says enough.
+		if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 {
+			return false, errs[i]
 		}
 		return len(list.Items) == 0, nil
 	})

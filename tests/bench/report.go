@@ -11,6 +11,7 @@ import (
 // row is one line of the table.
 type row struct {
 	name            string
+	pairs           int
 	operator, floor time.Duration
 	// ratio is the median of the pairs' ratios; half of them lie from low to high.
 	ratio, low, high float64
@@ -23,6 +24,9 @@ type row struct {
 // rowsOf sums a scenario up. One with many objects has two rows: until the last one
 // is complete, and until half of them are.
 func rowsOf(s scenario, operator, floor []sample) []row {
+	if len(operator) == 0 {
+		return nil
+	}
 	if s.objects == 1 {
 		return []row{rowOf(s.name, operator, floor, 1)}
 	}
@@ -43,7 +47,7 @@ func rowOf(name string, operator, floor []sample, at float64) row {
 		ourWrites, leastWrites = append(ourWrites, operator[i].writes), append(leastWrites, floor[i].writes)
 	}
 	return row{
-		name: name, operator: quantile(ours, 0.5), floor: quantile(least, 0.5),
+		name: name, pairs: len(operator), operator: quantile(ours, 0.5), floor: quantile(least, 0.5),
 		ratio: quantile(ratios, 0.5), low: quantile(ratios, 0.25), high: quantile(ratios, 0.75),
 		bestOperator: slices.Min(ours), bestFloor: slices.Min(least),
 		operatorWrites: quantile(ourWrites, 0.5), floorWrites: quantile(leastWrites, 0.5),
@@ -61,16 +65,16 @@ func quantile[T time.Duration | float64](list []T, at float64) T {
 	return sorted[i] + T((place-float64(i))*float64(sorted[i+1]-sorted[i]))
 }
 
-func printTable(out io.Writer, rows []row, rounds int) {
-	fmt.Fprintf(out, "\nMilliseconds from create until a watch shows all ready with their endpoints, medians of %d pairs.\n", rounds)
+func printTable(out io.Writer, rows []row) {
+	fmt.Fprint(out, "\nMilliseconds from create until a watch shows all ready with their endpoints: medians.\n")
 	fmt.Fprintln(out, "Floor: the same writes by hand. Ratio: median of the pairs, and where the middle half of them lies.")
 	fmt.Fprintln(out, "Best: the least of each, which other programs on the machine disturb least. Writes: per object.")
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "created at once\toperator\tfloor\tratio\tmiddle half\tbest operator\tbest floor\tratio\twrites\tfloor's\t")
+	fmt.Fprintln(w, "created at once\tpairs\toperator\tfloor\tratio\tmiddle half\tbest operator\tbest floor\tratio\twrites\tfloor's\t")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.2f\t%.2f-%.2f\t%.1f\t%.1f\t%.2f\t%.1f\t%.1f\t\n",
-			r.name, ms(r.operator), ms(r.floor), r.ratio, r.low, r.high,
+		fmt.Fprintf(w, "%s\t%d\t%.1f\t%.1f\t%.2f\t%.2f-%.2f\t%.1f\t%.1f\t%.2f\t%.1f\t%.1f\t\n",
+			r.name, r.pairs, ms(r.operator), ms(r.floor), r.ratio, r.low, r.high,
 			ms(r.bestOperator), ms(r.bestFloor), float64(r.bestOperator)/float64(r.bestFloor), r.operatorWrites, r.floorWrites)
 	}
 	_ = w.Flush()

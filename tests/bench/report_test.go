@@ -27,21 +27,22 @@ func TestQuantile(t *testing.T) {
 }
 
 func TestTheRatioIsTheMedianOfThePairsNotTheRatioOfTheMedians(t *testing.T) {
-	of := func(millis ...time.Duration) []sample {
-		list := make([]sample, len(millis))
-		for i, m := range millis {
-			list[i] = sample{took: []time.Duration{m * time.Millisecond}, writes: 3}
+	of := func(times ...time.Duration) []sample {
+		list := make([]sample, len(times))
+		for i, d := range times {
+			list[i] = sample{took: []time.Duration{d}, writes: 3}
 		}
 		return list
 	}
+	const ms = time.Millisecond
 	// The machine was ten times slower during the second pair.
-	r := rowOf("x", of(20, 100, 12), of(10, 100, 10), 1)
+	r := rowOf("x", of(20*ms, 100*ms, 12*ms), of(10*ms, 100*ms, 10*ms), 1)
 	require.InDelta(t, 1.2, r.ratio, 1e-9)
 	require.Equal(t, 20*time.Millisecond, r.operator)
 	require.Equal(t, 10*time.Millisecond, r.floor)
 
 	var out strings.Builder
-	printTable(&out, []row{r}, 3)
+	printTable(&out, []row{r})
 	require.Contains(t, out.String(), "20.0")
 	require.Contains(t, out.String(), "1.20")
 }
