@@ -56,14 +56,14 @@ func TestALongAnswerIsNotRead(t *testing.T) {
 }
 
 func TestEveryCallEnds(t *testing.T) {
-	c, target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
+	_, target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil { // one byte at a time, for ever
 			_, _ = io.WriteString(w, " ")
 			_ = http.NewResponseController(w).Flush()
 			time.Sleep(10 * time.Millisecond)
 		}
 	})
-	c = New(Options{Timeout: 500 * time.Millisecond, DialTimeout: time.Minute})
+	c := New(Options{Timeout: 500 * time.Millisecond, DialTimeout: time.Minute})
 	defer c.Close()
 	_, err := c.Get(t.Context(), target, "a") // which would last for ever
 	require.ErrorIs(t, err, context.DeadlineExceeded)

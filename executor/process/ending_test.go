@@ -19,6 +19,7 @@ import (
 var long int64 = api.MaxGraceSeconds
 
 func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	// The first process says that it was asked, its child ignores it.
 	request := f.request("sh", "-c", `trap 'echo asked' TERM; sh -c "trap '' TERM; while :; do sleep 710171017101; done" & while :; do wait; done`)
@@ -32,6 +33,7 @@ func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
 }
 
 func TestATimeoutGivesTimeToEndInOrder(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	request := f.request("sh", "-c", `trap 'echo bye >&2; exit 0' TERM; while :; do sleep 0.05; done`)
 	request.Spec.TimeoutSeconds, request.Spec.GraceSeconds = 3, &long
@@ -43,6 +45,7 @@ func TestATimeoutGivesTimeToEndInOrder(t *testing.T) {
 }
 
 func TestWhatATaskLeavesLivesUntilTheTaskIsDeleted(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	// A daemon, twice removed from its parent and in a session of its own, that
 	// goes on forking.
@@ -66,6 +69,7 @@ func TestStoppingKillsAForkBomb(t *testing.T) {
 }
 
 func TestStoppingGivesGrace(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	request := f.request("sh", "-c", `trap 'echo stopped > /tmp/stopped; exit' TERM; echo ready; while :; do sleep 0.05; done`)
 	request.Spec.GraceSeconds = &long
@@ -78,6 +82,7 @@ func TestStoppingGivesGrace(t *testing.T) {
 }
 
 func TestATaskThatKillsItsSupervisorFails(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep 710471047104"))
 	assert.Equal(t, api.Failed, task.State)
@@ -87,6 +92,7 @@ func TestATaskThatKillsItsSupervisorFails(t *testing.T) {
 }
 
 func TestATaskThatStopsItsSupervisorCanBeEnded(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	request := f.request("sh", "-c", "until [ -e /tmp/go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep 710571057105")
 	request.Spec.TimeoutSeconds = 2
@@ -99,6 +105,7 @@ func TestATaskThatStopsItsSupervisorCanBeEnded(t *testing.T) {
 }
 
 func TestOutput(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 
 	t.Run("of 100 MB the last MiB is kept", func(t *testing.T) {
@@ -132,6 +139,7 @@ func (b blocked) Write(p []byte) (int, error) {
 }
 
 func TestAnOutputThatNobodyReadsDoesNotHoldATaskUp(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	out := blocked{make(chan struct{})}
 	echo := process.NewEcho(out)
@@ -144,6 +152,7 @@ func TestAnOutputThatNobodyReadsDoesNotHoldATaskUp(t *testing.T) {
 }
 
 func TestResetStopsAndWipesEverything(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	f.start("a", f.request("sh", "-c", "trap '' TERM; sleep 710671067106"))
 	f.start("b", f.request("true"))
@@ -165,6 +174,7 @@ func TestResetStopsAndWipesEverything(t *testing.T) {
 }
 
 func TestRecordsOutliveTheExecutor(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	f.run(f.request("sh", "-c", "echo kept; exit 4"))
 	f.start("running", f.request("sleep", "710771077107"))

@@ -33,6 +33,7 @@ func fields(status string) map[string]string {
 }
 
 func TestATaskIsWhatTheSandboxIs(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name    string
 		options fakesandbox.Options
@@ -44,6 +45,7 @@ func TestATaskIsWhatTheSandboxIs(t *testing.T) {
 		{"an unprivileged user without new privileges", fakesandbox.Options{UID: 1000, GID: 1001, NoNewPrivs: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			f := newFixture(t, c.options)
 			want, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", f.sandbox.PID))
 			require.NoError(t, err)
@@ -57,6 +59,7 @@ func TestATaskIsWhatTheSandboxIs(t *testing.T) {
 }
 
 func TestATaskHasTheSandboxEnvironmentAndDirectory(t *testing.T) {
+	t.Parallel()
 	fallback := []api.EnvVar{{Name: "FROM", Value: "pod"}, {Name: "POD", Value: "1"}}
 	own := []string{"PATH=/bin", "FROM=process", "PROCESS=a=b"}
 	for _, c := range []struct {
@@ -71,6 +74,7 @@ func TestATaskHasTheSandboxEnvironmentAndDirectory(t *testing.T) {
 		{"the pod's where it is empty", fakesandbox.Options{Env: []string{}}, nil, "FROM=pod PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin POD=1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			c.options.WorkingDir = "/work"
 			f := newFixture(t, c.options)
 			request := f.request("sh", "-c", "pwd; env | grep -v -e ^PWD= -e ^SHLVL= | sort | tr '\\n' ' '")
@@ -94,12 +98,14 @@ func TestATaskGetsNothingOfTheExecutor(t *testing.T) {
 }
 
 func TestATaskCannotLookIntoItsSupervisor(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	task := f.run(f.request("sh", "-c", "for f in root cwd exe fd/3 ns/mnt; do readlink /proc/$PPID/$f && exit 0; done; cat /proc/$PPID/environ && exit 0; exit 9"))
 	assert.Equal(t, int32(9), *task.ExitCode, "%s", f.output("a", store.Stdout))
 }
 
 func TestATaskThatLeavesItsChrootIsStillInTheSandbox(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	outside := filepath.Join(t.TempDir(), "outside")
 	require.NoError(t, os.WriteFile(outside, nil, 0o644))
@@ -111,6 +117,7 @@ func TestATaskThatLeavesItsChrootIsStillInTheSandbox(t *testing.T) {
 }
 
 func TestAnUnprivilegedTaskMayReopenItsOutput(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{UID: 1000, GID: 1000})
 	task := f.run(f.request("sh", "-c", "echo reopened > /dev/stdout"))
 	require.Equal(t, api.Succeeded, task.State, task.Message)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/store"
 )
 
@@ -21,6 +22,9 @@ const (
 
 // self is the running binary, whatever the file system looks like.
 const self = "/proc/self/exe"
+
+// selfEnv has nothing of the executor's, nor of the task's.
+var selfEnv = []string{"GOMAXPROCS=1"}
 
 // supervisorSocket connects a supervisor to the executor, which sends nothing:
 // its end of file means that the executor has died.
@@ -78,8 +82,8 @@ func startLauncher() (pid int, failure *startError) {
 		return 0, cannotStart("pipe: %v", err)
 	}
 	defer unix.Close(status[0])
-	pid, err := syscall.ForkExec(self, []string{os.Args[0], LaunchCommand}, &syscall.ProcAttr{
-		Env:   os.Environ(),
+	pid, err := syscall.ForkExec(self, []string{api.ContainerName, LaunchCommand}, &syscall.ProcAttr{
+		Env:   selfEnv,
 		Files: []uintptr{0, 1, 2, uintptr(status[1]), launchRequest, launchRoot, launchCwd},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

@@ -39,6 +39,7 @@ func (b *buffer) String() string {
 }
 
 func TestHowTasksEnd(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	require.NoError(t, os.WriteFile(f.sandbox.Path("tmp/plain"), []byte("echo hi\n"), 0o644))
 	require.NoError(t, os.WriteFile(f.sandbox.Path("bin/no-interpreter"), []byte("#!/no/such\n"), 0o755))
@@ -78,6 +79,7 @@ func TestHowTasksEnd(t *testing.T) {
 		{name: "arguments too long", process: api.Process{Command: []string{"echo", strings.Repeat("x", 1<<18)}}, state: api.Failed, code: 126, reason: api.ReasonCannotStart, message: "argument list too long"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			id := fmt.Sprintf("t%d", i)
 			request := f.request()
 			request.Spec.Process = c.process
@@ -102,6 +104,7 @@ func TestHowTasksEnd(t *testing.T) {
 }
 
 func TestTheContainerMustBeThere(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	request := f.request("true")
 	request.ContainerID = "containerd://" + strings.Repeat("0", 64)
@@ -116,6 +119,7 @@ func TestTheContainerMustBeThere(t *testing.T) {
 }
 
 func TestStartIsIdempotent(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	request := f.request("sh", "-c", "echo ran >> /tmp/ran")
 	var wait sync.WaitGroup
@@ -148,6 +152,7 @@ func TestStartIsIdempotent(t *testing.T) {
 }
 
 func TestThereIsALimitOfTasks(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	for i := range 16 {
 		f.start(fmt.Sprint(i), f.request("true"))
