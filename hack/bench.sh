@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source hack/lib.sh
 
 cluster_runs || trap 'bin/cluster down' EXIT
-use_cluster --kwok-nodes "${BENCH_NODES:-10}" ${BENCH_FSYNC:+--fsync="$BENCH_FSYNC"}
+start_cluster --kwok-nodes "${BENCH_NODES:-10}" ${BENCH_FSYNC:+--fsync="$BENCH_FSYNC"}
 deploy_built
 say "Measuring"
 read -ra flags <<<"${BENCH_FLAGS:-}"

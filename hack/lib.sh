@@ -19,13 +19,18 @@ cluster_runs() {
     "$KUBECTL" --kubeconfig "$kubeconfig" --request-timeout=5s get --raw=/readyz >/dev/null 2>&1
 }
 
-# use_cluster [FLAG...] starts the hermetic cluster, with the images of the samples on
-# its node, if it does not run, and makes it the one that kubectl talks to.
-use_cluster() {
+# start_cluster [FLAG...] starts the hermetic cluster if it does not run, and makes it
+# the one that kubectl talks to.
+start_cluster() {
   bin/cluster up "$@"
-  bin/cluster sample-images
   KUBECONFIG=$(bin/cluster kubeconfig)
   export KUBECONFIG
+}
+
+# use_cluster [FLAG...] is start_cluster, with the images of the samples on its node.
+use_cluster() {
+  start_cluster "$@"
+  bin/cluster sample-images
 }
 
 # deploy_built builds both programs and deploys them to the hermetic cluster as images
