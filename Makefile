@@ -20,8 +20,11 @@ BUILD_ARGS ?=
 TIMEOUT ?= 180
 # The race detector needs a C compiler; empty it where there is none.
 RACE ?= -race
-# How many nodes `make bench` simulates.
+# `make bench`: how many nodes it simulates, whether etcd of a cluster that it starts
+# writes through to the disk (BENCH_FSYNC=true), and flags of the benchmark (-rounds=30).
 BENCH_NODES ?= 10
+BENCH_FSYNC ?=
+BENCH_FLAGS ?=
 
 # A state directory of another cluster of the same source tree may be named.
 OPENSANDBOX_CLUSTER_STATE ?= $(CURDIR)/.cluster
@@ -109,7 +112,7 @@ test: test-unit test-integration test-e2e ## Run all tests. Needs Linux and root
 
 .PHONY: test-unit
 test-unit: ## Run unit and property tests, with the race detector (RACE= without).
-	go test $(RACE) $$(go list ./... | grep -v '/operator/tests/')
+	go test $(RACE) $$(go list ./... | grep -v '/operator/tests/') ./tests/bench
 	@for module in $(NESTED_MODULES); do (set -x; go test -C "$$module" ./...); done
 
 .PHONY: test-integration
@@ -122,8 +125,8 @@ test-e2e: $(CLUSTER) $(KUSTOMIZE) ## Run end-to-end tests on the hermetic cluste
 	hack/e2e.sh
 
 .PHONY: bench
-bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long sandboxes take, on the hermetic cluster with simulated nodes.
-	BENCH_NODES=$(BENCH_NODES) hack/bench.sh
+bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes take, on the hermetic cluster with simulated nodes.
+	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' hack/bench.sh
 
 ##@ Images
 
@@ -196,6 +199,7 @@ demo: $(KUSTOMIZE) ## Show the operator at work, on the hermetic cluster or on y
 
 .PHONY: $(CLUSTER)
 $(CLUSTER):
+	@test -e $@ || echo "building cluster (once)" >&2
 	@cd tests/cluster && CGO_ENABLED=0 go build -trimpath -o $@ .
 
 $(CONTROLLER_GEN): TOOL := sigs.k8s.io/controller-tools/cmd/controller-gen

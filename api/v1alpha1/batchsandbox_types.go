@@ -213,35 +213,43 @@ type BatchSandboxStatus struct {
 
 	// replicas is the number of sandboxes that exist.
 	// +optional
+	// +kubebuilder:default=0
 	Replicas int32 `json:"replicas"`
 
 	// allocated is the number of sandboxes held from the pool or, in template mode,
 	// bound to a node.
 	// +optional
+	// +kubebuilder:default=0
 	Allocated int32 `json:"allocated"`
 
 	// ready is the number of sandboxes whose pod is Ready.
 	// +optional
+	// +kubebuilder:default=0
 	Ready int32 `json:"ready"`
 
 	// taskPending is the number of shards whose task was not dispatched yet.
 	// +optional
+	// +kubebuilder:default=0
 	TaskPending int32 `json:"taskPending"`
 
 	// taskRunning is the number of shards whose task runs.
 	// +optional
+	// +kubebuilder:default=0
 	TaskRunning int32 `json:"taskRunning"`
 
 	// taskSucceed is the number of shards whose task ended with exit code 0.
 	// +optional
+	// +kubebuilder:default=0
 	TaskSucceed int32 `json:"taskSucceed"`
 
 	// taskFailed is the number of shards whose task failed or could not start.
 	// +optional
+	// +kubebuilder:default=0
 	TaskFailed int32 `json:"taskFailed"`
 
 	// taskUnknown is the number of shards whose executor has not answered for 30 s.
 	// +optional
+	// +kubebuilder:default=0
 	TaskUnknown int32 `json:"taskUnknown"`
 
 	// succeededShards are the shards whose task succeeded, as "0-5,7".

@@ -162,18 +162,22 @@ type PoolStatus struct {
 
 	// total is the number of pods, held or idle. Terminating pods do not count.
 	// +optional
+	// +kubebuilder:default=0
 	Total int32 `json:"total"`
 
 	// allocated is the number of pods that are held, being recycled or set aside.
 	// +optional
+	// +kubebuilder:default=0
 	Allocated int32 `json:"allocated"`
 
 	// available is the number of idle pods that are ready.
 	// +optional
+	// +kubebuilder:default=0
 	Available int32 `json:"available"`
 
 	// updated is the number of pods made from the current template.
 	// +optional
+	// +kubebuilder:default=0
 	Updated int32 `json:"updated"`
 
 	// conditions are Ready and, while the pool is being deleted, Deleting.

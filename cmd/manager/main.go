@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -201,6 +202,8 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	tasks.Client, tasks.Live, tasks.Ledger, tasks.Executors = mgr.GetClient(), mgr.GetAPIReader(), book, executorclient.New(executorclient.Options{})
 	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
 	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
+	own := newOwnNamespace(mgr, o, lease)
+	pools.Ending, sandboxes.Ending = own.Ending, own.Ending
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
 		return fmt.Errorf("setting up the pool reconciler: %w", err)
 	}
@@ -210,9 +213,14 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	if err := tasks.SetupWithManager(ctx, mgr, o.taskWorkers, o.taskDispatches); err != nil {
 		return fmt.Errorf("setting up the task reconciler: %w", err)
 	}
+	if own != nil {
+		if err := mgr.Add(own); err != nil {
+			return fmt.Errorf("adding the watch over the operator's own namespace: %w", err)
+		}
+	}
 	return mgr.Add(&leadership.Startup{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
-		Lease: lease, Gate: gate, Recorder: recorder, Namespaces: o.namespaces(),
+		Lease: lease, Gate: gate, Recorder: recorder, Own: own, Namespaces: o.namespaces(),
 		Prepare: func(ctx context.Context) error {
 			var err error
 			if restartRules, err = task.RestartRulesKept(ctx, mgr.GetClient(), o.leaseNamespace); err != nil {
@@ -221,4 +229,16 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 			return keys.Load(ctx, mgr.GetAPIReader(), mgr.GetClient(), o.leaseNamespace)
 		},
 	})
+}
+
+// newOwnNamespace returns nil where the operator runs in no namespace of the cluster,
+// or has nothing in it that it could hold.
+func newOwnNamespace(mgr ctrl.Manager, o *options, lease *leadership.Lease) *leadership.OwnNamespace {
+	name, watched := os.Getenv("POD_NAMESPACE"), o.namespaces()
+	if name == "" || len(watched) > 0 && !slices.Contains(watched, name) {
+		return nil
+	}
+	return &leadership.OwnNamespace{
+		Name: name, Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Fresh: lease.Fresh, Clock: clock.RealClock{},
+	}
 }

@@ -90,8 +90,12 @@ func (l *leg) start(ctx context.Context) bool {
 	if executorclient.Reason(err) == executorapi.ProblemSpecDiffers {
 		return true // an earlier version of the operator has started it: its result counts
 	}
-	l.note(&task, err)
-	return err == nil || l.ended()
+	if err != nil {
+		l.note(nil, err)
+		return l.ended()
+	}
+	l.take(ctx, target, &task)
+	return true
 }
 
 // poll waits for news of the task.
@@ -111,7 +115,7 @@ func (l *leg) poll(ctx context.Context, since executorapi.Cursor) (executorapi.T
 	}
 	for i := range list.Tasks {
 		if list.Tasks[i].ID == taskID(l.job.uid, l.sandbox.shard) {
-			l.note(&list.Tasks[i], nil)
+			l.take(ctx, target, &list.Tasks[i])
 			return list, nil
 		}
 	}
@@ -120,6 +124,18 @@ func (l *leg) poll(ctx context.Context, since executorapi.Cursor) (executorapi.T
 		k.fail("TaskLost", "the task executor knows nothing of the task any more")
 	})
 	return list, nil
+}
+
+// take takes in what the executor told of the task. Of one that could not start it
+// asks whether any could.
+func (l *leg) take(ctx context.Context, target executorclient.Target, task *executorapi.Task) {
+	if task.State == executorapi.Failed && task.Reason == executorapi.ReasonCannotStart {
+		if info, err := l.Executors.Info(ctx, target); err == nil && !info.Supported {
+			l.change(func(k *known) { k.cannot(info.Problems, l.Clock.Now()) })
+			return
+		}
+	}
+	l.note(task, nil)
 }
 
 // note takes in an answer, or that there was none.

@@ -82,6 +82,14 @@ func (k *known) fail(reason, message string) {
 	k.failure = v1alpha1.FailedTask{Sandbox: k.podName, Reason: cut(reason, 64), Message: cut(message, executorapi.MaxMessageBytes)}
 }
 
+// cannot takes in why tasks cannot run in the sandbox at all: that is no failure of
+// the task.
+func (k *known) cannot(problems []string, now time.Time) {
+	k.hear(now)
+	k.state, k.stale = pending, false
+	k.unsupported = cut(strings.Join(problems, "; "), executorapi.MaxMessageBytes)
+}
+
 // hear takes in that the executor has answered.
 func (k *known) hear(now time.Time) { k.answered, k.unknown = now, false }
 
@@ -99,8 +107,6 @@ func (k *known) miss(now time.Time, ready bool) {
 // refused says whether an error is an executor's own answer, and takes it in.
 func (k *known) refused(err error, now time.Time) bool {
 	switch executorclient.Reason(err) {
-	case executorapi.ProblemUnsupported:
-		k.unsupported = cut(err.Error(), executorapi.MaxMessageBytes)
 	case executorapi.ProblemContainerNotFound, executorapi.ProblemTooManyTasks, executorapi.ProblemStopping,
 		executorapi.ProblemResetting, executorapi.ProblemInternal:
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:

@@ -52,17 +52,25 @@ func TestARefusalIsAnAnswer(t *testing.T) {
 	}
 	for reason, want := range map[string]state{
 		executorapi.ProblemContainerNotFound: pending, executorapi.ProblemTooManyTasks: pending,
-		executorapi.ProblemResetting: pending, executorapi.ProblemUnsupported: pending, executorapi.ProblemInvalid: failed,
+		executorapi.ProblemResetting: pending, executorapi.ProblemInvalid: failed,
 	} {
 		k := known{podName: "a"}
 		require.True(t, k.refused(refusal(reason), now), reason)
 		require.Equal(t, want, k.state, reason)
-		require.Equal(t, reason == executorapi.ProblemUnsupported, k.unsupported != "", reason)
 	}
 	for _, err := range []error{refusal(""), errors.New("connection refused")} {
 		k := known{}
 		require.False(t, k.refused(err, now), "whoever answers so is no executor: %v", err)
 	}
+}
+
+func TestASandboxInWhichNoTaskCanRunFailsNone(t *testing.T) {
+	k := known{podName: "a", state: running}
+	k.cannot([]string{"capability SYS_PTRACE is missing", "more"}, now)
+	r := report(map[int32]*known{0: &k}, 1)
+	require.Equal(t, int32(1), r.Pending)
+	require.Equal(t, v1alpha1.ReasonExecutorUnsupported, r.Reason)
+	require.Contains(t, r.Message, "capability SYS_PTRACE is missing; more")
 }
 
 func TestTheReportSumsUp(t *testing.T) {

@@ -262,7 +262,5 @@ const (
 	ProblemTooManyTasks      = "TooManyTasks"
 	ProblemContainerNotFound = "ContainerNotFound"
 	ProblemProcessesRemain   = "ProcessesRemain"
-	// ProblemUnsupported: the self-test found that tasks cannot run here.
-	ProblemUnsupported = "Unsupported"
 	ProblemInternal          = "Internal"
 )

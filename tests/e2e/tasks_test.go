@@ -1,26 +1,16 @@
 package e2e
 
 import (
-	"encoding/json"
-	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/config"
-	"sigs.k8s.io/yaml"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
@@ -60,76 +50,32 @@ spec:
         args: ["with", "additional", "arguments"]
 `
 
-// apply creates an object in the namespace as it is written in YAML.
-func apply[T client.Object](t *testing.T, api client.Client, ns, text string, obj T) T {
+// apply creates what the YAML says with kubectl, as a user would.
+func apply(t *testing.T, ns, text string) {
 	t.Helper()
-	require.NoError(t, yaml.UnmarshalStrict([]byte(text), obj))
-	obj.SetNamespace(ns)
-	require.NoError(t, api.Create(t.Context(), obj))
-	return obj
-}
-
-func untilBatch(t *testing.T, api client.Client, bs *v1alpha1.BatchSandbox, condition func(*v1alpha1.BatchSandbox) bool) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		return api.Get(t.Context(), client.ObjectKeyFromObject(bs), bs) == nil && condition(bs)
-	}, patience, 100*time.Millisecond, "last seen: %+v", &bs.Status)
+	kubectl(t, text, "--namespace", ns, "apply", "--filename", "-")
 }
 
 func tasksCompleted(bs *v1alpha1.BatchSandbox) bool {
 	return meta.IsStatusConditionTrue(bs.Status.Conditions, v1alpha1.ConditionTasksCompleted)
 }
 
-func podsOf(t *testing.T, bs *v1alpha1.BatchSandbox) []string {
-	t.Helper()
-	var status v1alpha1.AllocStatus
-	require.NoError(t, json.Unmarshal([]byte(bs.Annotations[v1alpha1.AnnotationAllocStatus]), &status))
-	return status.Pods
-}
-
-// executorLog is what `kubectl logs POD -c task-executor` prints.
-func executorLog(t *testing.T, ns, pod string) string {
-	t.Helper()
-	cfg, err := config.GetConfig()
-	require.NoError(t, err)
-	clientset, err := kubernetes.NewForConfig(cfg)
-	require.NoError(t, err)
-	stream, err := clientset.CoreV1().Pods(ns).GetLogs(pod, &corev1.PodLogOptions{Container: v1alpha1.ExecutorContainerName}).Stream(t.Context())
-	require.NoError(t, err)
-	defer func() { _ = stream.Close() }()
-	text, err := io.ReadAll(stream)
-	require.NoError(t, err)
-	return string(text)
-}
-
-// kubectl prints what the user sees.
-func kubectl(t *testing.T, args ...string) string {
-	t.Helper()
-	program := os.Getenv("KUBECTL")
-	if program == "" {
-		program = filepath.Join(os.Getenv("OPENSANDBOX_CLUSTER_BIN"), "kubectl")
-	}
-	out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
-	require.NoError(t, err, string(out))
-	return string(out)
-}
-
 func TestTasksOfAPoolWithAHandWrittenExecutor(t *testing.T) {
-	api := connect(t)
-	ns := newNamespace(t, api)
-	apply(t, api, ns, taskPool, &v1alpha1.Pool{})
-	bs := apply(t, api, ns, taskBatch, &v1alpha1.BatchSandbox{})
-	untilBatch(t, api, bs, func(bs *v1alpha1.BatchSandbox) bool { return tasksCompleted(bs) && bs.Status.Ready == 2 })
+	ns := newNamespace(t)
+	apply(t, ns, taskPool)
+	apply(t, ns, taskBatch)
+	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "task-batch-sandbox"}}
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return tasksCompleted(bs) && bs.Status.Ready == 2 })
 
-	lines := strings.Split(strings.TrimSpace(kubectl(t, "--namespace", ns, "get", "batchsandbox", "task-batch-sandbox", "-o", "wide")), "\n")
+	lines := strings.Split(strings.TrimSpace(kubectl(t, "", "--namespace", ns, "get", "batchsandbox", "task-batch-sandbox", "-o", "wide")), "\n")
 	require.Len(t, lines, 2)
 	require.Equal(t, []string{"NAME", "DESIRED", "TOTAL", "ALLOCATED", "READY", "TASK_RUNNING", "TASK_SUCCEED", "TASK_FAILED", "TASK_UNKNOWN", "EXPIRE", "AGE"},
 		strings.Fields(lines[0]))
 	require.Equal(t, []string{"task-batch-sandbox", "2", "2", "2", "2", "0", "2", "0", "0", "<none>"}, strings.Fields(lines[1])[:10])
 
-	pods := podsOf(t, bs)
-	require.Contains(t, executorLog(t, ns, pods[0]), "Custom task for sandbox 1\n")
-	require.Contains(t, executorLog(t, ns, pods[1]), "Custom task for sandbox 2 with additional arguments\n")
+	pods := heldBy(t, bs)
+	require.Contains(t, kubectl(t, "", "--namespace", ns, "logs", pods[0], "-c", "task-executor"), "Custom task for sandbox 1\n")
+	require.Contains(t, kubectl(t, "", "--namespace", ns, "logs", pods[1], "-c", "task-executor"), "Custom task for sandbox 2 with additional arguments\n")
 }
 
 // script makes a task of a shell script.
@@ -149,7 +95,6 @@ func sandboxTemplate(image string, user int64, command ...string) *corev1.PodTem
 }
 
 func TestATaskIsInItsSandbox(t *testing.T) {
-	api := connect(t)
 	const common = `set -ex; test "$GREETING" = hello; test -e /etc/os-release; test ! -e /task-executor; test "$(pwd)" = /var/tmp; `
 	for name, test := range map[string]struct {
 		template *corev1.PodTemplateSpec
@@ -160,19 +105,18 @@ func TestATaskIsInItsSandbox(t *testing.T) {
 		"beside-nginx":            {sandboxTemplate("nginx:latest", 0), `test "$(id -u)" = 0; touch /owned; chown 1:1 /owned`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ns := newNamespace(t, api)
+			ns := newNamespace(t)
 			bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
 				Spec: v1alpha1.BatchSandboxSpec{Template: test.template, TaskTemplate: script(common + test.script)}}
 			require.NoError(t, api.Create(t.Context(), bs))
-			untilBatch(t, api, bs, tasksCompleted)
+			until(t, bs, tasksCompleted)
 			require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
 		})
 	}
 }
 
 func TestTasksFailWithAReason(t *testing.T) {
-	api := connect(t)
-	ns := newNamespace(t, api)
+	ns := newNamespace(t)
 	wants := []struct {
 		patch  string
 		reason string
@@ -186,16 +130,16 @@ func TestTasksFailWithAReason(t *testing.T) {
 		{`{"spec":{"process":{"command":["sh","-c","echo broken >&2; kill -KILL $$"]}}}`, "Signaled", 137, 9},
 		{`{"spec":{"process":{"command":["sh","-c","trap '' TERM; (trap '' TERM; sleep 1000) & sleep 1000; sleep 1000"]},"timeoutSeconds":1}}`, "Timeout", 137, 9},
 	}
-	pool := apply(t, api, ns, taskPool, &v1alpha1.Pool{})
+	apply(t, ns, taskPool)
 	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "failing"}, Spec: v1alpha1.BatchSandboxSpec{
-		Replicas: ptr.To(int32(len(wants))), PoolRef: pool.Name, TaskTemplate: script("true"),
+		Replicas: ptr.To(int32(len(wants))), PoolRef: "task-example-pool", TaskTemplate: script("true"),
 		TaskResourcePolicyWhenCompleted: v1alpha1.TaskResourceRelease,
 	}}
 	for _, want := range wants {
 		bs.Spec.ShardTaskPatches = append(bs.Spec.ShardTaskPatches, v1alpha1.Patch{RawExtension: runtime.RawExtension{Raw: []byte(want.patch)}})
 	}
 	require.NoError(t, api.Create(t.Context(), bs))
-	untilBatch(t, api, bs, func(bs *v1alpha1.BatchSandbox) bool { return tasksCompleted(bs) && bs.Status.Allocated == 0 })
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return tasksCompleted(bs) && bs.Status.Allocated == 0 })
 	require.Len(t, bs.Status.FailedTasks, len(wants))
 	for i, want := range wants {
 		got := bs.Status.FailedTasks[i]
@@ -208,9 +152,8 @@ func TestTasksFailWithAReason(t *testing.T) {
 }
 
 func TestADeletionStopsRunningTasksFirst(t *testing.T) {
-	api := connect(t)
-	ns := newNamespace(t, api)
-	apply(t, api, ns, taskPool, &v1alpha1.Pool{})
+	ns := newNamespace(t)
+	apply(t, ns, taskPool)
 	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "running"}, Spec: v1alpha1.BatchSandboxSpec{
 		Replicas: ptr.To(int32(2)), PoolRef: "task-example-pool",
 		// The second ignores SIGTERM and leaves a daemon behind.
@@ -218,13 +161,65 @@ func TestADeletionStopsRunningTasksFirst(t *testing.T) {
 		ShardTaskPatches: []v1alpha1.Patch{{RawExtension: runtime.RawExtension{Raw: []byte(`{}`)}}, {RawExtension: runtime.RawExtension{Raw: []byte(`{"spec":{"process":{"command":["sh","-c","trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 1000' & sleep 1000; sleep 1000"]}}}`)}}},
 	}}
 	require.NoError(t, api.Create(t.Context(), bs))
-	untilBatch(t, api, bs, func(bs *v1alpha1.BatchSandbox) bool { return bs.Status.TaskRunning == 2 })
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return bs.Status.TaskRunning == 2 })
 	require.NoError(t, api.Delete(t.Context(), bs))
-	untilBatch(t, api, bs, func(bs *v1alpha1.BatchSandbox) bool {
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool {
 		c := meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionDeleting)
 		return c != nil && c.Reason == v1alpha1.ReasonStoppingTasks && bs.Status.TaskRunning == 1
 	})
-	require.Eventually(t, func() bool {
-		return apierrors.IsNotFound(api.Get(t.Context(), client.ObjectKeyFromObject(bs), bs))
-	}, patience, 100*time.Millisecond)
+	untilGone(t, bs)
+}
+
+// plant makes a task that leaves things behind, and then something more.
+func plant(more string) *v1alpha1.TaskTemplate {
+	return script(`set -e; echo x >/planted; echo x >/tmp/planted; echo x >/dev/shm/planted; setsid sleep 1000 & ` + more)
+}
+
+func TestASandboxIsRestartedInPlaceOrReplaced(t *testing.T) {
+	for name, test := range map[string]struct {
+		more     string
+		replaced bool
+	}{
+		"what-restarts-clean":  {"true", false},
+		"a-changed-resolvconf": {"echo nameserver 10.9.9.9 >>/etc/resolv.conf", true},
+		"a-changed-hosts":      {"echo 10.9.9.9 example.com >>/etc/hosts", true},
+		"a-changed-hostname":   {"echo other >/etc/hostname", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ns := newNamespace(t)
+			pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "restarting"}, Spec: v1alpha1.PoolSpec{
+				Template:        sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"),
+				CapacitySpec:    v1alpha1.CapacitySpec{PoolMin: 1, PoolMax: 1, BufferMax: 1},
+				RecycleStrategy: v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleRestart},
+			}}
+			require.NoError(t, api.Create(t.Context(), pool))
+			bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "hostile"},
+				Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: plant(test.more)}}
+			require.NoError(t, api.Create(t.Context(), bs))
+			until(t, bs, tasksCompleted)
+			require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
+			first := &corev1.Pod{}
+			require.NoError(t, api.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: heldBy(t, bs)[0]}, first))
+			require.NoError(t, api.Delete(t.Context(), bs))
+			untilGone(t, bs)
+
+			next := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "next"},
+				Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: script(
+					`set -ex; test ! -e /planted; test ! -e /tmp/planted; test ! -e /dev/shm/planted; ! grep -l "^sleep.1000" /proc/*/cmdline; ! grep -r 10.9.9.9 /etc/hosts /etc/resolv.conf`)}}
+			require.NoError(t, api.Create(t.Context(), next))
+			until(t, next, tasksCompleted)
+			require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
+			second := &corev1.Pod{}
+			require.NoError(t, api.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: heldBy(t, next)[0]}, second))
+			if test.replaced {
+				require.NotEqual(t, first.UID, second.UID)
+				return
+			}
+			require.Equal(t, first.UID, second.UID)
+			require.Equal(t, first.Status.PodIP, second.Status.PodIP)
+			require.NotEqual(t, first.Status.ContainerStatuses[0].ContainerID, second.Status.ContainerStatuses[0].ContainerID)
+			require.Zero(t, next.Status.Restarted)
+		})
+	}
 }

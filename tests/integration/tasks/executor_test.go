@@ -94,6 +94,10 @@ func (x *executor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.put(w, id, body)
 	case r.Method == http.MethodGet && r.URL.Path == executorapi.TasksPath:
 		x.list(w, r)
+	case r.URL.Path == executorapi.InfoPath:
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		_ = json.NewEncoder(w).Encode(executorapi.Info{BootID: x.boot, Supported: !x.unsupported, Problems: []string{"because"}})
 	case r.Method == http.MethodPost && r.URL.Path == executorapi.ResetPath:
 		x.mu.Lock()
 		x.resets++
@@ -126,10 +130,6 @@ func (x *executor) put(w http.ResponseWriter, id string, body []byte) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.unsupported {
-		refuse(w, http.StatusServiceUnavailable, executorapi.ProblemUnsupported)
-		return
-	}
 	if x.tasks[id] == nil {
 		x.starts[id]++
 		x.requests[id] = request
@@ -138,7 +138,9 @@ func (x *executor) put(w http.ResponseWriter, id string, body []byte) {
 		if request.Spec.Process.Command[0] == "exit" {
 			code, err = strconv.Atoi(request.Spec.Process.Args[0])
 		}
-		if err == nil {
+		if x.unsupported {
+			x.tasks[id].State, x.tasks[id].Reason = executorapi.Failed, executorapi.ReasonCannotStart
+		} else if err == nil {
 			end(x.tasks[id], int32(code))
 		}
 		x.bump()
