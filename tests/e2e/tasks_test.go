@@ -172,18 +172,31 @@ func TestADeletionStopsRunningTasksFirst(t *testing.T) {
 
 // plant makes a task that leaves things behind, and then something more.
 func plant(more string) *v1alpha1.TaskTemplate {
-	return script(`set -e; echo x >/planted; echo x >/tmp/planted; echo x >/dev/shm/planted; setsid sleep 1000 & ` + more)
+	return script(`set -e; echo x >/planted; echo x >/tmp/planted; echo x >/dev/shm/planted; touch /dev/mqueue/planted
+		ipcmk -M 1024; ipcmk -S 1; ipcmk -Q; setsid sleep 1000 & ` + more)
+}
+
+func addEphemeral(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	pod = pod.DeepCopy()
+	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name: "debugger", Image: "busybox:latest", ImagePullPolicy: corev1.PullIfNotPresent, Command: []string{"sleep", "3600"},
+	}}}
+	require.NoError(t, api.SubResource("ephemeralcontainers").Update(t.Context(), pod))
 }
 
 func TestASandboxIsRestartedInPlaceOrReplaced(t *testing.T) {
 	for name, test := range map[string]struct {
 		more     string
+		then     func(t *testing.T, pod *corev1.Pod)
 		replaced bool
 	}{
-		"what-restarts-clean":  {"true", false},
-		"a-changed-resolvconf": {"echo nameserver 10.9.9.9 >>/etc/resolv.conf", true},
-		"a-changed-hosts":      {"echo 10.9.9.9 example.com >>/etc/hosts", true},
-		"a-changed-hostname":   {"echo other >/etc/hostname", true},
+		"what-restarts-clean": {more: "true"},
+		// The kubelet writes the file anew for every container.
+		"a-changed-hosts":        {more: "echo 10.9.9.9 example.com >>/etc/hosts"},
+		"a-changed-resolvconf":   {more: "echo nameserver 10.9.9.9 >>/etc/resolv.conf", replaced: true},
+		"a-changed-hostname":     {more: "echo other >/etc/hostname", replaced: true},
+		"an-ephemeral-container": {more: "true", then: addEphemeral, replaced: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -201,12 +214,15 @@ func TestASandboxIsRestartedInPlaceOrReplaced(t *testing.T) {
 			require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
 			first := &corev1.Pod{}
 			require.NoError(t, api.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: heldBy(t, bs)[0]}, first))
+			if test.then != nil {
+				test.then(t, first)
+			}
 			require.NoError(t, api.Delete(t.Context(), bs))
 			untilGone(t, bs)
 
 			next := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "next"},
 				Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: script(
-					`set -ex; test ! -e /planted; test ! -e /tmp/planted; test ! -e /dev/shm/planted; ! grep -l "^sleep.1000" /proc/*/cmdline; ! grep -r 10.9.9.9 /etc/hosts /etc/resolv.conf`)}}
+					`set -ex; test ! -e /planted; test ! -e /tmp/planted; test ! -e /dev/shm/planted; test ! -e /dev/mqueue/planted; ! ipcs | grep ^0x; ! grep -l "^sleep.1000" /proc/*/cmdline; ! grep -r 10.9.9.9 /etc/hosts /etc/resolv.conf`)}}
 			require.NoError(t, api.Create(t.Context(), next))
 			until(t, next, tasksCompleted)
 			require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
