@@ -200,10 +200,12 @@ func (r *Reconciler) recycle(ctx context.Context, key ledger.Key, owner types.UI
 func (r *Reconciler) recycleStrategy(ctx context.Context, key ledger.Key) (v1alpha1.RecycleType, error) {
 	pool := &v1alpha1.Pool{}
 	err := r.Client.Get(ctx, key, pool)
-	if client.IgnoreNotFound(err) != nil {
+	switch {
+	case apierrors.IsNotFound(err):
+		return v1alpha1.RecycleDelete, nil
+	case err != nil:
 		return "", fmt.Errorf("reading Pool %s: %w", key, err)
-	}
-	if err != nil || pool.DeletionTimestamp != nil {
+	case pool.DeletionTimestamp != nil:
 		return v1alpha1.RecycleDelete, nil
 	}
 	return pool.Spec.RecycleStrategy.Type, nil

@@ -47,7 +47,7 @@ func (k *Keyring) Load(ctx context.Context, reader client.Reader, writer client.
 		if err != nil {
 			return fmt.Errorf("making a key: %w", err)
 		}
-		return k.use(token.KeyID(fresh.Public().(ed25519.PublicKey)), []ed25519.PrivateKey{fresh})
+		return k.use(token.NewSigner(fresh).KeyID(), []ed25519.PrivateKey{fresh})
 	}
 	var err error
 	for range loadAttempts {
@@ -83,7 +83,7 @@ func (k *Keyring) load(ctx context.Context, reader client.Reader, writer client.
 	if err != nil {
 		return fmt.Errorf("writing a key: %w", err)
 	}
-	current = token.KeyID(fresh.Public().(ed25519.PublicKey))
+	current = token.NewSigner(fresh).KeyID()
 	if secret.Data == nil {
 		secret.Data = map[string][]byte{}
 	}
@@ -116,7 +116,7 @@ func parse(data map[string][]byte) (string, []ed25519.PrivateKey, error) {
 		if err != nil {
 			return "", nil, fmt.Errorf("entry %q: %w", entry, err)
 		}
-		if id := token.KeyID(key.Public().(ed25519.PublicKey)); id != entry {
+		if id := token.NewSigner(key).KeyID(); id != entry {
 			return "", nil, fmt.Errorf("entry %q holds the key of id %s", entry, id)
 		}
 		found = found || entry == current

@@ -58,7 +58,7 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 	released := taskreport.Released(bs)
 	held := len(released)
 	for shard, name := range record.Pods {
-		if name != "" && !released[int32(shard)] && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() { //nolint:gosec // bounded by RecordOf
+		if name != "" && !released[int32(shard)] && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() {
 			held++
 		}
 	}

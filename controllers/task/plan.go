@@ -36,27 +36,12 @@ type plan struct {
 func decide(records map[int32]*known, sandboxes map[int32]sandbox, replicas int32, release bool) plan {
 	var p plan
 	for shard := range replicas {
-		k := records[shard]
-		if release && k != nil && k.ended() {
+		s, there := sandboxes[shard]
+		if !there {
+			p.decideLost(shard, records[shard], release)
 			continue
 		}
-		s, there := sandboxes[shard]
-		follows := k != nil && k.pod != "" && there && k.pod == s.uid
-		switch {
-		case follows:
-		case there && s.executor && s.ready:
-			p.follow = append(p.follow, s)
-		case there && s.executor && k != nil && k.pod == "" && !k.missing:
-			// Not ready yet: what the status said stands until then.
-		case there && !s.executor:
-			p.missing = append(p.missing, s)
-			p.reset = append(p.reset, shard)
-		case k != nil:
-			p.reset = append(p.reset, shard)
-		}
-		if !follows && k != nil && k.pod != "" && k.begun() {
-			p.again = append(p.again, shard)
-		}
+		p.decideHeld(shard, records[shard], s, release)
 	}
 	for shard := range records {
 		if shard >= replicas {
@@ -64,4 +49,38 @@ func decide(records map[int32]*known, sandboxes map[int32]sandbox, replicas int3
 		}
 	}
 	return p
+}
+
+// decideLost is about a shard without a sandbox.
+func (p *plan) decideLost(shard int32, k *known, release bool) {
+	if k == nil || release && k.ended() {
+		return
+	}
+	p.reset = append(p.reset, shard)
+	p.noteAgain(shard, k)
+}
+
+// decideHeld is about a shard with a sandbox.
+func (p *plan) decideHeld(shard int32, k *known, s sandbox, release bool) {
+	if k != nil && (release && k.ended() || k.pod == s.uid) {
+		return
+	}
+	switch {
+	case !s.executor:
+		p.missing = append(p.missing, s)
+		p.reset = append(p.reset, shard)
+	case s.ready:
+		p.follow = append(p.follow, s)
+	case k != nil && (k.pod != "" || k.missing):
+		p.reset = append(p.reset, shard)
+	default:
+		// Not ready yet: what the status said stands until then.
+	}
+	p.noteAgain(shard, k)
+}
+
+func (p *plan) noteAgain(shard int32, k *known) {
+	if k != nil && k.pod != "" && k.begun() {
+		p.again = append(p.again, shard)
+	}
 }

@@ -82,7 +82,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("tasks of BatchSandbox %s: %w", req, err)
 	}
-	if r.apply(bs, j, sandboxes) {
+	if r.apply(bs, j, sandboxes) { //nolint:contextcheck // followers outlive the reconcile: their context is the reconciler's
 		r.OnChange(j.name)
 	}
 	return ctrl.Result{}, nil

@@ -89,7 +89,7 @@ func ParseShards(text string) []int32 {
 			continue
 		}
 		for shard := from; shard <= to && shard < v1alpha1.MaxReplicas; shard++ {
-			shards = append(shards, int32(shard)) //nolint:gosec // bounded by MaxReplicas
+			shards = append(shards, int32(shard))
 		}
 	}
 	slices.Sort(shards)

@@ -22,7 +22,7 @@ func TestShardsAreWrittenAsAJobWritesItsIndexes(t *testing.T) {
 
 func TestWhatCannotBeAShardIsLeftOut(t *testing.T) {
 	require.Equal(t, []int32{1, 2}, ParseShards("x,2,-4,1-2,5000,7-3,,99999999999"))
-	require.Len(t, ParseShards("0-4000000000"), 0)
+	require.Empty(t, ParseShards("0-4000000000"))
 	require.Len(t, ParseShards("0-2000000000"), v1alpha1.MaxReplicas)
 }
 
