@@ -597,7 +597,7 @@ func TestAnExpiredBatchIsDeletedWithAnEvent(t *testing.T) {
 
 func templated(bs *v1alpha1.BatchSandbox) {
 	bs.Spec.PoolRef = ""
-	bs.Spec.Template = &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "nginx"}}}}
+	bs.Spec.Template = &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "nginx"}}}}}
 }
 
 func TestATemplateThatIsRefusedIsShownInTheAPIServersWords(t *testing.T) {
