@@ -2,11 +2,10 @@ package v1alpha1
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	kjson "sigs.k8s.io/json"
+	"k8s.io/apimachinery/pkg/util/json"
 )
 
 // PodTemplate is a pod template. The schema of one is too big for a CRD that
@@ -25,7 +24,7 @@ type PodTemplate struct {
 // UnmarshalJSON implements json.Unmarshaler. It has no error of its own.
 func (t *PodTemplate) UnmarshalJSON(data []byte) error {
 	*t = PodTemplate{}
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &t.PodTemplateSpec); err != nil {
+	if err := json.Unmarshal(data, &t.PodTemplateSpec); err != nil {
 		*t = PodTemplate{Malformed: bytes.Clone(data)}
 	}
 	return nil
@@ -44,6 +43,6 @@ func (t *PodTemplate) Check() error {
 	if t == nil || t.Malformed == nil {
 		return nil
 	}
-	err := kjson.UnmarshalCaseSensitivePreserveInts(t.Malformed, &corev1.PodTemplateSpec{})
+	err := json.Unmarshal(t.Malformed, &corev1.PodTemplateSpec{})
 	return fmt.Errorf("spec.template: not a pod template: %w", err)
 }
