@@ -64,7 +64,8 @@ func (r *Reconciler) reconcileTemplate(ctx context.Context, s *scope) (view, tim
 	return v, soonest(plan.retryAfter, later), errors.Join(createErr, err)
 }
 
-// errTemplate marks a shard patch that does not apply.
+// errTemplate marks a template that no pod can be made from, or a shard patch that
+// does not apply.
 var errTemplate = errors.New("template cannot be used")
 
 // shardPods returns the pods of the BatchSandbox that the cache shows, by name. They

@@ -57,7 +57,7 @@ func PoolInjects(pool *v1alpha1.Pool) bool {
 func ShardInjects(bs *v1alpha1.BatchSandbox) bool { return bs.Spec.TaskTemplate != nil }
 
 // HasExecutor says that the template has a container of the executor's name.
-func HasExecutor(template *corev1.PodTemplateSpec) bool {
+func HasExecutor(template *v1alpha1.PodTemplate) bool {
 	return template != nil && executorOf(&template.Spec) != nil
 }
 

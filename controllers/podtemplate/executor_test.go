@@ -117,7 +117,7 @@ func TestAnExecutorIsRefusedWhereASandboxCouldTakeItOver(t *testing.T) {
 }
 
 func TestTheExecutorsImageIsInTheRevisionWhereItIsInjected(t *testing.T) {
-	pool := &v1alpha1.Pool{Spec: v1alpha1.PoolSpec{Template: &corev1.PodTemplateSpec{Spec: sandboxPod().Spec}}}
+	pool := &v1alpha1.Pool{Spec: v1alpha1.PoolSpec{Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: sandboxPod().Spec}}}}
 	require.Equal(t, Revision(pool.Spec.Template), PoolRevision(pool, "executor:v1"), "without an executor")
 	pool.Spec.TaskExecutor.Enabled = true
 	first := PoolRevision(pool, "executor:v1")

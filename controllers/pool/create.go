@@ -31,6 +31,9 @@ const (
 // errNameTaken: a pod that is not this Pool's has the name.
 var errNameTaken = errors.New("the name is taken by a pod of another owner")
 
+// errTemplate marks a template that no pod can be made from.
+var errTemplate = errors.New("template cannot be used")
+
 // failure is why pods could not be created.
 type failure struct {
 	reason  string // of the condition Ready
@@ -99,14 +102,14 @@ func (p *pass) create(ctx context.Context, name string) error {
 	return fmt.Errorf("creating pod %s: %w", name, err)
 }
 
-// errTemplate marks a template whose pods the operator does not make.
-var errTemplate = errors.New("spec.template cannot be used")
-
 // newPod returns the pod that the pool's template makes, with its executor.
 func (p *pass) newPod(name string) (*corev1.Pod, error) {
-	pod := podtemplate.ForPool(p.pool, name, p.state.revision)
-	if err := p.executor.Complete(pod, podtemplate.PoolInjects(p.pool)); err != nil {
-		return nil, fmt.Errorf("%w: %w", errTemplate, err)
+	pod, err := podtemplate.ForPool(p.pool, name, p.state.revision)
+	if err == nil {
+		err = p.executor.Complete(pod, podtemplate.PoolInjects(p.pool))
+	}
+	if err != nil {
+		return nil, errors.Join(errTemplate, err)
 	}
 	return pod, nil
 }
@@ -195,11 +198,12 @@ func createDelay(failures int) time.Duration {
 // in which the name of the pod, another at each try, gives way to a pattern.
 func newFailure(pool *v1alpha1.Pool, err error) *failure {
 	f := &failure{reason: v1alpha1.ReasonCreateFailed, message: err.Error()}
+	if errors.Is(err, errTemplate) {
+		f.reason = v1alpha1.ReasonTemplateInvalid
+		return f
+	}
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
-		if errors.Is(err, errTemplate) {
-			f.reason = v1alpha1.ReasonTemplateInvalid
-		}
 		return f
 	}
 	s := status.Status()

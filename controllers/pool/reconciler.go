@@ -24,7 +24,12 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podtemplate"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 )
+
+// wakeDelay lets the many changes of a burst share one pass: a snapshot of a pool
+// takes its lock, which claims need too.
+const wakeDelay = 20 * time.Millisecond
 
 // conflictRetry is after how long to try again when an object was newer than the
 // cache showed.
@@ -57,7 +62,7 @@ type Reconciler struct {
 	Ending func(namespace string) bool
 
 	states states
-	wakes  wakes
+	wakes  wakequeue.Queue
 }
 
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools,verbs=get;list;watch;update;patch
@@ -74,7 +79,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, opts controller.Options)
 		Named("pool").
 		WithOptions(opts).
 		WatchesRawSource(pools).
-		WatchesRawSource(source.Func(r.wakes.start)).
+		WatchesRawSource(&r.wakes).
 		Complete(r)
 }
 
@@ -93,7 +98,7 @@ func changed() predicate.TypedPredicate[*v1alpha1.Pool] {
 
 // Wake asks for a pass over the pool. It does not block, and may be called before
 // the controller has started. It is the ledger's Pool hook.
-func (r *Reconciler) Wake(key ledger.Key) { r.wakes.wake(key) }
+func (r *Reconciler) Wake(key ledger.Key) { r.wakes.WakeAfter(key, wakeDelay) }
 
 // Reconcile makes one pass over a pool.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {

@@ -5,34 +5,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
 )
 
 var key = ledger.Key{Namespace: "ns", Name: "warm"}
-
-func TestWakesFromBeforeTheStartAreNotLost(t *testing.T) {
-	r := &Reconciler{}
-	r.Wake(key)
-	r.Wake(key)
-	q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
-	defer q.ShutDown()
-	require.NoError(t, r.wakes.start(t.Context(), q))
-	got, _ := q.Get()
-	assert.Equal(t, key, got.NamespacedName)
-	q.Done(got)
-
-	r.Wake(key)
-	got, _ = q.Get()
-	assert.Equal(t, key, got.NamespacedName)
-	assert.Zero(t, q.Len(), "one item for many wakes")
-}
 
 func TestAStateBelongsToOneObject(t *testing.T) {
 	s := &states{}

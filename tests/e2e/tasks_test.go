@@ -85,19 +85,21 @@ func script(text string) *v1alpha1.TaskTemplate {
 
 // sandboxTemplate is a pod whose file system, environment, user and working
 // directory are not those of the executor.
-func sandboxTemplate(image string, user int64, command ...string) *corev1.PodTemplateSpec {
+func sandboxTemplate(image string, user int64, command ...string) *v1alpha1.PodTemplate {
 	c := corev1.Container{
 		Name: "sandbox-container", Image: image, Command: command, WorkingDir: "/var/tmp",
 		Env:             []corev1.EnvVar{{Name: "GREETING", Value: "hello"}},
 		SecurityContext: &corev1.SecurityContext{RunAsUser: &user},
 	}
-	return &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{c}, TerminationGracePeriodSeconds: ptr.To(int64(1))}}
+	return &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+		Containers: []corev1.Container{c}, TerminationGracePeriodSeconds: ptr.To(int64(1)),
+	}}}
 }
 
 func TestATaskIsInItsSandbox(t *testing.T) {
 	const common = `set -ex; test "$GREETING" = hello; test -e /etc/os-release; test ! -e /task-executor; test "$(pwd)" = /var/tmp; `
 	for name, test := range map[string]struct {
-		template *corev1.PodTemplateSpec
+		template *v1alpha1.PodTemplate
 		script   string
 	}{
 		"as-root":                 {sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"), `test "$(id -u)" = 0; touch /owned; chown 1:1 /owned`},

@@ -28,9 +28,9 @@ type (
 func newPool(t *testing.T, ns string, size int32, change func(*pool)) *pool {
 	t.Helper()
 	p := &pool{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "task-example-pool"}, Spec: v1alpha1.PoolSpec{
-		Template: &corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+		Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
 			Containers: []corev1.Container{{Name: "sandbox-container", Image: "ubuntu", Env: []corev1.EnvVar{{Name: "A", Value: "1"}}}},
-		}},
+		}}},
 		CapacitySpec: v1alpha1.CapacitySpec{BufferMin: size, BufferMax: size, PoolMax: 4 * size},
 		TaskExecutor: v1alpha1.TaskExecutorSpec{Enabled: true},
 	}}
@@ -144,7 +144,7 @@ func TestSandboxesFromATemplateRunTasks(t *testing.T) {
 	ns := newNamespace(t)
 	bs := newBatch(t, ns, 2, func(bs *batch) {
 		bs.Spec.PoolRef = ""
-		bs.Spec.Template = &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "ubuntu"}}}}
+		bs.Spec.Template = &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "ubuntu"}}}}}
 	}, "wait")
 	until(t, bs, runs(2))
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: bs.Name + "-1"}}
