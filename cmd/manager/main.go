@@ -223,7 +223,9 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 		Lease: lease, Gate: gate, Recorder: recorder, Own: own, Namespaces: o.namespaces(),
 		Prepare: func(ctx context.Context) error {
 			var err error
-			if restartRules, err = task.RestartRulesKept(ctx, mgr.GetClient(), o.leaseNamespace); err != nil {
+			// In a namespace where the operator may make pods.
+			probed := append(o.namespaces(), o.leaseNamespace)[0]
+			if restartRules, err = task.RestartRulesKept(ctx, mgr.GetClient(), probed); err != nil {
 				ctrl.Log.Error(err, "sandboxes are not restarted in place")
 			}
 			return keys.Load(ctx, mgr.GetAPIReader(), mgr.GetClient(), o.leaseNamespace)

@@ -82,7 +82,9 @@ func (l *leg) start(ctx context.Context) bool {
 		if err := l.Fresh(); err != nil {
 			return executorapi.Task{}, err
 		}
-		return l.Executors.Start(ctx, target, taskID(l.job.uid, l.sandbox.shard), request)
+		task, err := l.Executors.Start(ctx, target, taskID(l.job.uid, l.sandbox.shard), request)
+		countDispatch(err)
+		return task, err
 	}()
 	if ctx.Err() != nil {
 		return false
@@ -166,6 +168,7 @@ func (l *leg) change(apply func(*known)) {
 	l.job.update(l.sandbox.shard, l.sandbox.uid, func(k *known) {
 		before := *k
 		apply(k)
+		countChange(&before, k)
 		changed = before.state != k.state || before.unknown != k.unknown || before.unsupported != k.unsupported ||
 			len(before.lacking) != len(k.lacking)
 		if before.ended() && k.state == running {

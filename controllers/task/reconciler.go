@@ -24,6 +24,7 @@ import (
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/taskreport"
 	"github.com/opensandbox/operator/controllers/tasktemplate"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 	executorclient "github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
 )
@@ -49,8 +50,9 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	Clock    clock.Clock
 
-	jobs  jobs
-	queue wakes
+	jobs    jobs
+	queue   wakequeue.Queue
+	changes podChanges
 	// slots bound the dispatches under way.
 	slots chan struct{}
 	// ctx ends what followers and stops do; work waits for them.

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,8 +22,6 @@ import (
 const (
 	// restartPatience is how long the containers of a pod may take to be there again.
 	restartPatience = 30 * time.Second
-	// restartLook is how often the cache is asked whether they are.
-	restartLook = 50 * time.Millisecond
 )
 
 // restartable returns the ids of the pod's containers, or nil where it must not be
@@ -57,8 +56,11 @@ func containerIDs(pod *corev1.Pod) map[string]string {
 // Ready, and says whether that came about in time. No word of the executor is
 // believed for this: the kubelet's is.
 func (r *Reconciler) restarted(ctx context.Context, namespace, name string, uid types.UID, before map[string]string) bool {
-	l := leg{Reconciler: r}
-	for deadline := r.Clock.Now().Add(restartPatience); r.Clock.Now().Before(deadline); {
+	changed, unwatch := r.changes.watch(uid)
+	defer unwatch()
+	deadline := r.Clock.NewTimer(restartPatience)
+	defer deadline.Stop()
+	for {
 		pod := &corev1.Pod{}
 		err := r.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, pod)
 		if err != nil || pod.UID != uid || pod.DeletionTimestamp != nil {
@@ -70,11 +72,47 @@ func (r *Reconciler) restarted(ctx context.Context, namespace, name string, uid 
 			}
 			return r.restartable(ctx, namespace, name, uid) != nil // nothing was added meanwhile
 		}
-		if !l.sleep(ctx, restartLook) {
+		select {
+		case <-changed:
+		case <-deadline.C():
+			return false
+		case <-ctx.Done():
 			return false
 		}
 	}
-	return false
+}
+
+// podChanges tells those who wait for a pod that the cache has another version of it.
+// The zero value is ready to use.
+type podChanges struct {
+	mu      sync.Mutex // guards waiting
+	waiting map[types.UID]chan struct{}
+}
+
+// watch returns a channel that is sent to after changes of the pod, and what ends
+// that. One at a time may watch a pod.
+func (c *podChanges) watch(pod types.UID) (<-chan struct{}, func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting == nil {
+		c.waiting = map[types.UID]chan struct{}{}
+	}
+	changed := make(chan struct{}, 1)
+	c.waiting[pod] = changed
+	return changed, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.waiting, pod)
+	}
+}
+
+func (c *podChanges) note(pod types.UID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case c.waiting[pod] <- struct{}{}:
+	default: // nobody waits, or is told already
+	}
 }
 
 // allOthers says that every container has another id than before.
@@ -91,7 +129,8 @@ func allOthers(before, now map[string]string) bool {
 }
 
 // RestartRulesKept finds out whether the API server keeps the rule by which an
-// executor restarts all containers of its pod, by a pod that is not made.
+// executor restarts all containers of its pod, by a pod that is not made. An empty
+// namespace stands for default.
 func RestartRulesKept(ctx context.Context, writer client.Client, namespace string) (bool, error) {
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault

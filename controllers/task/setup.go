@@ -20,7 +20,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
 const (
@@ -31,8 +30,6 @@ const (
 
 	firstRetry, lastRetry = 5 * time.Millisecond, 30 * time.Second
 )
-
-type wakes = wakequeue.Queue
 
 // Wake has the tasks of the BatchSandbox of that name reconciled soon: the pods that
 // it holds have changed. It does not block.
@@ -53,7 +50,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("task").
 		Watches(&v1alpha1.BatchSandbox{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(withTasks())).
-		Watches(&corev1.Pod{}, podHandler()).
+		Watches(&corev1.Pod{}, r.podHandler()).
 		WatchesRawSource(&r.queue).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
@@ -103,10 +100,12 @@ func controllerUID(obj client.Object) []string {
 }
 
 // podHandler enqueues the BatchSandbox that controls a template-mode pod with an
-// executor. Pool pods reach their holder through the ledger.
-func podHandler() handler.EventHandler {
+// executor. Pool pods reach their holder through the ledger. Those who wait for a pod
+// are told of either.
+func (r *Reconciler) podHandler() handler.EventHandler {
 	type limiter = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	enqueue := func(obj client.Object, queue limiter) {
+		r.changes.note(obj.GetUID())
 		ref := metav1.GetControllerOf(obj)
 		if ref != nil && ref.Kind == v1alpha1.KindBatchSandbox && obj.GetAnnotations()[v1alpha1.AnnotationExecutorKey] != "" {
 			queue.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: ref.Name}}, settle)

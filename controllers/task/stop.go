@@ -58,6 +58,7 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, 
 		if ctx.Err() != nil {
 			return
 		}
+		stops.WithLabelValues(stopResults[outcome]).Inc()
 		j.finishStop(s, uid, outcome)
 		r.OnChange(j.name)
 	})
