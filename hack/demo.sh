@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Shows the operator at work: deployed as a pod under its real permissions, a pool, a
-# batch from the pool and one from a template, and a request that a sandbox answers.
+# batch from the pool and one from a template, a request that a sandbox answers, and
+# another task in each sandbox of a batch.
 # On the hermetic cluster, or on the one that DEMO_KUBECONFIG names, which must be able
 # to pull IMG and TASK_EXECUTOR_IMG. Everything goes on running afterwards, and a
 # second run changes nothing that is there.
@@ -25,16 +26,17 @@ field() { "$KUBECTL" get "$1" --output "jsonpath=$2"; }
 # ageless TABLE: without what changes every second and tells nothing here.
 ageless() { printf '%s' "${1//+([0-9])[smh]/}"; }
 
-# follow KINDS CONDITION...: prints the table of KINDS whenever it has changed, until
-# the command CONDITION succeeds.
+# follow "KINDS [FLAG...]" CONDITION...: prints the table of KINDS whenever it has
+# changed, until the command CONDITION succeeds.
 follow() {
-  local kinds=$1 table header='' last='' deadline=$((SECONDS + timeout))
+  local kinds table header='' last='' deadline=$((SECONDS + timeout))
+  read -ra kinds <<<"$1"
   shift
-  printf '\n$ kubectl get %s   (again whenever it changes)\n' "$kinds"
+  printf '\n$ kubectl get %s   (again whenever it changes)\n' "${kinds[*]}"
   while true; do
     local finished=no
     "$@" && finished=yes
-    table=$("$KUBECTL" get "$kinds")
+    table=$("$KUBECTL" get "${kinds[@]}")
     if [[ $(ageless "$table") != "$last" ]]; then
       last=$(ageless "$table")
       # The header once, as long as the columns stay where they are.
@@ -49,7 +51,7 @@ follow() {
     if ((SECONDS >= deadline)); then
       {
         echo "Not there after ${timeout}s. What the cluster says:"
-        "$KUBECTL" describe "$kinds"
+        "$KUBECTL" describe "${kinds[0]}"
         "$KUBECTL" get pods
         "$KUBECTL" --namespace opensandbox-system logs deployment/opensandbox-controller-manager --tail=20
       } >&2
@@ -59,16 +61,30 @@ follow() {
   done
 }
 
-# pool_filled: every pod of the pool is ready or held, and there are as many as the
-# sample asks for at least.
+# pool_filled NAME LEAST: every pod of the pool is ready or held, and there are LEAST of
+# them at least.
 pool_filled() {
   local total allocated available
-  read -r total allocated available <<<"$(field pool/example-pool '{.status.total} {.status.allocated} {.status.available}')"
-  ((${total:-0} >= 5 && ${allocated:-0} + ${available:-0} == total))
+  read -r total allocated available <<<"$(field "pool/$1" '{.status.total} {.status.allocated} {.status.available}')"
+  ((${total:-0} >= $2 && ${allocated:-0} + ${available:-0} == total))
 }
 
 # batch_ready NAME
 batch_ready() { [[ $(field "batchsandbox/$1" '{.status.phase}') == Succeed ]]; }
+
+# tasks_completed NAME
+tasks_completed() {
+  [[ $(field "batchsandbox/$1" '{.status.conditions[?(@.type=="TasksCompleted")].status}') == True ]]
+}
+
+# held_pods NAME prints the pods of a pooled batch, one in a line.
+held_pods() {
+  local list
+  list=$(field "batchsandbox/$1" '{.metadata.annotations.sandbox\.opensandbox\.io/alloc-status}')
+  list=${list#'{"pods":["'}
+  list=${list%%'"]'*}
+  printf '%s\n' "${list//'","'/$'\n'}"
+}
 
 endpoints() {
   field "batchsandbox/$1" '{.metadata.annotations.sandbox\.opensandbox\.io/endpoints}'
@@ -96,9 +112,7 @@ ask_sandbox() {
     return
   fi
   echo "(pods of this cluster cannot be reached from here: asking through its API server)"
-  pod=$(field batchsandbox/pooled-batch-sandbox '{.metadata.annotations.sandbox\.opensandbox\.io/alloc-status}')
-  pod=${pod#'{"pods":["'}
-  pod=${pod%%'"'*}
+  pod=$(held_pods pooled-batch-sandbox | head -n 1)
   run "$KUBECTL" get --raw "/api/v1/namespaces/$(namespace)/pods/$pod:80/proxy/"
 }
 
@@ -125,7 +139,7 @@ main() {
 
   say "A pool of warm pods"
   run "$KUBECTL" apply --filename config/samples/pool.yaml
-  follow pools pool_filled
+  follow 'pools example-pool' pool_filled example-pool 5
 
   say "Three sandboxes from the pool: its pods run already"
   run "$KUBECTL" apply --filename config/samples/batchsandbox_pooled.yaml
@@ -142,6 +156,15 @@ main() {
     printf '%s: %s\n' "$name" "$(endpoints "$name")"
   done
   ask_sandbox "$(endpoints pooled-batch-sandbox)"
+
+  say "Another task in each sandbox: the pool's pods have a task executor"
+  run "$KUBECTL" apply --filename config/samples/pool_tasks.yaml
+  follow 'pools task-example-pool' pool_filled task-example-pool 2
+  run "$KUBECTL" apply --filename config/samples/batchsandbox_tasks.yaml
+  follow 'batchsandboxes task-batch-sandbox --output wide' tasks_completed task-batch-sandbox
+  for name in $(held_pods task-batch-sandbox); do
+    run "$KUBECTL" logs "$name" --container task-executor
+  done
 
   say "It goes on running"
   farewell

@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
@@ -172,11 +171,9 @@ func TestADeletionStopsRunningTasksFirst(t *testing.T) {
 	untilGone(t, bs)
 }
 
-// plant makes a task that leaves things behind, and then something more.
-func plant(more string) *v1alpha1.TaskTemplate {
-	return script(`set -e; echo x >/planted; echo x >/tmp/planted; echo x >/dev/shm/planted; touch /dev/mqueue/planted
-		ipcmk -M 1024; ipcmk -S 1; ipcmk -Q; setsid sleep 1000 & ` + more)
-}
+// plant is a script that leaves things behind; more may follow.
+const plant = `set -e; echo x >/planted; echo x >/tmp/planted; echo x >/dev/shm/planted; touch /dev/mqueue/planted
+	ipcmk -M 1024; ipcmk -S 1; ipcmk -Q; setsid sleep 1000 & `
 
 func addEphemeral(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
@@ -203,33 +200,20 @@ func TestASandboxIsRestartedInPlaceOrReplaced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ns := newNamespace(t)
-			pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "restarting"}, Spec: v1alpha1.PoolSpec{
-				Template:        sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"),
-				CapacitySpec:    v1alpha1.CapacitySpec{PoolMin: 1, PoolMax: 1, BufferMax: 1},
-				RecycleStrategy: v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleRestart},
-			}}
-			require.NoError(t, api.Create(t.Context(), pool))
-			bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "hostile"},
-				Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: plant(test.more)}}
-			require.NoError(t, api.Create(t.Context(), bs))
-			until(t, bs, tasksCompleted)
+			pool := restartingPool(t, ns, sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"))
+			bs := runTask(t, pool, "hostile", plant+test.more)
 			require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
-			first := &corev1.Pod{}
-			require.NoError(t, api.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: heldBy(t, bs)[0]}, first))
+			first := podOf(t, bs)
 			if test.then != nil {
 				test.then(t, first)
 			}
 			require.NoError(t, api.Delete(t.Context(), bs))
 			untilGone(t, bs)
 
-			next := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "next"},
-				Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: script(
-					`set -ex; test ! -e /planted; test ! -e /tmp/planted; test ! -e /dev/shm/planted; test ! -e /dev/mqueue/planted; ! ipcs | grep ^0x; ! grep -l "^sleep.1000" /proc/*/cmdline; ! grep -r 10.9.9.9 /etc/hosts /etc/resolv.conf`)}}
-			require.NoError(t, api.Create(t.Context(), next))
-			until(t, next, tasksCompleted)
+			next := runTask(t, pool, "next",
+				`set -ex; test ! -e /planted; test ! -e /tmp/planted; test ! -e /dev/shm/planted; test ! -e /dev/mqueue/planted; ! ipcs | grep ^0x; ! grep -l "^sleep.1000" /proc/*/cmdline; ! grep -r 10.9.9.9 /etc/hosts /etc/resolv.conf`)
 			require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
-			second := &corev1.Pod{}
-			require.NoError(t, api.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: heldBy(t, next)[0]}, second))
+			second := podOf(t, next)
 			if test.replaced {
 				require.NotEqual(t, first.UID, second.UID)
 				return

@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+)
+
+// usurper is a sandbox whose own first process, which no task is, waits for a sign,
+// then ends the executor's program and listens on its port in its place. It answers
+// whatever is asked as an executor that has done it.
+const usurper = `
+while [ ! -e /go ]; do sleep 0.1; done
+exec perl -MIO::Socket::INET -e '
+	$SIG{CHLD} = "IGNORE";
+	sub name { open my $f, "<", "$_[0]/comm" or return ""; my $n = <$f> // ""; chomp $n; $n }
+	my $port;
+	until ($port) {
+		name($_) eq "task-executor" and kill 9, substr($_, 6) for glob "/proc/[0-9]*";
+		$port = IO::Socket::INET->new(LocalPort => 5758, Listen => 100, ReuseAddr => 1);
+	}
+	open my $mark, ">", "/listening"; close $mark;
+	while (1) {
+		my $c = $port->accept or next;
+		while (my $l = <$c>) { last if $l =~ /^\r?$/ }
+		my $body = qq({"exiting":true,"bootID":"hostile","version":1,"tasks":[]});
+		print $c "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body";
+		close $c;
+	}'`
+
+// restartingPool makes a pool of one sandbox that is recycled by restart.
+func restartingPool(t *testing.T, ns string, template *v1alpha1.PodTemplate) *v1alpha1.Pool {
+	t.Helper()
+	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "restarting"}, Spec: v1alpha1.PoolSpec{
+		Template:        template,
+		CapacitySpec:    v1alpha1.CapacitySpec{PoolMin: 1, PoolMax: 1, BufferMax: 1},
+		RecycleStrategy: v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleRestart},
+	}}
+	require.NoError(t, api.Create(t.Context(), pool))
+	return pool
+}
+
+// runTask makes a BatchSandbox of one sandbox and waits for the end of its task.
+func runTask(t *testing.T, pool *v1alpha1.Pool, name, text string) *v1alpha1.BatchSandbox {
+	t.Helper()
+	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: pool.Namespace, Name: name},
+		Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: script(text)}}
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, tasksCompleted)
+	return bs
+}
+
+func podOf(t *testing.T, bs *v1alpha1.BatchSandbox) *corev1.Pod {
+	t.Helper()
+	pod := &corev1.Pod{}
+	require.NoError(t, api.Get(t.Context(), client.ObjectKey{Namespace: bs.Namespace, Name: heldBy(t, bs)[0]}, pod))
+	return pod
+}
+
+func TestASandboxThatListensInTheExecutorsPlaceIsReplaced(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	template := sandboxTemplate("ubuntu:latest", 0, "sh", "-c", usurper)
+	pool := restartingPool(t, ns, template)
+	bs := runTask(t, pool, "hostile", "true")
+	first := podOf(t, bs)
+	inSandbox(t, ns, first.Name, "sh", "-c", "touch /go; until [ -e /listening ]; do sleep 0.1; done")
+	require.NoError(t, api.Delete(t.Context(), bs))
+	untilGone(t, bs)
+
+	next := runTask(t, pool, "next", "test ! -e /go; test ! -e /listening")
+	require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
+	require.NotEqual(t, first.UID, podOf(t, next).UID)
+}
+
+// A task does what it can to the sandbox' executor; its result is true, and others
+// of the batch go on.
+func TestTasksThatMisbehave(t *testing.T) {
+	for name, test := range map[string]struct {
+		script string
+		reason string
+	}{
+		"100-megabytes-of-binary-output": {script: "head -c 100000000 /dev/urandom"},
+		"fills-its-memory-limit":         {script: "tail /dev/zero", reason: "OOMKilled"},
+		"kills-the-executor":             {script: `for p in /proc/[0-9]*; do [ "$(cat $p/comm)" != task-executor ] || kill -9 ${p#/proc/}; done; sleep 1000`, reason: "ExecutorRestarted"},
+		"forks-on-and-on":                {script: `for i in $(seq 200); do setsid sleep 1000 & done; exit 0`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ns := newNamespace(t)
+			template := sandboxTemplate("ubuntu:latest", 0, "sleep", "3600")
+			template.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
+			pool := restartingPool(t, ns, template)
+			bs := runTask(t, pool, "misbehaving", test.script)
+			if test.reason == "" {
+				require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
+			} else {
+				require.Equal(t, int32(1), bs.Status.TaskFailed, "%s", dump{bs.Status})
+				require.Equal(t, test.reason, bs.Status.FailedTasks[0].Reason, "%+v", bs.Status.FailedTasks)
+			}
+			require.NoError(t, api.Delete(t.Context(), bs))
+			untilGone(t, bs)
+			next := runTask(t, pool, "next", `! grep -l "^sleep.1000" /proc/*/cmdline`)
+			require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
+		})
+	}
+}
+
+func TestATaskRunsOnAndOnlyOnceWhenTheOperatorIsReplaced(t *testing.T) {
+	ns := newNamespace(t)
+	pool := restartingPool(t, ns, sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"))
+	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "long"},
+		Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: script("echo begun; while [ ! -e /go ]; do sleep 0.1; done; echo ended")}}
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return bs.Status.TaskRunning == 1 })
+	require.NoError(t, api.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(operatorNamespace),
+		client.MatchingLabels{"control-plane": "controller-manager"}, client.GracePeriodSeconds(0)))
+	pod := podOf(t, bs)
+	inSandbox(t, ns, pod.Name, "touch", "/go")
+	until(t, bs, tasksCompleted)
+	require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
+	log := kubectl(t, "", "--namespace", ns, "logs", pod.Name, "-c", "task-executor")
+	require.Equal(t, 1, strings.Count(log, "begun\n"), "%s", log)
+	require.Equal(t, 1, strings.Count(log, "ended\n"), "%s", log)
+}
