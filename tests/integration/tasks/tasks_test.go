@@ -204,18 +204,34 @@ func TestAPoolWithoutExecutorIsACondition(t *testing.T) {
 	gone(t, bs)
 }
 
-func TestAPatchThatDoesNotApplyIsACondition(t *testing.T) {
-	ns := newNamespace(t)
-	newPool(t, ns, 2, nil)
-	bs := newBatch(t, ns, 2, func(bs *batch) {
-		bs.Spec.ShardTaskPatches = patches(`{"spec":{"process":{"comand":["x"]}}}`)
-	}, "true")
-	until(t, bs, func(bs *batch) bool {
-		return bs.Status.SucceededShards == "1" && reasonOf(bs, v1alpha1.ConditionTasksCompleted) == v1alpha1.ReasonTaskTemplateInvalid
-	})
-	c := meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionTasksCompleted)
-	require.Contains(t, c.Message, "spec.shardTaskPatches[0]")
-	require.Equal(t, int32(1), bs.Status.TaskPending)
+func TestATaskThatCannotBeIsACondition(t *testing.T) {
+	for patch, field := range map[string]string{
+		`{"spec":{"process":{"comand":["x"]}}}`: "comand",
+		`{"spec":{"process":{"command":[]}}}`:   "process.command",
+		`{"spec":{"process":{"command":1}}}`:    "command",
+	} {
+		t.Run(field, func(t *testing.T) {
+			ns := newNamespace(t)
+			newPool(t, ns, 2, nil)
+			bs := newBatch(t, ns, 2, func(bs *batch) { bs.Spec.ShardTaskPatches = patches(patch) }, "true")
+			until(t, bs, func(bs *batch) bool {
+				return bs.Status.SucceededShards == "1" && reasonOf(bs, v1alpha1.ConditionTasksCompleted) == v1alpha1.ReasonTaskTemplateInvalid
+			})
+			c := meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionTasksCompleted)
+			require.Contains(t, c.Message, "spec.shardTaskPatches[0]")
+			require.Contains(t, c.Message, field)
+			require.Equal(t, int32(1), bs.Status.TaskPending)
+		})
+	}
+}
+
+func TestMorePatchesThanSandboxesAreRefused(t *testing.T) {
+	bs := &batch{ObjectMeta: metav1.ObjectMeta{Namespace: newNamespace(t), Name: "many"}, Spec: v1alpha1.BatchSandboxSpec{
+		Replicas: ptr.To(int32(1)), PoolRef: "any",
+		TaskTemplate:     &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"true"}}}},
+		ShardTaskPatches: patches(`{}`, `{}`),
+	}}
+	require.ErrorContains(t, api.Create(t.Context(), bs), "spec.shardTaskPatches must not be longer than spec.replicas")
 }
 
 func TestATaskRunsAgainWhereItsSandboxWasLost(t *testing.T) {
