@@ -65,7 +65,7 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 		"problems", info.Problems, "recycle", info.Recycle.State, "differences", info.Recycle.Differences)
 
 	l := &life{options: o, log: log, executor: executor, restart: make(chan struct{})}
-	handler := server.New(server.Config{Executor: executor, Verifier: verifier, Info: info, Exit: l.exit, Log: log})
+	handler := server.New(server.Config{Executor: executor, Verifier: verifier, Info: info, BeforeRestart: l.beforeRestart, Exit: l.exit, Log: log})
 	return l.run(handler)
 }
 
@@ -98,13 +98,16 @@ type life struct {
 	restart  chan struct{}
 }
 
-// exit is called when a reset has asked for a restart and was answered.
-func (l *life) exit() {
+// beforeRestart notes that the next start is to clean.
+func (l *life) beforeRestart() error {
 	if err := recycle.RequestRestart(l.stateDir); err != nil {
-		l.log.Error("The restart could not be noted, so the next start will not clean", "error", err)
+		return fmt.Errorf("noting that the next start is to clean: %w", err)
 	}
-	l.once.Do(func() { close(l.restart) })
+	return nil
 }
+
+// exit is called when a reset has asked for a restart and was answered.
+func (l *life) exit() { l.once.Do(func() { close(l.restart) }) }
 
 func (l *life) run(handler *server.Server) (int, error) {
 	terminated, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)

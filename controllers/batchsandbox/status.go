@@ -3,6 +3,7 @@ package batchsandbox
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -80,10 +81,22 @@ func statusOf(bs *v1alpha1.BatchSandbox, v view, now time.Time) v1alpha1.BatchSa
 		conditions = append(conditions, setTasks(&status, v.tasks))
 	}
 	for _, c := range conditions {
+		c.Message = cutMessage(c.Message)
 		c.ObservedGeneration, c.LastTransitionTime = bs.Generation, metav1.NewTime(now.Truncate(time.Second))
 		meta.SetStatusCondition(&status.Conditions, c)
 	}
 	return status
+}
+
+// maxMessage of a condition, in bytes: an event has no more room. The API server
+// refuses a status with a message of more than 32768, and some hold what others wrote.
+const maxMessage = 1024
+
+func cutMessage(text string) string {
+	if len(text) <= maxMessage {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxMessage-len("...")], "") + "..."
 }
 
 // setTasks takes the report of the tasks into the status and returns its condition.

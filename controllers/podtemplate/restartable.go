@@ -30,6 +30,9 @@ func Restartable(pod *corev1.Pod) error {
 	}
 	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
 		for i := range containers {
+			if c := &containers[i]; c.Name != v1alpha1.ExecutorContainerName && hasRestartAllRule(c) {
+				return fmt.Errorf("container %s may have all containers restarted too", c.Name)
+			}
 			if err := leavesNothing(spec, &containers[i]); err != nil {
 				return fmt.Errorf("container %s %w", containers[i].Name, err)
 			}
@@ -40,10 +43,13 @@ func Restartable(pod *corev1.Pod) error {
 
 func restartsAll(c *corev1.Container) bool {
 	return c.Name == v1alpha1.ExecutorContainerName && slices.Contains(c.Args, "--clean-on-start") &&
-		ptr.Deref(c.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways &&
-		slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
-			return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
-		})
+		ptr.Deref(c.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways && hasRestartAllRule(c)
+}
+
+func hasRestartAllRule(c *corev1.Container) bool {
+	return slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+		return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+	})
 }
 
 func leavesNothing(spec *corev1.PodSpec, c *corev1.Container) error {

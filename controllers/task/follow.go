@@ -36,6 +36,8 @@ type leg struct {
 	sandbox sandbox
 	spec    executorapi.TaskSpec
 	pause   time.Duration
+	// silent: the executor did not answer the last time.
+	silent bool
 }
 
 // run has the executor start the task and follows it until it has ended.
@@ -43,22 +45,51 @@ func (l *leg) run(ctx context.Context, delay time.Duration) {
 	if !l.sleep(ctx, delay) {
 		return
 	}
-	for ctx.Err() == nil && !l.start(ctx) {
+	for ctx.Err() == nil && !l.ended() && !l.start(ctx) {
 		if !l.sleep(ctx, l.nextPause()) {
 			return
 		}
 	}
 	var since executorapi.Cursor
+	var pace pace
 	for ctx.Err() == nil && !l.ended() {
+		began := l.Clock.Now()
 		list, err := l.poll(ctx, since)
+		pause := pace.next(l.Clock.Since(began))
 		if err != nil {
-			if !l.sleep(ctx, l.nextPause()) {
-				return
-			}
-			continue
+			pause = l.nextPause()
 		}
-		since = list.Cursor()
+		if !l.ended() && !l.sleep(ctx, pause) {
+			return
+		}
+		if err == nil {
+			since = list.Cursor()
+		}
 	}
+}
+
+const (
+	// quickPoll: an honest executor answers sooner only when something has changed.
+	quickPoll = 200 * time.Millisecond
+	// firstPace and lastPace are the least and the most time between quick answers.
+	firstPace, lastPace = 10 * time.Millisecond, 2 * time.Second
+)
+
+// pace keeps a sandbox that poses as its executor from keeping the operator busy with
+// news: each quick answer doubles the time to the next poll. Two are free, as an
+// honest executor gives them: what is, and how it ended.
+type pace struct{ quick int }
+
+func (p *pace) next(took time.Duration) time.Duration {
+	if took >= quickPoll {
+		p.quick = 0
+		return 0
+	}
+	p.quick++
+	if p.quick <= 2 {
+		return 0
+	}
+	return min(firstPace<<min(p.quick-3, 16), lastPace)
 }
 
 // start asks the executor to run the task and says whether it has, or never will.
@@ -72,13 +103,17 @@ func (l *leg) start(ctx context.Context) bool {
 		l.noteUnless(errGone, err) // then the reconciler finds another pod
 		return false
 	}
+	slots := l.slots
+	if l.silent {
+		slots = l.retries
+	}
 	select {
-	case l.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return false
 	}
 	task, err := func() (executorapi.Task, error) {
-		defer func() { <-l.slots }()
+		defer func() { <-slots }()
 		if err := l.Fresh(); err != nil {
 			return executorapi.Task{}, err
 		}
@@ -89,6 +124,7 @@ func (l *leg) start(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return false
 	}
+	l.silent = err != nil && !executorclient.IsRefusal(err)
 	if executorclient.Reason(err) == executorapi.ProblemSpecDiffers {
 		return true // an earlier version of the operator has started it: its result counts
 	}

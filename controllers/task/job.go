@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -12,13 +13,15 @@ import (
 
 // job is what is known of the tasks of one BatchSandbox.
 type job struct {
-	name types.NamespacedName
-	uid  types.UID
+	name    types.NamespacedName
+	uid     types.UID
+	created time.Time
 
 	mu      sync.Mutex // guards the fields below
 	records map[int32]*known
-	// followers by shard.
+	// followers by shard, and those that were told to end and have not yet.
 	followers map[int32]*follower
+	leaving   map[*follower]struct{}
 	// ready are the pods that are Ready, as last seen.
 	ready map[types.UID]bool
 	// stops by pod.
@@ -46,7 +49,8 @@ type jobs struct {
 	byName map[types.NamespacedName]*job
 }
 
-// of returns the job of a BatchSandbox, and drops one of an earlier object of its name.
+// of returns the job of a BatchSandbox, and drops one of an earlier object of its
+// name. An object that is itself the earlier one gets a job that nobody else sees.
 func (j *jobs) of(bs *v1alpha1.BatchSandbox) *job {
 	name := types.NamespacedName{Namespace: bs.Namespace, Name: bs.Name}
 	j.mu.Lock()
@@ -55,41 +59,65 @@ func (j *jobs) of(bs *v1alpha1.BatchSandbox) *job {
 	if found != nil && found.uid == bs.UID {
 		return found
 	}
+	fresh := &job{
+		name: name, uid: bs.UID, created: bs.CreationTimestamp.Time, records: seed(bs),
+		followers: map[int32]*follower{}, leaving: map[*follower]struct{}{},
+		ready: map[types.UID]bool{}, stops: map[types.UID]*stop{},
+	}
 	if found != nil {
+		if fresh.created.Before(found.created) {
+			return fresh
+		}
 		found.drop()
 	}
 	if j.byName == nil {
 		j.byName = map[types.NamespacedName]*job{}
 	}
-	fresh := &job{
-		name: name, uid: bs.UID, records: seed(bs), followers: map[int32]*follower{},
-		ready: map[types.UID]bool{}, stops: map[types.UID]*stop{},
-	}
 	j.byName[name] = fresh
 	return fresh
 }
 
-// drop forgets the job of that name.
-func (j *jobs) drop(name types.NamespacedName) {
+// find returns the job of a BatchSandbox if there is one.
+func (j *jobs) find(bs *v1alpha1.BatchSandbox) *job {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if found := j.byName[name]; found != nil {
-		found.drop()
-		delete(j.byName, name)
+	found := j.byName[types.NamespacedName{Namespace: bs.Namespace, Name: bs.Name}]
+	if found == nil || found.uid != bs.UID {
+		return nil
 	}
+	return found
 }
 
-// drop ends everything that goes on for the job.
-func (j *job) drop() {
+// drop forgets the job of that name and returns the pods that it knew.
+func (j *jobs) drop(name types.NamespacedName) []types.UID {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	found := j.byName[name]
+	if found == nil {
+		return nil
+	}
+	delete(j.byName, name)
+	return found.drop()
+}
+
+// drop ends everything that goes on for the job and returns the pods that it knew.
+func (j *job) drop() []types.UID {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.dropped = true
+	var pods []types.UID
+	for _, k := range j.records {
+		if k.pod != "" {
+			pods = append(pods, k.pod)
+		}
+	}
 	for _, f := range j.followers {
 		f.cancel()
 	}
 	for _, s := range j.stops {
 		s.cancel()
 	}
+	return pods
 }
 
 // unfollow ends the follower of a shard, without waiting for it. The lock is held.
@@ -97,7 +125,15 @@ func (j *job) unfollow(shard int32) {
 	if f := j.followers[shard]; f != nil {
 		f.cancel()
 		delete(j.followers, shard)
+		j.leaving[f] = struct{}{}
 	}
+}
+
+// left notes that a follower has ended.
+func (j *job) left(f *follower) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.leaving, f)
 }
 
 // update changes the record of a shard while it is that of the pod, and says whether

@@ -53,8 +53,9 @@ type Reconciler struct {
 	jobs    jobs
 	queue   wakequeue.Queue
 	changes podChanges
-	// slots bound the dispatches under way.
-	slots chan struct{}
+	// slots bound the dispatches under way; retries those to executors that did not
+	// answer before, so that others need not wait behind them.
+	slots, retries chan struct{}
 	// ctx ends what followers and stops do; work waits for them.
 	ctx  context.Context
 	work sync.WaitGroup
@@ -69,7 +70,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	err := r.Client.Get(ctx, req.NamespacedName, bs)
 	switch {
 	case apierrors.IsNotFound(err):
-		r.jobs.drop(req.NamespacedName)
+		for _, pod := range r.jobs.drop(req.NamespacedName) {
+			r.Executors.Forget(string(pod))
+		}
 		return ctrl.Result{}, nil
 	case err != nil:
 		return ctrl.Result{}, fmt.Errorf("reading BatchSandbox %s: %w", req, err)
@@ -165,11 +168,16 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 	}
 	j.ready = map[types.UID]bool{}
 	there := map[types.UID]bool{}
-	for _, s := range sandboxes {
+	held, releasing := r.holdings(bs)
+	for shard, s := range sandboxes {
+		if held != nil && !held[s.uid] {
+			delete(sandboxes, shard) // given up since they were looked up
+			continue
+		}
 		j.ready[s.uid], there[s.uid] = s.ready, true
 	}
 	for uid, s := range j.stops {
-		if s.outcome != taskreport.StillStopping && !there[uid] && !r.releasing(bs, uid) {
+		if s.outcome != taskreport.StillStopping && !there[uid] && !releasing[uid] {
 			delete(j.stops, uid)
 		}
 	}
@@ -196,12 +204,23 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 	return len(p.reset)+len(p.follow)+len(p.drop) > 0
 }
 
-// releasing says that the pod is given up by the BatchSandbox and not clean yet.
-func (r *Reconciler) releasing(bs *v1alpha1.BatchSandbox, uid types.UID) bool {
+// holdings returns the pool pods that the BatchSandbox holds, nil where it is not
+// pooled, and those that it has given up and that are not clean yet. A pod is given up
+// in the ledger before its tasks are stopped, and stopping takes the job's lock: under
+// that lock, what is held may be followed.
+func (r *Reconciler) holdings(bs *v1alpha1.BatchSandbox) (held, releasing map[types.UID]bool) {
 	if bs.Spec.PoolRef == "" {
-		return false
+		return nil, nil
 	}
-	return slices.ContainsFunc(r.Ledger.Allocation(allocation.PoolOf(bs), bs.UID).Releasing, func(h ledger.HeldPod) bool { return h.UID == uid })
+	all := r.Ledger.Allocation(allocation.PoolOf(bs), bs.UID)
+	uids := func(pods []ledger.HeldPod) map[types.UID]bool {
+		set := make(map[types.UID]bool, len(pods))
+		for i := range pods {
+			set[pods[i].UID] = true
+		}
+		return set
+	}
+	return uids(all.Held), uids(all.Releasing)
 }
 
 // follow begins to follow the executor of a sandbox. The job's lock is held.
@@ -226,6 +245,7 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 	f := &follower{pod: s.uid, cancel: cancel, done: make(chan struct{})}
 	j.followers[s.shard] = f
 	r.work.Go(func() {
+		defer j.left(f)
 		defer close(f.done)
 		defer cancel()
 		l := &leg{Reconciler: r, job: j, sandbox: s, spec: spec}

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -24,13 +25,24 @@ const (
 	restartPatience = 30 * time.Second
 )
 
-// restartable returns the ids of the pod's containers, or nil where it must not be
-// restarted in place.
-func (r *Reconciler) restartable(ctx context.Context, namespace, name string, uid types.UID) map[string]string {
+// containers are those of a pod at one time.
+type containers struct {
+	// ids by container.
+	ids map[string]string
+	// restartedAt is when the kubelet last began or ended to restart all of them.
+	restartedAt time.Time
+}
+
+// restartable returns the pod's containers, or nil where they must not be restarted
+// in place.
+func (r *Reconciler) restartable(ctx context.Context, namespace, name string, uid types.UID) *containers {
 	pod := &corev1.Pod{}
 	err := r.Live.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, pod)
 	if err == nil && pod.UID != uid {
 		err = errGone
+	}
+	if err == nil && !podfeed.Ready(pod) {
+		err = errors.New("it is not ready")
 	}
 	if err == nil {
 		err = podtemplate.Restartable(pod)
@@ -39,23 +51,30 @@ func (r *Reconciler) restartable(ctx context.Context, namespace, name string, ui
 		log.FromContext(ctx).V(1).Info("a sandbox is not restarted in place", "pod", name, "namespace", namespace, "why", err.Error())
 		return nil
 	}
-	return containerIDs(pod)
+	return containersOf(pod)
 }
 
-func containerIDs(pod *corev1.Pod) map[string]string {
-	ids := map[string]string{}
+func containersOf(pod *corev1.Pod) *containers {
+	c := &containers{ids: map[string]string{}}
 	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
 		for i := range statuses {
-			ids[statuses[i].Name] = statuses[i].ContainerID
+			c.ids[statuses[i].Name] = statuses[i].ContainerID
 		}
 	}
-	return ids
+	for i := range pod.Status.Conditions {
+		if condition := &pod.Status.Conditions[i]; condition.Type == corev1.AllContainersRestarting && condition.Status == corev1.ConditionFalse {
+			c.restartedAt = condition.LastTransitionTime.Time
+		}
+	}
+	return c
 }
 
-// restarted returns when every container is another one than before and the pod is
-// Ready, and says whether that came about in time. No word of the executor is
-// believed for this: the kubelet's is.
-func (r *Reconciler) restarted(ctx context.Context, namespace, name string, uid types.UID, before map[string]string) bool {
+// restarted returns when the kubelet has restarted all containers at once since before
+// and the pod is Ready, and says whether that came about in time. No word of the
+// executor is believed for this, and containers that died one by one do not count: a
+// sandbox can kill them, the executor too, and then nothing was cleaned. By its rule
+// the kubelet restarts all only after the executor's own exit code.
+func (r *Reconciler) restarted(ctx context.Context, namespace, name string, uid types.UID, before *containers) bool {
 	changed, unwatch := r.changes.watch(uid)
 	defer unwatch()
 	deadline := r.Clock.NewTimer(restartPatience)
@@ -66,7 +85,7 @@ func (r *Reconciler) restarted(ctx context.Context, namespace, name string, uid 
 		if err != nil || pod.UID != uid || pod.DeletionTimestamp != nil {
 			return false
 		}
-		if podfeed.Ready(pod) && allOthers(before, containerIDs(pod)) {
+		if podfeed.Ready(pod) && before.restartedTo(containersOf(pod)) {
 			if key, poolUID, ok := podfeed.PoolOf(pod); ok {
 				r.Ledger.Observe(key, podfeed.Facts(pod, poolUID)) // its handler may lag behind the cache
 			}
@@ -115,13 +134,13 @@ func (c *podChanges) note(pod types.UID) {
 	}
 }
 
-// allOthers says that every container has another id than before.
-func allOthers(before, now map[string]string) bool {
-	if len(before) == 0 || len(now) != len(before) {
+// restartedTo says that the kubelet has restarted all containers in between.
+func (c *containers) restartedTo(now *containers) bool {
+	if len(c.ids) == 0 || len(now.ids) != len(c.ids) || c.restartedAt.IsZero() || !now.restartedAt.After(c.restartedAt) {
 		return false
 	}
-	for name, id := range before {
-		if now[name] == "" || now[name] == id {
+	for name, id := range c.ids {
+		if now.ids[name] == "" || now.ids[name] == id {
 			return false
 		}
 	}

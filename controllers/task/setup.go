@@ -38,7 +38,7 @@ func (r *Reconciler) Wake(name types.NamespacedName) { r.queue.WakeAfter(name, s
 // SetupWithManager registers the reconciler. dispatches is how many tasks are
 // dispatched at a time.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, workers, dispatches int) error {
-	r.slots = make(chan struct{}, dispatches)
+	r.slots, r.retries = make(chan struct{}, dispatches), make(chan struct{}, max(1, dispatches/4))
 	var cancel context.CancelFunc
 	r.ctx, cancel = context.WithCancel(ctx)
 	if err := mgr.Add(&owner{cancel: cancel, wait: r.work.Wait}); err != nil {

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/taskreport"
@@ -39,11 +39,15 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, 
 	if s := j.stops[uid]; s != nil {
 		return s.outcome
 	}
-	var follows *follower
 	for shard, f := range j.followers {
 		if f.pod == uid {
-			follows = f
 			j.unfollow(shard)
+		}
+	}
+	var leaving []*follower
+	for f := range j.leaving {
+		if f.pod == uid {
+			leaving = append(leaving, f)
 		}
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
@@ -51,8 +55,8 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, 
 	j.stops[uid] = s
 	r.work.Go(func() {
 		defer cancel()
-		if follows != nil {
-			<-follows.done // so that nothing starts after the end
+		for _, f := range leaving {
+			<-f.done // so that nothing starts after the end
 		}
 		outcome := r.end(ctx, j.name.Namespace, pod, uid, restart)
 		if ctx.Err() != nil {
@@ -65,13 +69,21 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, 
 	return s.outcome
 }
 
-// Freed forgets that pods were stopped: they are not the BatchSandbox' any more, and
-// may become so again.
+// Freed forgets pods that were stopped: they are not the BatchSandbox' any more, and
+// may become so again. Results that are for good stay.
 func (r *Reconciler) Freed(bs *v1alpha1.BatchSandbox, pods []string) {
-	j := r.jobs.of(bs)
+	j := r.jobs.find(bs)
+	if j == nil {
+		return
+	}
+	freed := sets.New(pods...)
+	release := bs.Spec.TaskResourcePolicyWhenCompleted == v1alpha1.TaskResourceRelease
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	maps.DeleteFunc(j.stops, func(_ types.UID, s *stop) bool { return slices.Contains(pods, s.pod) })
+	maps.DeleteFunc(j.stops, func(_ types.UID, s *stop) bool { return freed.Has(s.pod) })
+	maps.DeleteFunc(j.records, func(_ int32, k *known) bool {
+		return k.pod != "" && freed.Has(k.podName) && (!release || !k.ended())
+	})
 }
 
 func (j *job) finishStop(s *stop, uid types.UID, outcome taskreport.Stopping) {
@@ -87,7 +99,7 @@ func (j *job) finishStop(s *stop, uid types.UID, outcome taskreport.Stopping) {
 
 // end resets the executor of a pod until it has ended its tasks or is given up.
 func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.UID, restart bool) taskreport.Stopping {
-	var before map[string]string
+	var before *containers
 	if restart {
 		before = r.restartable(ctx, namespace, pod, uid)
 	}
@@ -99,6 +111,12 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 		err := r.reset(ctx, namespace, pod, uid, request)
 		now := r.Clock.Now()
 		switch {
+		case errors.Is(err, errNotFresh), executorclient.IsUnauthorized(err):
+			answered = now // nothing was done
+			if before != nil {
+				before = r.restartable(ctx, namespace, pod, uid)
+				request.Restart = before != nil
+			}
 		case err == nil, errors.Is(err, errGone), errors.Is(err, errNoExecutor):
 			r.Executors.Forget(string(uid))
 			if err == nil && before != nil && r.restarted(ctx, namespace, pod, uid, before) {
@@ -107,8 +125,13 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 			return taskreport.Stopped
 		case executorclient.Reason(err) == executorapi.ProblemProcessesRemain:
 			return taskreport.Unstoppable
-		case executorclient.Reason(err) != "" || errors.Is(err, errNotFresh):
-			answered = now
+		default:
+			// A restart that this or an earlier leader has asked for may be on its way:
+			// another one could come when the sandbox is lent on.
+			before, request.Restart = nil, false
+			if executorclient.Reason(err) != "" {
+				answered = now
+			}
 		}
 		if now.Sub(answered) >= unreachableFor || now.Sub(began) >= stopPatience {
 			return taskreport.Unstoppable

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/opensandbox/operator/executor/api"
@@ -79,7 +81,11 @@ func interpret(status int, data []byte, out any) error {
 const (
 	maxText = 1024
 	maxList = 256
+	// maxCapabilities are more than Linux has.
+	maxCapabilities = 64
 )
+
+var capability = regexp.MustCompile(`^[A-Z_]{1,32}$`)
 
 func sanitize(s string) string {
 	if len(s) > maxText {
@@ -101,7 +107,8 @@ func sanitizeStrings(list []string) []string {
 func sanitizeTask(t api.Task) api.Task {
 	t.ID, t.Reason, t.Message = sanitize(t.ID), sanitize(t.Reason), sanitize(t.Message)
 	t.State = api.TaskState(sanitize(string(t.State)))
-	t.MissingCapabilities = sanitizeStrings(t.MissingCapabilities)
+	t.MissingCapabilities = slices.DeleteFunc(t.MissingCapabilities, func(name string) bool { return !capability.MatchString(name) })
+	t.MissingCapabilities = t.MissingCapabilities[:min(len(t.MissingCapabilities), maxCapabilities)]
 	return t
 }
 

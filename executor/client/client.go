@@ -160,8 +160,9 @@ func (c *Client) Info(ctx context.Context, t Target) (api.Info, error) {
 	return sanitizeInfo(info), err
 }
 
-// call makes one request, and one more if the first was refused and told a boot
-// id that was not known.
+// call makes one request, and one more if the first was refused because no boot id
+// was known, or an old one in a request that changes nothing. A change for an executor
+// that has restarted is the caller's to repeat: the sandbox may be another owner's.
 func (c *Client) call(ctx context.Context, t Target, method, path string, wait time.Duration, in, out any) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+wait)
 	defer cancel()
@@ -179,7 +180,7 @@ func (c *Client) call(ctx context.Context, t Target, method, path string, wait t
 	status, told, err := c.once(ctx, t, bootID, method, path, body, out)
 	if told != "" && told != bootID {
 		c.boots.Store(t.PodUID, told)
-		if IsUnauthorized(err) {
+		if IsUnauthorized(err) && (bootID == "" || method == http.MethodGet) {
 			status, _, err = c.once(ctx, t, told, method, path, body, out)
 		}
 	}

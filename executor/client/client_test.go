@@ -103,6 +103,20 @@ func TestARefusalIsRetriedOnceWithTheBootIDItTells(t *testing.T) {
 	_, err := c.Get(t.Context(), target, "a")
 	assert.True(t, IsUnauthorized(err))
 	assert.Equal(t, int32(2), calls.Load())
+	// A change that was meant for the life before is not repeated: the caller must
+	// know first that the sandbox is still its own.
+	_, err = c.Start(t.Context(), target, "a", api.TaskRequest{})
+	assert.True(t, IsUnauthorized(err))
+	assert.Equal(t, int32(3), calls.Load())
+}
+
+func TestOnlyCapabilitiesAreListedAsSuch(t *testing.T) {
+	c, target := hostile(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, `{"missingCapabilities":["NET_RAW",%q,"no such"]}`, strings.Repeat("A", 1000))
+	})
+	task, err := c.Get(t.Context(), target, "a")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"NET_RAW"}, task.MissingCapabilities)
 }
 
 func TestOddAnswers(t *testing.T) {

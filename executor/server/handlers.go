@@ -181,6 +181,13 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 		s.stopFailed(w, err)
 		return
 	}
+	if request.Restart {
+		// Before the answer: whoever believes it relies on the next start to clean.
+		if err := s.BeforeRestart(); err != nil {
+			s.stopFailed(w, err)
+			return
+		}
+	}
 	answer(w, http.StatusOK, api.ResetAnswer{Stopped: stopped, Exiting: request.Restart})
 	if request.Restart {
 		_ = http.NewResponseController(w).Flush()

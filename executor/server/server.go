@@ -26,6 +26,9 @@ type Config struct {
 	Verifier *token.Verifier
 	// Info is what GET /v1/info answers.
 	Info api.Info
+	// BeforeRestart is called after such a reset and before its answer; when it fails,
+	// the reset has failed and Exit is not called.
+	BeforeRestart func() error
 	// Exit is called, once, after the answer to a reset that asks for a restart.
 	// It must not wait for the server.
 	Exit func()

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -60,6 +61,8 @@ type fixture struct {
 	signer  *token.Signer
 	target  client.Target
 	exited  chan struct{}
+	// restartErr is why a restart cannot be prepared.
+	restartErr error
 }
 
 func newFixture(t *testing.T, recycle api.RecycleState, changes ...func(*http.Server)) *fixture {
@@ -79,8 +82,8 @@ func newFixture(t *testing.T, recycle api.RecycleState, changes ...func(*http.Se
 	require.NoError(t, err)
 	handler := server.New(server.Config{
 		Executor: executor, Verifier: verifier, Log: slog.New(slog.DiscardHandler),
-		Info: api.Info{BootID: bootID, Supported: true, Capabilities: []string{"KILL"}, Recycle: api.Recycle{State: recycle}},
-		Exit: func() { close(f.exited) },
+		Info:          api.Info{BootID: bootID, Supported: true, Capabilities: []string{"KILL"}, Recycle: api.Recycle{State: recycle}},
+		BeforeRestart: func() error { return f.restartErr }, Exit: func() { close(f.exited) },
 	})
 	f.http = httptest.NewUnstartedServer(handler)
 	f.http.Config = handler.HTTPServer(context.Background())
@@ -374,6 +377,19 @@ func TestReset(t *testing.T) {
 	<-f.exited
 	_, err := f.client.Start(t.Context(), f.target, "a", f.request("true"))
 	assert.Equal(t, api.ProblemResetting, client.Reason(err))
+}
+
+func TestARestartThatCannotBePreparedIsNone(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	f.restartErr = errors.New("no space left on device")
+	_, err := f.client.Reset(t.Context(), f.target, api.ResetRequest{Restart: true}, 30*time.Second)
+	require.Error(t, err)
+	assert.True(t, client.IsRefusal(err))
+	select {
+	case <-f.exited:
+		t.Fatal("it ends as if the next start would clean")
+	default:
+	}
 }
 
 func (f *fixture) oneOfMany(i int, request api.TaskRequest) (err error) {

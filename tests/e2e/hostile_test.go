@@ -14,10 +14,12 @@ import (
 )
 
 // usurper is a sandbox whose own first process, which no task is, waits for a sign,
-// then ends the executor's program and listens on its port in its place. It answers
-// whatever is asked as an executor that has done it.
+// then leaves something in shared memory, ends the executor's program and listens on its
+// port in its place. It answers whatever is asked as an executor that has done it. After
+// a reset it does what stands in the variable THEN.
 const usurper = `
 while [ ! -e /go ]; do sleep 0.1; done
+touch /dev/shm/planted
 exec perl -MIO::Socket::INET -e '
 	$SIG{CHLD} = "IGNORE";
 	sub name { open my $f, "<", "$_[0]/comm" or return ""; my $n = <$f> // ""; chomp $n; $n }
@@ -29,10 +31,12 @@ exec perl -MIO::Socket::INET -e '
 	open my $mark, ">", "/listening"; close $mark;
 	while (1) {
 		my $c = $port->accept or next;
+		my $asked = <$c> // "";
 		while (my $l = <$c>) { last if $l =~ /^\r?$/ }
 		my $body = qq({"exiting":true,"bootID":"hostile","version":1,"tasks":[]});
 		print $c "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body";
 		close $c;
+		exit if $ENV{THEN} eq "end" and $asked =~ /reset/;
 	}'`
 
 // restartingPool makes a pool of one sandbox that is recycled by restart.
@@ -65,19 +69,27 @@ func podOf(t *testing.T, bs *v1alpha1.BatchSandbox) *corev1.Pod {
 }
 
 func TestASandboxThatListensInTheExecutorsPlaceIsReplaced(t *testing.T) {
-	t.Parallel()
-	ns := newNamespace(t)
-	template := sandboxTemplate("ubuntu:latest", 0, "sh", "-c", usurper)
-	pool := restartingPool(t, ns, template)
-	bs := runTask(t, pool, "hostile", "true")
-	first := podOf(t, bs)
-	inSandbox(t, ns, first.Name, "sh", "-c", "touch /go; until [ -e /listening ]; do sleep 0.1; done")
-	require.NoError(t, api.Delete(t.Context(), bs))
-	untilGone(t, bs)
+	for _, then := range []string{
+		"go-on",
+		"end", // so that its containers are all other ones soon, as after a restart
+	} {
+		t.Run(then, func(t *testing.T) {
+			t.Parallel()
+			ns := newNamespace(t)
+			template := sandboxTemplate("ubuntu:latest", 0, "sh", "-c", usurper)
+			template.Spec.Containers[0].Env = append(template.Spec.Containers[0].Env, corev1.EnvVar{Name: "THEN", Value: then})
+			pool := restartingPool(t, ns, template)
+			bs := runTask(t, pool, "hostile", "true")
+			first := podOf(t, bs)
+			inSandbox(t, ns, first.Name, "sh", "-c", "touch /go; until [ -e /listening ]; do sleep 0.1; done")
+			require.NoError(t, api.Delete(t.Context(), bs))
+			untilGone(t, bs)
 
-	next := runTask(t, pool, "next", "test ! -e /go; test ! -e /listening")
-	require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
-	require.NotEqual(t, first.UID, podOf(t, next).UID)
+			next := runTask(t, pool, "next", "set -e; test ! -e /go; test ! -e /listening; test ! -e /dev/shm/planted")
+			require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
+			require.NotEqual(t, first.UID, podOf(t, next).UID)
+		})
+	}
 }
 
 // A task does what it can to the sandbox' executor; its result is true, and others

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -52,7 +54,7 @@ func (k *kubelet) see(ctx context.Context, pod *corev1.Pod) {
 		k.startExecutor(pod, ip)
 		before := client.MergeFrom(pod.DeepCopy())
 		pod.Status.Phase, pod.Status.PodIP, pod.Status.PodIPs = corev1.PodRunning, ip, []corev1.PodIP{{IP: ip}}
-		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}, endOfRestart(time.Now().Add(-time.Hour))}
 		for _, c := range pod.Spec.Containers {
 			pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{
 				Name: c.Name, ContainerID: containerID(pod, c.Name), Ready: true,
@@ -61,6 +63,11 @@ func (k *kubelet) see(ctx context.Context, pod *corev1.Pod) {
 		}
 		_ = api.Status().Patch(ctx, pod, before)
 	}
+}
+
+// endOfRestart is the condition that a kubelet leaves behind.
+func endOfRestart(at time.Time) corev1.PodCondition {
+	return corev1.PodCondition{Type: corev1.AllContainersRestarting, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(at)}
 }
 
 // restart gives the containers of a pod new ids, as a restart of all of them does.
@@ -76,6 +83,8 @@ func (k *kubelet) restart(name types.NamespacedName, x *executor) {
 		sum := sha256.Sum256([]byte(s.ContainerID))
 		s.ContainerID, s.RestartCount = "containerd://"+hex.EncodeToString(sum[:]), s.RestartCount+1
 	}
+	restarts := int(pod.Status.ContainerStatuses[0].RestartCount)
+	pod.Status.Conditions[1] = endOfRestart(time.Now().Add(time.Duration(restarts-60) * time.Minute))
 	x.mu.Lock()
 	x.container = pod.Status.ContainerStatuses[0].ContainerID
 	x.mu.Unlock()
@@ -106,7 +115,8 @@ func (k *kubelet) startExecutor(pod *corev1.Pod, ip string) {
 		for i := range containers {
 			if c := &containers[i]; c.Name == v1alpha1.ExecutorContainerName {
 				x := newExecutor(pod, c, ip)
-				x.restart = func() { k.restart(client.ObjectKeyFromObject(pod), x) }
+				name := client.ObjectKeyFromObject(pod)
+				x.restart = func() { k.restart(name, x) }
 				k.mu.Lock()
 				k.executors[pod.UID] = x
 				k.mu.Unlock()

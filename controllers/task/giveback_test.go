@@ -1,0 +1,274 @@
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/taskreport"
+	executorapi "github.com/opensandbox/operator/executor/api"
+	executorclient "github.com/opensandbox/operator/executor/client"
+	"github.com/opensandbox/operator/executor/token"
+)
+
+const patience = 20 * time.Second
+
+// bench is one sandbox with what answers on its executor's port. The pod stands in a
+// client without a server: what is tested is what is made of the pod's status, which
+// here only the test writes.
+type bench struct {
+	*Reconciler
+	bs  *v1alpha1.BatchSandbox
+	pod *corev1.Pod
+}
+
+var benches atomic.Int32
+
+// newBench has handle answer what is asked of the executor.
+func newBench(t *testing.T, handle func(*bench, http.ResponseWriter, *http.Request)) *bench {
+	t.Helper()
+	var config net.ListenConfig
+	ip := fmt.Sprintf("127.77.%d.1", benches.Add(1))
+	listener, err := config.Listen(t.Context(), "tcp", executorclient.PodAddress(ip))
+	require.NoError(t, err)
+	scheme := runtime.NewScheme()
+	require.NoError(t, clientgoscheme.AddToScheme(scheme))
+	require.NoError(t, v1alpha1.AddToScheme(scheme))
+	b := &bench{pod: aPod(ip)}
+	api := fake.NewClientBuilder().WithScheme(scheme).WithObjects(b.pod).WithStatusSubresource(b.pod).Build()
+	key, err := token.GenerateKey()
+	require.NoError(t, err)
+	signer := token.NewSigner(key)
+	b.Reconciler = &Reconciler{
+		Client: api, Live: api, Ledger: ledger.New(ledger.Hooks{}), Executors: executorclient.New(executorclient.Options{}),
+		Signer: func(string) *token.Signer { return signer }, Fresh: func() error { return nil },
+		WaitOpen: func(context.Context) error { return nil }, OnChange: func(types.NamespacedName) {},
+		Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{},
+		slots: make(chan struct{}, 8), retries: make(chan struct{}, 8), ctx: t.Context(),
+	}
+	b.bs = &v1alpha1.BatchSandbox{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "bs", UID: "u"},
+		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(int32(1)), PoolRef: "pool", TaskTemplate: &v1alpha1.TaskTemplate{
+			Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"true"}}}}},
+	}
+	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handle(b, w, r) })}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(listener) })
+	t.Cleanup(func() {
+		require.NoError(t, server.Close())
+		serving.Wait()
+		b.jobs.drop(client.ObjectKeyFromObject(b.bs))
+		b.work.Wait()
+	})
+	return b
+}
+
+func aPod(ip string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "uid-p", Annotations: map[string]string{v1alpha1.AnnotationExecutorKey: "k"}},
+		Spec: corev1.PodSpec{
+			InitContainers: []corev1.Container{{
+				Name: v1alpha1.ExecutorContainerName, Args: []string{"--clean-on-start"}, RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
+				RestartPolicyRules: []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}},
+			}},
+			Containers: []corev1.Container{{Name: "main"}},
+		},
+		Status: corev1.PodStatus{
+			PodIP: ip,
+			Conditions: []corev1.PodCondition{
+				{Type: corev1.PodReady, Status: corev1.ConditionTrue},
+				{Type: corev1.AllContainersRestarting, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(now)},
+			},
+			InitContainerStatuses: []corev1.ContainerStatus{{Name: v1alpha1.ExecutorContainerName, ContainerID: "executor-0"}},
+			ContainerStatuses:     []corev1.ContainerStatus{{Name: "main", ContainerID: "main-0"}},
+		},
+	}
+}
+
+// renew gives every container another id; all says that the kubelet restarted them at once.
+func (b *bench) renew(t *testing.T, all bool) {
+	pod := &corev1.Pod{}
+	if !errors.Is(b.Client.Get(context.Background(), client.ObjectKeyFromObject(b.pod), pod), nil) {
+		t.Error("the pod is gone")
+	}
+	pod.Status.InitContainerStatuses[0].ContainerID += "1"
+	pod.Status.ContainerStatuses[0].ContainerID += "1"
+	if all {
+		pod.Status.Conditions[1].LastTransitionTime = metav1.NewTime(pod.Status.Conditions[1].LastTransitionTime.Add(time.Minute))
+	}
+	if err := b.Client.Status().Update(context.Background(), pod); err != nil {
+		t.Error(err)
+	}
+	b.changes.note(pod.UID)
+}
+
+// stopped gives the sandbox up and returns the outcome.
+func (b *bench) stopped(t *testing.T, restart bool) taskreport.Stopping {
+	t.Helper()
+	outcome := func() taskreport.Stopping { return b.Stop(b.bs, b.pod.Name, b.pod.UID, restart) }
+	require.Eventually(t, func() bool { return outcome() != taskreport.StillStopping }, 2*restartPatience, time.Millisecond)
+	return outcome()
+}
+
+var exiting = executorapi.ResetAnswer{Exiting: true}
+
+func TestARestartIsBelievedWhenTheKubeletRestartedAllAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, all := range []bool{true, false} {
+		t.Run(fmt.Sprint(all), func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, func(b *bench, w http.ResponseWriter, _ *http.Request) {
+				_ = json.NewEncoder(w).Encode(exiting)
+				b.renew(t, all)
+			})
+			want := taskreport.Stopped
+			if all {
+				want = taskreport.Restarted
+			}
+			require.Equal(t, want, b.stopped(t, true))
+		})
+	}
+}
+
+func TestARestartThatSomebodyElseMayHaveAskedForIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	var resets atomic.Int32
+	b := newBench(t, func(b *bench, w http.ResponseWriter, _ *http.Request) {
+		if resets.Add(1) == 1 {
+			w.WriteHeader(http.StatusConflict)
+			_ = json.NewEncoder(w).Encode(executorapi.Problem{Status: http.StatusConflict, Reason: executorapi.ProblemResetting})
+			b.renew(t, true)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(executorapi.ResetAnswer{})
+	})
+	require.Equal(t, taskreport.Stopped, b.stopped(t, true))
+}
+
+func TestAnExecutorThatRestartedIsAskedAgainOnlyWithAFreshLease(t *testing.T) {
+	t.Parallel()
+	var resets atomic.Int32
+	b := newBench(t, func(_ *bench, w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			w.Header().Set(executorapi.HeaderBootID, "first")
+			_ = json.NewEncoder(w).Encode(executorapi.TaskList{})
+			return
+		}
+		w.Header().Set(executorapi.HeaderBootID, "second")
+		if resets.Add(1) == 1 {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(executorapi.ResetAnswer{})
+	})
+	target, _, err := b.target(t.Context(), "ns", "p", "uid-p")
+	require.NoError(t, err)
+	_, err = b.Executors.List(t.Context(), target, executorapi.Cursor{}, 0) // so that a boot id is known
+	require.NoError(t, err)
+	lost := errors.New("the lease is not fresh")
+	b.Fresh = func() error {
+		if resets.Load() > 0 {
+			return lost
+		}
+		return nil
+	}
+	require.True(t, executorclient.IsUnauthorized(b.reset(t.Context(), "ns", "p", "uid-p", executorapi.ResetRequest{})))
+	require.Equal(t, int32(1), resets.Load())
+	require.ErrorIs(t, b.reset(t.Context(), "ns", "p", "uid-p", executorapi.ResetRequest{}), lost)
+	require.Equal(t, int32(1), resets.Load())
+}
+
+func TestWhatWasGivenUpIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(_ *bench, w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			t.Error("a task was started in a sandbox that is not the BatchSandbox' any more")
+		}
+		_ = json.NewEncoder(w).Encode(exiting)
+	})
+	j := b.jobs.of(b.bs)
+	before := map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}}
+	require.Equal(t, taskreport.Stopped, b.stopped(t, false))
+	b.Freed(b.bs, []string{"p"})
+	b.apply(b.bs, j, before) // the ledger does not hold the pod
+	require.Empty(t, j.followers)
+}
+
+func TestASandboxThatComesBackToItsShardRunsTheTaskAgain(t *testing.T) {
+	b := newBench(t, func(_ *bench, w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(exiting) })
+	j := b.jobs.of(b.bs)
+	j.records[0] = &known{pod: "uid-p", podName: "p", state: succeeded}
+	require.Equal(t, taskreport.Stopped, b.stopped(t, false))
+	b.Freed(b.bs, []string{"p"})
+	require.Equal(t, int32(1), b.Report(b.bs).Pending)
+
+	b.bs.Spec.TaskResourcePolicyWhenCompleted = v1alpha1.TaskResourceRelease
+	j.records[0] = &known{pod: "uid-p", podName: "p", state: succeeded}
+	b.Freed(b.bs, []string{"p"})
+	require.Equal(t, []int32{0}, b.Report(b.bs).Succeeded, "this result is for good")
+}
+
+func TestNothingIsKeptOfABatchSandboxThatIsGone(t *testing.T) {
+	b := newBench(t, func(*bench, http.ResponseWriter, *http.Request) {})
+	b.jobs.of(b.bs)
+	_, err := b.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b.bs)})
+	require.NoError(t, err)
+	b.Freed(b.bs, []string{"p"}) // the answer of the last write comes late
+	require.Empty(t, b.jobs.byName)
+
+	newer := b.bs.DeepCopy()
+	newer.UID, newer.CreationTimestamp = "newer", metav1.NewTime(now)
+	live := b.jobs.of(newer)
+	b.Report(b.bs) // of an old copy
+	require.Same(t, live, b.jobs.of(newer))
+}
+
+func TestAFollowerEndsWithItsRecord(t *testing.T) {
+	b := newBench(t, func(_ *bench, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	b.bs.Spec.PoolRef = ""
+	j := b.jobs.of(b.bs)
+	b.apply(b.bs, j, map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+	f := j.followers[0]
+	require.NotNil(t, f)
+	b.bs.Spec.Replicas = ptr.To(int32(0))
+	b.apply(b.bs, j, nil)
+	select {
+	case <-f.done:
+	case <-time.After(patience):
+		t.Fatal("it goes on")
+	}
+}
+
+func TestQuickAnswersAreAskedForMoreAndMoreRarely(t *testing.T) {
+	var p pace
+	var pauses []time.Duration
+	for range 14 {
+		pauses = append(pauses, p.next(time.Millisecond))
+	}
+	require.Equal(t, []time.Duration{0, 0, firstPace, 2 * firstPace, 4 * firstPace}, pauses[:5])
+	require.Equal(t, lastPace, pauses[13])
+	require.Zero(t, p.next(time.Minute), "a poll that waited is honest")
+	require.Zero(t, p.next(time.Millisecond))
+}
