@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -95,7 +96,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 		invalid(w, &api.FieldError{Field: "stream", Detail: fmt.Sprintf("%.100q is neither stdout nor stderr", stream)})
 		return
 	}
-	tail := s.Executor.LogBytes
+	tail := int64(math.MaxInt64)
 	if text := query.Get("tail"); text != "" {
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || n < 0 {

@@ -17,12 +17,24 @@ import (
 
 	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/process"
+	"github.com/opensandbox/operator/executor/store"
 	"github.com/opensandbox/operator/executor/token"
 )
 
+// Tasks is what the API is about: a process.Executor, or one of the benchmark's,
+// which runs no process. The methods are as that one's.
+type Tasks interface {
+	Start(ctx context.Context, id string, request api.TaskRequest) (task api.Task, created bool, err error)
+	Get(id string) (task api.Task, found bool)
+	Wait(ctx context.Context, since api.Cursor) api.TaskList
+	Logs(id string, stream store.Stream, tail int64) (data []byte, found bool, err error)
+	Stop(id string) (attempt *process.Attempt, found bool)
+	Reset(ctx context.Context, mostGrace *int64, last bool) (stopped int, err error)
+}
+
 // Config of a Server. All fields are required.
 type Config struct {
-	Executor *process.Executor
+	Executor Tasks
 	Verifier *token.Verifier
 	// Info is what GET /v1/info answers.
 	Info api.Info

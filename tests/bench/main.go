@@ -1,7 +1,8 @@
 // Command bench measures how long pooled sandboxes take to be delivered, beside the
 // least that they can cost: the same three writes, of the same sizes, done by hand
 // and seen back by the same kind of watch. Both are measured in turns in one run, so
-// that the ratio says something on a busy machine too. KUBECONFIG names a cluster
+// that the ratio says something on a busy machine too. It measures as well how long
+// tasks take, beside a plain loop that calls the same task executors. KUBECONFIG names a cluster
 // with kwok nodes and the operator deployed: 'make bench' starts one. Nothing here
 // fails because it is slow.
 package main
@@ -21,10 +22,12 @@ import (
 
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
 type options struct {
-	sizes                     string
+	sizes, tasks, manager     string
 	rounds, burst, burstReady int
 	keep                      bool
 	namespace                 string
@@ -32,7 +35,9 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.sizes, "sizes", "1,10,100,1000", "Sandboxes of a batch, one table row for each; 5000 is the most.")
+	flag.StringVar(&o.sizes, "sizes", "1,10,100,1000", "Sandboxes of a batch, one table row for each; 5000 is the most, empty leaves them out.")
+	flag.StringVar(&o.tasks, "tasks", "100,1000", "Tasks of a batch, one row of a second table for each; empty leaves it out.")
+	flag.StringVar(&o.manager, "manager", "bin/manager", "The operator's program, which takes the deployed operator's place while tasks are measured.")
 	flag.IntVar(&o.rounds, "rounds", 15, "Pairs of measurements for each row.")
 	flag.IntVar(&o.burst, "burst", 100, "BatchSandboxes with one sandbox each that are created at once; 0 leaves this out.")
 	flag.IntVar(&o.burstReady, "burst-ready", 300, "Ready pods of the pool that the burst takes from.")
@@ -56,6 +61,19 @@ type scenario struct {
 	pool     string
 	objects  int
 	replicas int32
+	// tasks: a task runs in every sandbox.
+	tasks bool
+	// floor does what the operator does, by hand.
+	floor func(*bench, context.Context, scenario, int) (sample, error)
+}
+
+// spec is that of each BatchSandbox.
+func (s *scenario) spec() v1alpha1.BatchSandboxSpec {
+	spec := v1alpha1.BatchSandboxSpec{Replicas: &s.replicas, PoolRef: s.pool}
+	if s.tasks {
+		spec.TaskTemplate = &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: taskCommand}}}
+	}
+	return spec
 }
 
 // poolSize is a pool to have and how many ready pods it holds.
@@ -64,34 +82,65 @@ type poolSize struct {
 	size int32
 }
 
-// scenarios returns what is measured and the pools that this needs.
-func (o *options) scenarios() ([]scenario, []poolSize, error) {
-	var list []scenario
-	var sizes []int32
-	for text := range strings.SplitSeq(o.sizes, ",") {
-		n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 32)
-		if err != nil || n < 1 || n > 5000 {
-			return nil, nil, fmt.Errorf("flag -sizes: %q is not a number from 1 to 5000", text)
-		}
-		sizes = append(sizes, int32(n))
-		list = append(list, scenario{name: fmt.Sprintf("1 batch of %d", n), pool: "batch", objects: 1, replicas: int32(n)})
+// plan is what is measured and the pools that this needs.
+type plan struct {
+	sandboxes, tasks []scenario
+	pools            []poolSize
+	tasksPool        poolSize
+}
+
+func (o *options) plan() (p plan, err error) {
+	sizes, err := parseSizes("sizes", o.sizes)
+	if err != nil {
+		return p, err
 	}
-	pools := []poolSize{{"batch", slices.Max(sizes)}}
+	for _, n := range sizes {
+		p.sandboxes = append(p.sandboxes, scenario{name: fmt.Sprintf("1 batch of %d", n), pool: "batch", objects: 1, replicas: n, floor: (*bench).runFloor})
+	}
+	if len(sizes) > 0 {
+		p.pools = append(p.pools, poolSize{"batch", slices.Max(sizes)})
+	}
 	if o.burst > 0 {
 		if o.burstReady < o.burst {
-			return nil, nil, errors.New("flag -burst-ready: must be at least -burst")
+			return p, errors.New("flag -burst-ready: must be at least -burst")
 		}
-		list = append(list, scenario{name: fmt.Sprintf("%d batches of 1", o.burst), pool: "burst", objects: o.burst, replicas: 1})
-		pools = append(pools, poolSize{"burst", int32(o.burstReady)})
+		p.sandboxes = append(p.sandboxes, scenario{name: fmt.Sprintf("%d batches of 1", o.burst), pool: "burst", objects: o.burst, replicas: 1, floor: (*bench).runFloor})
+		p.pools = append(p.pools, poolSize{"burst", int32(o.burstReady)})
+	}
+	tasks, err := parseSizes("tasks", o.tasks)
+	if err != nil {
+		return p, err
+	}
+	for _, n := range tasks {
+		p.tasks = append(p.tasks, scenario{name: fmt.Sprintf("%d tasks", n), pool: tasksPool, objects: 1, replicas: n, tasks: true, floor: (*bench).runTaskFloor})
+	}
+	if len(tasks) > 0 {
+		p.tasksPool = poolSize{tasksPool, slices.Max(tasks)}
 	}
 	if o.rounds < 1 {
-		return nil, nil, errors.New("flag -rounds: must be at least 1")
+		return p, errors.New("flag -rounds: must be at least 1")
 	}
-	return list, pools, nil
+	return p, nil
+}
+
+// parseSizes reads a list of numbers of sandboxes.
+func parseSizes(name, list string) ([]int32, error) {
+	if list == "" {
+		return nil, nil
+	}
+	var sizes []int32
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 32)
+		if err != nil || n < 1 || n > 5000 {
+			return nil, fmt.Errorf("flag -%s: %q is not a number from 1 to 5000", name, text)
+		}
+		sizes = append(sizes, int32(n))
+	}
+	return sizes, nil
 }
 
 func run(ctx context.Context, o *options) (err error) {
-	list, pools, err := o.scenarios()
+	p, err := o.plan()
 	if err != nil {
 		return err
 	}
@@ -107,20 +156,39 @@ func run(ctx context.Context, o *options) (err error) {
 		defer cancel()
 		err = errors.Join(err, b.cleanUp(ctx, o.keep))
 	}()
-	if err := b.setUp(ctx, pools, o.namespace); err != nil {
+	if err := b.setUp(ctx, o.namespace); err != nil {
 		return err
 	}
+	if len(p.sandboxes) > 0 {
+		if err := b.fill(ctx, p.pools); err != nil {
+			return err
+		}
+		rows, err := b.measureAll(ctx, p.sandboxes, o.rounds)
+		printTable(os.Stdout, ofSandboxes, rows)
+		if err != nil {
+			return err
+		}
+	}
+	if len(p.tasks) > 0 {
+		rows, err := b.measureTasks(ctx, p.tasks, p.tasksPool, o)
+		printTable(os.Stdout, ofTasks, rows)
+		return err
+	}
+	return nil
+}
+
+// measureAll returns the rows of the scenarios, with an error those until then.
+func (b *bench) measureAll(ctx context.Context, list []scenario, rounds int) ([]row, error) {
 	rows := make([]row, 0, len(list))
-	defer func() { printTable(os.Stdout, rows) }()
 	for _, s := range list {
-		result, err := b.measure(ctx, s, o.rounds)
+		result, err := b.measure(ctx, s, rounds)
 		rows = append(rows, result...)
 		if err != nil {
-			return fmt.Errorf("measuring %s: %w", s.name, err)
+			return rows, fmt.Errorf("measuring %s: %w", s.name, err)
 		}
 		for _, r := range result {
 			fmt.Fprintf(os.Stderr, "measured %s: %.1f ms, ratio %.2f\n", r.name, ms(r.operator), r.ratio)
 		}
 	}
-	return nil
+	return rows, nil
 }

@@ -24,9 +24,10 @@ type sample struct {
 	// took is, for each object, in ascending order, the time from the start of the
 	// first create until the watch showed it complete.
 	took []time.Duration
-	// writes is how many versions of an object the watch showed until then, on average.
-	writes float64
-	seen   []v1alpha1.BatchSandbox
+	// cost is how many versions of an object the watch showed until then, on average;
+	// of tasks, how many calls each took.
+	cost float64
+	seen []v1alpha1.BatchSandbox
 }
 
 // measure runs a scenario in pairs, the operator first in every other one. With an
@@ -44,7 +45,7 @@ func (b *bench) measure(ctx context.Context, s scenario, rounds int) ([]row, err
 			if side == 0 {
 				pair[0], err = b.runOperator(ctx, s, i)
 			} else {
-				pair[1], err = b.runFloor(ctx, s, i)
+				pair[1], err = s.floor(b, ctx, s, i)
 			}
 			if err != nil {
 				return rowsOf(s, operator, floor), err
@@ -63,11 +64,19 @@ func (b *bench) runOperator(ctx context.Context, s scenario, round int) (sample,
 	if err := b.untilIdle(ctx, s.pool, roundPatience); err != nil {
 		return sample{}, err
 	}
+	if s.tasks {
+		if err := b.fleet.boot(); err != nil {
+			return sample{}, err
+		}
+	}
 	result, err := b.time(ctx, b.api, s, round, func(ctx context.Context, _ int, bs *v1alpha1.BatchSandbox) error {
 		return b.api.Create(ctx, bs)
 	})
 	if err != nil {
 		return sample{}, fmt.Errorf("operator: %w", err)
+	}
+	if s.tasks {
+		result.cost = float64(b.fleet.calls.Load()) / float64(s.replicas)
 	}
 	b.payloads[s.name] = result.seen
 	return result, errors.Join(b.empty(ctx, b.api, b.namespace), b.untilIdle(ctx, s.pool, roundPatience))
@@ -119,7 +128,7 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 	for i := range objects {
 		objects[i] = &v1alpha1.BatchSandbox{
 			ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: fmt.Sprintf("b%d-%d", round, i)},
-			Spec:       v1alpha1.BatchSandboxSpec{Replicas: &s.replicas, PoolRef: s.pool},
+			Spec:       s.spec(),
 		}
 	}
 	errs := make([]error, s.objects)
@@ -191,12 +200,13 @@ func (c *collector) read(w watch.Interface) bool {
 }
 
 func (c *collector) sample() sample {
-	return sample{took: slices.Sorted(slices.Values(c.took)), seen: c.seen, writes: float64(c.events) / float64(c.scenario.objects)}
+	return sample{took: slices.Sorted(slices.Values(c.took)), seen: c.seen, cost: float64(c.events) / float64(c.scenario.objects)}
 }
 
-// isComplete says that every sandbox is ready and has an endpoint.
+// isComplete says that every sandbox is ready and has an endpoint, and that every task
+// has succeeded.
 func isComplete(bs *v1alpha1.BatchSandbox) bool {
-	if bs.Status.Ready != bs.DesiredReplicas() {
+	if bs.Status.Ready != bs.DesiredReplicas() || bs.Spec.TaskTemplate != nil && bs.Status.TaskSucceed != bs.DesiredReplicas() {
 		return false
 	}
 	var endpoints []string

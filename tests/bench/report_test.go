@@ -30,7 +30,7 @@ func TestTheRatioIsTheMedianOfThePairsNotTheRatioOfTheMedians(t *testing.T) {
 	of := func(times ...time.Duration) []sample {
 		list := make([]sample, len(times))
 		for i, d := range times {
-			list[i] = sample{took: []time.Duration{d}, writes: 3}
+			list[i] = sample{took: []time.Duration{d}, cost: 3}
 		}
 		return list
 	}
@@ -42,7 +42,7 @@ func TestTheRatioIsTheMedianOfThePairsNotTheRatioOfTheMedians(t *testing.T) {
 	require.Equal(t, 10*time.Millisecond, r.floor)
 
 	var out strings.Builder
-	printTable(&out, []row{r})
+	printTable(&out, ofSandboxes, []row{r})
 	require.Contains(t, out.String(), "20.0")
 	require.Contains(t, out.String(), "1.20")
 }

@@ -49,6 +49,8 @@ type bench struct {
 	namespace  string
 	// payloads are what the operator wrote last, by scenario: the floor writes the same.
 	payloads map[string][]v1alpha1.BatchSandbox
+	// fleet runs the tasks; nil where there are none.
+	fleet *fleet
 }
 
 func connect() (*bench, error) {
@@ -88,12 +90,12 @@ func (b *bench) describe(ctx context.Context, out io.Writer) error {
 		return fmt.Errorf("asking for the version: %w", err)
 	}
 	operator := "not deployed by 'make deploy': a process outside of the cluster?"
-	deployment := &appsv1.Deployment{}
-	err = b.api.Get(ctx, client.ObjectKey{Namespace: "opensandbox-system", Name: "opensandbox-controller-manager"}, deployment)
+	deployed := &appsv1.Deployment{}
+	err = b.api.Get(ctx, deployment, deployed)
 	switch {
 	case err == nil:
-		c := deployment.Spec.Template.Spec.Containers[0]
-		operator = fmt.Sprintf("as deployed, %d replicas of %s %s", deployment.Status.ReadyReplicas, c.Image, strings.Join(c.Args, " "))
+		c := deployed.Spec.Template.Spec.Containers[0]
+		operator = fmt.Sprintf("as deployed, %d replicas of %s %s", deployed.Status.ReadyReplicas, c.Image, strings.Join(c.Args, " "))
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("looking for the operator: %w", err)
 	}
@@ -120,8 +122,8 @@ func fsync() string {
 	return "off (--unsafe-no-fsync): a write costs less than in production, so the ratio here is the harder one"
 }
 
-// setUp makes the floor's kind and the pools and waits until all pods are ready.
-func (b *bench) setUp(ctx context.Context, pools []poolSize, namespace string) error {
+// setUp makes the floor's kind and the namespace.
+func (b *bench) setUp(ctx context.Context, namespace string) error {
 	if err := b.copyCRD(ctx); err != nil {
 		return fmt.Errorf("making the floor's CRD: %w", err)
 	}
@@ -133,13 +135,15 @@ func (b *bench) setUp(ctx context.Context, pools []poolSize, namespace string) e
 		b.namespace = ns.Name
 	}
 	fmt.Printf("namespace   %s\n", b.namespace)
+	return b.empty(ctx, b.api, b.namespace)
+}
+
+// fill makes the pools and waits until all of their pods are ready.
+func (b *bench) fill(ctx context.Context, pools []poolSize) error {
 	for _, p := range pools {
 		if err := b.api.Create(ctx, b.pool(p)); client.IgnoreAlreadyExists(err) != nil {
 			return fmt.Errorf("making pool %s: %w", p.name, err)
 		}
-	}
-	if err := b.empty(ctx, b.api, b.namespace); err != nil {
-		return err
 	}
 	for _, p := range pools {
 		start := time.Now()
@@ -159,6 +163,7 @@ func (b *bench) pool(p poolSize) *v1alpha1.Pool {
 		Spec: v1alpha1.PoolSpec{
 			CapacitySpec:    v1alpha1.CapacitySpec{BufferMin: 0, BufferMax: p.size, PoolMin: p.size, PoolMax: p.size},
 			RecycleStrategy: v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleNoop},
+			TaskExecutor:    v1alpha1.TaskExecutorSpec{Enabled: p.name == tasksPool},
 			Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
 				Containers:   []corev1.Container{{Name: "sandbox-container", Image: "nginx:latest"}},
 				NodeSelector: map[string]string{"type": "kwok"},

@@ -2,12 +2,14 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/opensandbox/operator/tests/cluster/internal/builds"
@@ -24,6 +26,10 @@ const (
 	// can stand in for all of them.
 	kwokSubnet = "127.100.0.0/16"
 )
+
+// kwokFeatures are what a kubelet of this version declares of itself and pods of the
+// operator ask for: the scheduler keeps pods away from nodes that lack one.
+var kwokFeatures = []string{"RestartAllContainersOnContainerExits"}
 
 // startKwok starts kwok and creates the nodes that it simulates. Nodes from an
 // earlier, larger number stay.
@@ -47,11 +53,18 @@ func (c *Cluster) startKwok(ctx context.Context, client kubernetes.Interface) er
 	if err := c.launch(ctx, spec, c.kwokAnswers); err != nil {
 		return err
 	}
+	declare, err := json.Marshal(map[string]any{"status": map[string]any{"declaredFeatures": kwokFeatures}})
+	if err != nil {
+		return err
+	}
 	return c.step(fmt.Sprintf("%d simulated nodes", c.FakeNodes), func() (string, error) {
 		for i := range c.FakeNodes {
 			node := fakeNode(fmt.Sprintf("fake-node-%d", i))
 			_, err := client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
-			if err != nil && !apierrors.IsAlreadyExists(err) {
+			if apierrors.IsAlreadyExists(err) {
+				_, err = client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, declare, metav1.PatchOptions{}, "status")
+			}
+			if err != nil {
 				return "", err
 			}
 		}
@@ -89,6 +102,6 @@ func fakeNode(name string) *corev1.Node {
 			},
 		},
 		Spec:   corev1.NodeSpec{Taints: []corev1.Taint{{Key: kwokTaint, Value: kwokValue, Effect: corev1.TaintEffectNoSchedule}}},
-		Status: corev1.NodeStatus{Capacity: capacity, Allocatable: capacity},
+		Status: corev1.NodeStatus{Capacity: capacity, Allocatable: capacity, DeclaredFeatures: kwokFeatures},
 	}
 }

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	executorapi "github.com/opensandbox/operator/executor/api"
+	executorclient "github.com/opensandbox/operator/executor/client"
+	"github.com/opensandbox/operator/executor/server"
+	"github.com/opensandbox/operator/executor/token"
+)
+
+// fleet holds the task executors of all pods of a pool: the real server, with its
+// check of tokens, on each pod's own loopback address. Only the process is left out.
+type fleet struct {
+	executors []*executor
+	// calls counts the requests since the last boot.
+	calls atomic.Int64
+	work  sync.WaitGroup
+}
+
+// executor is that of one pod.
+type executor struct {
+	target  executorclient.Target
+	request executorapi.TaskRequest
+	// keys are whose tokens it takes: the operator's, and the floor's.
+	keys   map[string]ed25519.PublicKey
+	server *http.Server
+}
+
+// newFleet returns the executors of the pods, which boot starts.
+func newFleet(pods []corev1.Pod) (*fleet, error) {
+	key, err := token.GenerateKey()
+	if err != nil {
+		return nil, fmt.Errorf("making the floor's key: %w", err)
+	}
+	signer := token.NewSigner(key)
+	f := &fleet{}
+	for i := range pods {
+		x, err := newExecutor(&pods[i], signer)
+		if err != nil {
+			return nil, fmt.Errorf("pod %s: %w", pods[i].Name, err)
+		}
+		f.executors = append(f.executors, x)
+	}
+	return f, nil
+}
+
+func newExecutor(pod *corev1.Pod, floor *token.Signer) (*executor, error) {
+	if ip := net.ParseIP(pod.Status.PodIP); !ip.IsLoopback() {
+		return nil, fmt.Errorf("its address %q is not a loopback address: kwok gives such ones with --cidr=127.100.0.0/16", pod.Status.PodIP)
+	}
+	x := &executor{target: executorclient.Target{
+		PodUID: string(pod.UID), Address: executorclient.PodAddress(pod.Status.PodIP), Signer: floor,
+	}}
+	if len(pod.Status.ContainerStatuses) > 0 {
+		x.request.ContainerID = pod.Status.ContainerStatuses[0].ContainerID
+	}
+	x.request.Spec.Process.Command = taskCommand
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; c.Name == v1alpha1.ExecutorContainerName {
+			for _, e := range c.Env {
+				if e.Name != executorapi.EnvPublicKeys {
+					continue
+				}
+				keys, err := token.ParsePublicKeys(e.Value)
+				if err != nil {
+					return nil, err
+				}
+				x.keys = maps.Clone(keys)
+			}
+		}
+	}
+	if x.keys == nil {
+		return nil, errors.New("the operator has not given it a task executor with a key")
+	}
+	x.keys[floor.KeyID()] = floor.PublicKey()
+	return x, nil
+}
+
+// boot starts all executors anew, as in pods that nobody has called yet: no
+// connection is open, and the boot ids are others than the ones that callers know.
+func (f *fleet) boot() error {
+	f.close()
+	for _, x := range f.executors {
+		listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", x.target.Address)
+		if err != nil {
+			return fmt.Errorf("listening in place of a pod: %w", err)
+		}
+		x.target.Address = listener.Addr().String()
+		boot := strings.ToLower(rand.Text())
+		verifier, err := token.NewVerifier(x.keys, x.target.PodUID, boot)
+		if err != nil {
+			return errors.Join(err, listener.Close())
+		}
+		handler := server.New(server.Config{
+			Executor: newShortTasks(boot, x.request.ContainerID), Verifier: verifier, Log: slog.New(slog.DiscardHandler), Exit: func() {},
+			Info: executorapi.Info{BootID: boot, Supported: true, StartedAt: time.Now()},
+		})
+		x.server = handler.HTTPServer(context.Background())
+		x.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			f.calls.Add(1)
+			handler.ServeHTTP(w, r)
+		})
+		f.work.Go(func() { _ = x.server.Serve(listener) }) // it says that the server was closed
+	}
+	f.calls.Store(0)
+	return nil
+}
+
+// close ends all executors.
+func (f *fleet) close() {
+	for _, x := range f.executors {
+		if x.server != nil {
+			_ = x.server.Close()
+		}
+	}
+	f.work.Wait()
+}
+
+// run has one executor run a task and follows it until it has succeeded, by the calls
+// that the operator makes.
+func (x *executor) run(ctx context.Context, c *executorclient.Client, id string) error {
+	task, err := c.Start(ctx, x.target, id, x.request)
+	var since executorapi.Cursor
+	for err == nil && !task.State.Ended() {
+		var list executorapi.TaskList
+		if list, err = c.List(ctx, x.target, since, pollWait); err != nil {
+			break
+		}
+		at := slices.IndexFunc(list.Tasks, func(t executorapi.Task) bool { return t.ID == id })
+		if at < 0 {
+			return fmt.Errorf("the executor knows nothing of task %s", id)
+		}
+		task, since = list.Tasks[at], list.Cursor()
+	}
+	if err == nil && task.State != executorapi.Succeeded {
+		err = fmt.Errorf("task %s: %s %s", id, task.State, task.Reason)
+	}
+	return err
+}
+
+// runTaskFloor makes the calls of a batch of tasks in a plain parallel loop, as many
+// at a time as the operator dispatches.
+func (b *bench) runTaskFloor(ctx context.Context, s scenario, round int) (sample, error) {
+	if err := b.fleet.boot(); err != nil {
+		return sample{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, roundPatience)
+	defer cancel()
+	c := executorclient.New(executorclient.Options{})
+	defer c.Close()
+	errs := make([]error, s.replicas)
+	start := time.Now()
+	workqueue.ParallelizeUntil(ctx, dispatches, len(errs), func(i int) {
+		errs[i] = b.fleet.executors[i].run(ctx, c, fmt.Sprintf("floor-%d-%d", round, i))
+	})
+	took := time.Since(start)
+	if err := errors.Join(errs...); err != nil {
+		return sample{}, fmt.Errorf("floor: %w", err)
+	}
+	return sample{took: []time.Duration{took}, cost: float64(b.fleet.calls.Load()) / float64(s.replicas)}, nil
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+)
+
+const (
+	// dispatches is how many tasks the operator dispatches at a time by default.
+	dispatches = 256
+	// pollWait of the floor's long polls, as the operator's.
+	pollWait = 20 * time.Second
+
+	tasksPool = "tasks"
+)
+
+var (
+	taskCommand = []string{"true"}
+	deployment  = client.ObjectKey{Namespace: "opensandbox-system", Name: "opensandbox-controller-manager"}
+)
+
+// measureTasks measures the rows with tasks. Executors listen on loopback addresses of
+// this machine, which a pod cannot reach: the operator's program runs here meanwhile.
+func (b *bench) measureTasks(ctx context.Context, list []scenario, pool poolSize, o *options) (rows []row, err error) {
+	here, err := b.replaceOperator(ctx, o.manager)
+	defer func() { err = errors.Join(err, here.restore(context.WithoutCancel(ctx), b)) }()
+	if err != nil {
+		return nil, fmt.Errorf("running the operator here: %w", err)
+	}
+	fmt.Printf("operator    for tasks: %s on this machine, as are the executors\n", o.manager)
+	if err := b.fill(ctx, []poolSize{pool}); err != nil {
+		return nil, err
+	}
+	pods, err := b.startedPods(ctx, pool)
+	if err != nil {
+		return nil, err
+	}
+	if b.fleet, err = newFleet(pods); err != nil {
+		return nil, err
+	}
+	defer b.fleet.close()
+	return b.measureAll(ctx, list, o.rounds)
+}
+
+// hostOperator is the operator's program on this machine, in place of the deployed one.
+type hostOperator struct {
+	command  *exec.Cmd
+	replicas int32
+}
+
+// replaceOperator stops the deployed operator, if there is one, and starts the program.
+func (b *bench) replaceOperator(ctx context.Context, program string) (*hostOperator, error) {
+	h := &hostOperator{}
+	deployed := &appsv1.Deployment{}
+	err := b.api.Get(ctx, deployment, deployed)
+	if client.IgnoreNotFound(err) != nil {
+		return h, fmt.Errorf("looking for the operator: %w", err)
+	}
+	if err == nil && deployed.Spec.Replicas != nil {
+		h.replicas = *deployed.Spec.Replicas
+	}
+	if err := b.scaleOperator(ctx, 0); err != nil {
+		return h, err
+	}
+	command := exec.Command(program, // restore ends it in order
+		"--leader-elect", "--health-probe-bind-address=0", "--task-executor-image=none")
+	command.Env = append(os.Environ(), "POD_NAMESPACE="+deployment.Namespace)
+	output, err := os.Create(program + ".bench.log")
+	if err != nil {
+		return h, fmt.Errorf("opening the operator's log: %w", err)
+	}
+	defer output.Close() // it has a handle of its own
+	command.Stderr = output
+	if err := command.Start(); err != nil {
+		return h, fmt.Errorf("starting it: %w", err)
+	}
+	h.command = command
+	return h, nil
+}
+
+// restore ends the program and brings the deployed operator back.
+func (h *hostOperator) restore(ctx context.Context, b *bench) error {
+	if h.command != nil {
+		_ = h.command.Process.Signal(syscall.SIGTERM) // Wait tells how it ended, also before this
+		if err := h.command.Wait(); err != nil {
+			return errors.Join(fmt.Errorf("the operator ended with %w: see %s.bench.log", err, h.command.Path), b.scaleOperator(ctx, h.replicas))
+		}
+	}
+	if h.replicas == 0 {
+		return nil
+	}
+	return b.scaleOperator(ctx, h.replicas)
+}
+
+// scaleOperator sets the replicas of the deployed operator and waits until so many are
+// ready. Where it is not deployed, there is nothing to do.
+func (b *bench) scaleOperator(ctx context.Context, replicas int32) error {
+	deployed := &appsv1.Deployment{}
+	deployed.Namespace, deployed.Name = deployment.Namespace, deployment.Name
+	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas)
+	if err := b.api.Patch(ctx, deployed, client.RawPatch(types.MergePatchType, patch)); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	return wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, roundPatience, true, func(ctx context.Context) (bool, error) {
+		err := b.api.Get(ctx, deployment, deployed)
+		return err == nil && deployed.Status.ReadyReplicas == replicas && deployed.Status.Replicas == replicas, err
+	})
+}
+
+// startedPods returns the pods of the pool, with ids for their containers: the stages
+// of kwok give them none, and a task names the container that it runs in.
+func (b *bench) startedPods(ctx context.Context, pool poolSize) ([]corev1.Pod, error) {
+	var list corev1.PodList
+	if err := b.api.List(ctx, &list, client.InNamespace(b.namespace), client.MatchingLabels{v1alpha1.LabelPoolName: pool.name}); err != nil {
+		return nil, fmt.Errorf("listing the pods of pool %s: %w", pool.name, err)
+	}
+	if len(list.Items) != int(pool.size) {
+		return nil, fmt.Errorf("pool %s has %d pods and should have %d", pool.name, len(list.Items), pool.size)
+	}
+	errs := make([]error, len(list.Items))
+	workqueue.ParallelizeUntil(ctx, 32, len(list.Items), func(i int) {
+		pod := &list.Items[i]
+		before := client.MergeFrom(pod.DeepCopy())
+		for j := range pod.Status.ContainerStatuses {
+			status := &pod.Status.ContainerStatuses[j]
+			sum := sha256.Sum256([]byte(string(pod.UID) + status.Name))
+			status.ContainerID = "containerd://" + hex.EncodeToString(sum[:])
+		}
+		errs[i] = b.api.Status().Patch(ctx, pod, before)
+	})
+	return list.Items, errors.Join(errs...)
+}
