@@ -71,8 +71,8 @@ build: ## Build the operator and the task executor for this machine, into bin/.
 	$(GO_BUILD) -o bin/task-executor ./cmd/task-executor
 
 .PHONY: manifests
-manifests: $(CONTROLLER_GEN) ## Generate the CRDs and the operator's roles from the markers in the Go code.
-	$(CONTROLLER_GEN) rbac:roleName=manager-role crd webhook paths=./... output:crd:artifacts:config=config/crd/bases
+manifests: $(CONTROLLER_GEN) ## Generate the CRDs, the webhooks and the operator's roles from the markers in the Go code.
+	$(CONTROLLER_GEN) rbac:roleName=manager-role crd webhook paths=./... output:crd:artifacts:config=config/crd/bases output:webhook:artifacts:config=config/webhook
 
 .PHONY: generate
 generate: $(CONTROLLER_GEN) ## Generate the DeepCopy methods of the API types.
@@ -121,6 +121,10 @@ test-integration: $(CLUSTER) ## Run tests against a real etcd and kube-apiserver
 test-e2e: $(CLUSTER) $(KUSTOMIZE) ## Run end-to-end tests on the hermetic cluster, started if it is not running.
 	hack/e2e.sh
 
+.PHONY: test-install
+test-install: $(CLUSTER) $(KUSTOMIZE) ## Test dist/install.yaml, its installation and its removal, on the hermetic cluster.
+	hack/test-install.sh ./tests/install/...
+
 .PHONY: bench
 bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long sandboxes take, on the hermetic cluster with simulated nodes.
 	BENCH_NODES=$(BENCH_NODES) hack/bench.sh
@@ -160,6 +164,11 @@ uninstall: $(KUSTOMIZE) require-kubectl ## Delete all BatchSandboxes and Pools, 
 deploy: $(KUSTOMIZE) require-kubectl ## Deploy the operator with the images IMG and TASK_EXECUTOR_IMG, and wait for it.
 	hack/render.sh | $(KUBECTL) apply -f -
 	$(KUBECTL) --namespace opensandbox-system rollout status deployment/opensandbox-controller-manager --timeout=$(TIMEOUT)s
+
+.PHONY: dist
+dist: $(KUSTOMIZE) ## Write dist/install.yaml, the operator in one file, with the images IMG and TASK_EXECUTOR_IMG.
+	@mkdir -p dist
+	hack/render.sh > dist/install.yaml
 
 .PHONY: undeploy
 undeploy: $(KUSTOMIZE) require-kubectl ## Delete all BatchSandboxes and Pools, then the operator and the CRDs.
