@@ -5,7 +5,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-generated=(config/crd/bases config/rbac/role.yaml ':(glob)**/zz_generated*.go')
+generated=(config/crd/bases config/rbac/role.yaml config/webhook/manifests.yaml ':(glob)**/zz_generated*.go')
 
 new=$(git ls-files --others --exclude-standard -- "${generated[@]}")
 if git diff --exit-code HEAD -- "${generated[@]}" && [[ -z $new ]]; then
