@@ -23,8 +23,11 @@ RACE ?= -race
 # The channels of the bundle, and which of them a user gets who names none.
 CHANNELS ?= candidate,stable
 DEFAULT_CHANNEL ?= stable
-# How many nodes `make bench` simulates.
+# `make bench`: how many nodes it simulates, whether etcd of a cluster that it starts
+# writes through to the disk (BENCH_FSYNC=true), and flags of the benchmark (-rounds=30).
 BENCH_NODES ?= 10
+BENCH_FSYNC ?=
+BENCH_FLAGS ?=
 
 # A state directory of another cluster of the same source tree may be named.
 OPENSANDBOX_CLUSTER_STATE ?= $(CURDIR)/.cluster
@@ -114,7 +117,7 @@ test: test-unit test-integration test-e2e ## Run all tests. Needs Linux and root
 
 .PHONY: test-unit
 test-unit: ## Run unit and property tests, with the race detector (RACE= without).
-	go test $(RACE) $$(go list ./... | grep -v '/operator/tests/')
+	go test $(RACE) $$(go list ./... | grep -v '/operator/tests/') ./tests/bench
 	@for module in $(NESTED_MODULES); do (set -x; go test -C "$$module" ./...); done
 
 .PHONY: test-integration
@@ -131,8 +134,8 @@ test-install: $(CLUSTER) $(KUSTOMIZE) ## Test dist/install.yaml, its installatio
 	hack/test-install.sh ./tests/install/...
 
 .PHONY: bench
-bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long sandboxes take, on the hermetic cluster with simulated nodes.
-	BENCH_NODES=$(BENCH_NODES) hack/bench.sh
+bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes take, on the hermetic cluster with simulated nodes.
+	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' hack/bench.sh
 
 ##@ Images
 
@@ -223,6 +226,7 @@ demo: $(KUSTOMIZE) ## Show the operator at work, on the hermetic cluster or on y
 
 .PHONY: $(CLUSTER)
 $(CLUSTER):
+	@test -e $@ || echo "building cluster (once)" >&2
 	@cd tests/cluster && CGO_ENABLED=0 go build -trimpath -o $@ .
 
 $(CONTROLLER_GEN): TOOL := sigs.k8s.io/controller-tools/cmd/controller-gen

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs the benchmarks on the hermetic cluster with BENCH_NODES simulated nodes, so that
+# Runs the benchmark on the hermetic cluster with BENCH_NODES simulated nodes, so that
 # a small machine can hold thousands of pods. A cluster that ran before goes on
-# running; one that was started for this is stopped after it.
+# running; one that was started for this is stopped after it. BENCH_FSYNC=true makes
+# etcd durable as in production; a cluster that runs must have been started so.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,6 +10,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source hack/lib.sh
 
 cluster_runs || trap 'bin/cluster down' EXIT
-use_cluster --kwok-nodes "${BENCH_NODES:-10}"
+start_cluster --kwok-nodes "${BENCH_NODES:-10}" ${BENCH_FSYNC:+--fsync="$BENCH_FSYNC"}
 deploy_built
-go test -count=1 -timeout 60m -v ./tests/bench/...
+say "Measuring"
+read -ra flags <<<"${BENCH_FLAGS:-}"
+go run ./tests/bench "${flags[@]}"

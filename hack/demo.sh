@@ -22,19 +22,27 @@ run() {
 
 field() { "$KUBECTL" get "$1" --output "jsonpath=$2"; }
 
+# ageless TABLE: without what changes every second and tells nothing here.
+ageless() { printf '%s' "${1//+([0-9])[smh]/}"; }
+
 # follow KINDS CONDITION...: prints the table of KINDS whenever it has changed, until
 # the command CONDITION succeeds.
 follow() {
-  local kinds=$1 table last='' deadline=$((SECONDS + timeout))
+  local kinds=$1 table header='' last='' deadline=$((SECONDS + timeout))
   shift
-  printf '\n$ kubectl get %s   (whenever it changes)\n' "$kinds"
+  printf '\n$ kubectl get %s   (again whenever it changes)\n' "$kinds"
   while true; do
     local finished=no
     "$@" && finished=yes
     table=$("$KUBECTL" get "$kinds")
-    # The age changes every second and tells nothing here.
-    if [[ ${table//[0-9]*([0-9])[smh]/} != "$last" ]]; then
-      last=${table//[0-9]*([0-9])[smh]/}
+    if [[ $(ageless "$table") != "$last" ]]; then
+      last=$(ageless "$table")
+      # The header once, as long as the columns stay where they are.
+      if [[ ${table%%$'\n'*} == "$header" ]]; then
+        table=${table#*$'\n'}
+      else
+        header=${table%%$'\n'*}
+      fi
       printf '%s\n' "$table"
     fi
     if [[ $finished == yes ]]; then return; fi
@@ -51,22 +59,25 @@ follow() {
   done
 }
 
+# pool_filled: every pod of the pool is ready or held, and there are as many as the
+# sample asks for at least.
 pool_filled() {
-  local total available
-  read -r total available <<<"$(field pool/example-pool '{.status.total} {.status.available}')"
-  ((${total:-0} >= 5 && ${available:-0} >= 2))
+  local total allocated available
+  read -r total allocated available <<<"$(field pool/example-pool '{.status.total} {.status.allocated} {.status.available}')"
+  ((${total:-0} >= 5 && ${allocated:-0} + ${available:-0} == total))
 }
 
-batches_ready() {
-  [[ $(field batchsandbox/pooled-batch-sandbox '{.status.phase}') == Succeed &&
-    $(field batchsandbox/basic-batch-sandbox '{.status.phase}') == Succeed ]]
-}
+# batch_ready NAME
+batch_ready() { [[ $(field "batchsandbox/$1" '{.status.phase}') == Succeed ]]; }
 
 endpoints() {
   field "batchsandbox/$1" '{.metadata.annotations.sandbox\.opensandbox\.io/endpoints}'
 }
 
-# http_get ADDRESS prints the first lines of http://ADDRESS/; bash alone can do it.
+# answer_lines of what a sandbox answers are printed: up to the page's title.
+answer_lines=14
+
+# http_get ADDRESS prints the beginning of http://ADDRESS/; bash alone can do it.
 http_get() {
   # shellcheck disable=SC2016 # for the inner shell
   timeout 10 bash -c '
@@ -79,9 +90,9 @@ ask_sandbox() {
   local list=$1 address answer pod
   address=${list#'["'}
   address=${address%%'"'*}
-  printf '\n$ curl -i http://%s/\n' "$address"
   if answer=$(http_get "$address" 2>/dev/null) && [[ -n $answer ]]; then
-    printf '%s\n' "$answer"
+    printf '\n$ curl -i http://%s/ | head -n %d\n' "$address" "$answer_lines"
+    head -n "$answer_lines" <<<"$answer"
     return
   fi
   echo "(pods of this cluster cannot be reached from here: asking through its API server)"
@@ -116,13 +127,16 @@ main() {
   run "$KUBECTL" apply --filename config/samples/pool.yaml
   follow pools pool_filled
 
-  say "Three sandboxes from the pool, two from a template"
-  run "$KUBECTL" apply --filename config/samples/batchsandbox_pooled.yaml \
-    --filename config/samples/batchsandbox_basic.yaml
-  follow batchsandboxes batches_ready
+  say "Three sandboxes from the pool: its pods run already"
+  run "$KUBECTL" apply --filename config/samples/batchsandbox_pooled.yaml
+  follow batchsandboxes batch_ready pooled-batch-sandbox
   run "$KUBECTL" get pools
 
-  say "Where they are"
+  say "Two sandboxes from a template: their pods have to start first"
+  run "$KUBECTL" apply --filename config/samples/batchsandbox_basic.yaml
+  follow batchsandboxes batch_ready basic-batch-sandbox
+
+  say "Where they are: the annotation sandbox.opensandbox.io/endpoints"
   local name
   for name in pooled-batch-sandbox basic-batch-sandbox; do
     printf '%s: %s\n' "$name" "$(endpoints "$name")"
@@ -148,7 +162,7 @@ To look around:
   kubectl get pools,batchsandboxes,pods
   kubectl describe pool example-pool
   kubectl patch batchsandbox pooled-batch-sandbox --type=merge --patch '{"spec":{"replicas":6}}'
-  kubectl delete batchsandbox pooled-batch-sandbox     # its sandboxes go back to the pool
+  kubectl delete batchsandbox pooled-batch-sandbox     # the pool replaces what comes back by clean pods
 To stop:
   $stop
 TEXT

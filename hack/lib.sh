@@ -2,8 +2,14 @@
 # with KUBECTL and the cluster's folders in the environment (the Makefile sets them).
 # shellcheck shell=bash
 
-# say TEXT: a heading, between the outputs of commands.
-say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
+# say TEXT: a heading, between the outputs of commands; bold on a terminal.
+say() {
+  if [[ -t 1 ]]; then
+    printf '\n\033[1m==> %s\033[0m\n' "$*"
+  else
+    printf '\n==> %s\n' "$*"
+  fi
+}
 
 # cluster_runs says whether the hermetic cluster answers.
 cluster_runs() {
@@ -13,13 +19,18 @@ cluster_runs() {
     "$KUBECTL" --kubeconfig "$kubeconfig" --request-timeout=5s get --raw=/readyz >/dev/null 2>&1
 }
 
-# use_cluster [FLAG...] starts the hermetic cluster, with the images of the samples on
-# its node, if it does not run, and makes it the one that kubectl talks to.
-use_cluster() {
+# start_cluster [FLAG...] starts the hermetic cluster if it does not run, and makes it
+# the one that kubectl talks to.
+start_cluster() {
   bin/cluster up "$@"
-  bin/cluster sample-images
   KUBECONFIG=$(bin/cluster kubeconfig)
   export KUBECONFIG
+}
+
+# use_cluster [FLAG...] is start_cluster, with the images of the samples on its node.
+use_cluster() {
+  start_cluster "$@"
+  bin/cluster sample-images
 }
 
 # deploy_built builds both programs and deploys them to the hermetic cluster as images

@@ -26,11 +26,11 @@ const (
 	ReasonPoolNotFound = "PoolNotFound"
 	// ReasonPoolExhausted: the pool has fewer ready sandboxes than are asked for.
 	ReasonPoolExhausted = "PoolExhausted"
-	// ReasonPoolDeleting: the pool is being deleted and lends nothing more.
+	// ReasonPoolDeleting, also on a Pool: the pool is being deleted and lends nothing more.
 	ReasonPoolDeleting = "PoolDeleting"
-	// ReasonTemplateInvalid: the API server refuses the pod of the template, or a patch does not apply.
+	// ReasonTemplateInvalid, also on a Pool: the API server refuses the pod of the template, or a patch does not apply.
 	ReasonTemplateInvalid = "TemplateInvalid"
-	// ReasonCreateFailed: the API server did not take a pod for another reason, such as a quota.
+	// ReasonCreateFailed, also on a Pool: the API server did not take a pod for another reason, such as a quota.
 	ReasonCreateFailed = "CreateFailed"
 	// ReasonAllocationUnreadable: alloc-status or alloc-release cannot be parsed; the object is set aside.
 	ReasonAllocationUnreadable = "AllocationUnreadable"
@@ -42,7 +42,8 @@ const (
 	ReasonScaling = "Scaling"
 )
 
-// Reasons of ConditionReady on a Pool.
+// Reasons of ConditionReady on a Pool, beside ReasonPoolDeleting, ReasonTemplateInvalid
+// and ReasonCreateFailed, which both kinds share.
 const (
 	// ReasonBufferFilled: the pool has the idle pods it is to keep.
 	ReasonBufferFilled = "BufferFilled"

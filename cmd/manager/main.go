@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -231,14 +232,33 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	pools.Fresh, pools.WaitOpen, pools.Recorder, pools.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
 	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
+	own := newOwnNamespace(mgr, o, lease)
+	pools.Ending, sandboxes.Ending = own.Ending, own.Ending
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
 		return fmt.Errorf("setting up the pool reconciler: %w", err)
 	}
 	if err := sandboxes.SetupWithManager(ctx, mgr, o.sandboxWorkers); err != nil {
 		return fmt.Errorf("setting up the batchsandbox reconciler: %w", err)
 	}
+	if own != nil {
+		if err := mgr.Add(own); err != nil {
+			return fmt.Errorf("adding the watch over the operator's own namespace: %w", err)
+		}
+	}
 	return mgr.Add(&leadership.Startup{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
-		Lease: lease, Gate: gate, Recorder: recorder, Namespaces: o.namespaces(),
+		Lease: lease, Gate: gate, Recorder: recorder, Own: own, Namespaces: o.namespaces(),
 	})
+}
+
+// newOwnNamespace returns nil where the operator runs in no namespace of the cluster,
+// or has nothing in it that it could hold.
+func newOwnNamespace(mgr ctrl.Manager, o *options, lease *leadership.Lease) *leadership.OwnNamespace {
+	name, watched := os.Getenv("POD_NAMESPACE"), o.namespaces()
+	if name == "" || len(watched) > 0 && !slices.Contains(watched, name) {
+		return nil
+	}
+	return &leadership.OwnNamespace{
+		Name: name, Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Fresh: lease.Fresh, Clock: clock.RealClock{},
+	}
 }

@@ -65,8 +65,8 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 		"problems", info.Problems, "recycle", info.Recycle.State, "differences", info.Recycle.Differences)
 
 	l := &life{options: o, log: log, executor: executor, restart: make(chan struct{})}
-	api := server.New(server.Config{Executor: executor, Verifier: verifier, Info: info, Exit: l.exit, Log: log})
-	return l.run(api)
+	handler := server.New(server.Config{Executor: executor, Verifier: verifier, Info: info, Exit: l.exit, Log: log})
+	return l.run(handler)
 }
 
 // protect keeps tasks from looking into the executor and takes its orphans in.
@@ -107,12 +107,13 @@ func (l *life) exit() {
 }
 
 func (l *life) run(handler *server.Server) (int, error) {
-	listener, err := net.Listen("tcp", l.listen)
+	terminated, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	var config net.ListenConfig
+	listener, err := config.Listen(terminated, "tcp", l.listen)
 	if err != nil {
 		return 1, err
 	}
-	terminated, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
 	polls, endPolls := context.WithCancel(context.Background())
 	defer endPolls()
 	hunt, endHunt := context.WithCancel(context.Background())

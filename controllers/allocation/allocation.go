@@ -158,7 +158,7 @@ func compactRestarts(counts []int32) []v1alpha1.RestartRange {
 		if count == 0 {
 			continue
 		}
-		shard := int32(i) //nolint:gosec // bounded by spec.replicas
+		shard := int32(i)
 		if n := len(ranges); n > 0 && ranges[n-1].To == shard-1 && ranges[n-1].Count == count {
 			ranges[n-1].To = shard
 			continue

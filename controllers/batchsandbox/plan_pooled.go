@@ -1,8 +1,11 @@
 package batchsandbox
 
 import (
+	"fmt"
 	"slices"
 
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
 )
 
@@ -41,6 +44,51 @@ func planPooled(held []ledger.HeldPod, replicas int32) pooledPlan {
 		}
 	}
 	return plan
+}
+
+const (
+	// poolPodSuffix is the length of what follows the pool's name in a pod's name.
+	poolPodSuffix = 7
+	// shortestIP and longestIP are what an address takes: 1.1.1.1, or IPv6 in full.
+	shortestIP, longestIP = 7, 39
+	// quotes are what a name or an address takes beside itself: "name",
+	quotes = 3
+)
+
+// fit returns how many sandboxes to ask the pool for, so that it does not grow for a
+// batch whose allocation can never be written: none when it would not even fit with
+// the shortest addresses, and one, to learn how long they are, when that decides.
+func fit(bs *v1alpha1.BatchSandbox, plan pooledPlan, releasing []ledger.HeldPod) (int, *blocked) {
+	size := allocation.SizeWith(bs, allocation.Annotations{})
+	known := 0
+	for _, h := range plan.keep {
+		size += len(h.Name) + len(h.IP) + 2*quotes
+		known = max(known, len(h.IP))
+	}
+	for _, h := range slices.Concat(releasing, plan.surplus) {
+		size += len(h.Name) + quotes
+	}
+	missing := len(plan.empty)
+	switch least := size + missing*shardSize(bs, max(known, shortestIP)); {
+	case missing == 0:
+		return 0, nil
+	case least > allocation.MaxAnnotationBytes:
+		return 0, allocationTooLarge(bs, least)
+	case known == 0 && size+missing*shardSize(bs, longestIP) > allocation.MaxAnnotationBytes:
+		return 1, nil
+	}
+	return missing, nil
+}
+
+// shardSize is what a sandbox that is still to come will take in the annotations.
+func shardSize(bs *v1alpha1.BatchSandbox, ip int) int {
+	return len(bs.Spec.PoolRef) + poolPodSuffix + ip + 2*quotes
+}
+
+func allocationTooLarge(bs *v1alpha1.BatchSandbox, size int) *blocked {
+	return &blocked{v1alpha1.ReasonAllocationTooLarge, fmt.Sprintf(
+		"spec.replicas: %d sandboxes of pool %s would need %d bytes of annotations, more than the %d that an object may have; ask for fewer or shorten the pool's name",
+		bs.DesiredReplicas(), bs.Spec.PoolRef, size, allocation.MaxAnnotationBytes)}
 }
 
 func names(pods []ledger.HeldPod) []string {

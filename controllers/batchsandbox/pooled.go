@@ -3,6 +3,7 @@ package batchsandbox
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
+	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
 )
 
@@ -21,8 +23,6 @@ const (
 	topUpInterval = 250 * time.Millisecond
 	// topUpBytesPerSecond bounds how fast the object is written over and over.
 	topUpBytesPerSecond = 100_000
-	// poolPodSuffix is the length of what follows the pool's name in a pod's name.
-	poolPodSuffix = 7
 )
 
 func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.Duration, error) {
@@ -33,10 +33,10 @@ func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.
 	if held.Unreadable {
 		record, err := allocation.RecordOf(s.bs)
 		if err != nil {
-			return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}), 0, nil
+			return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}), 0, nil //nolint:nilerr // told by the condition; a retry would not help
 		}
 		for _, c := range r.Ledger.Restore([]ledger.Record{record}) {
-			r.event(s.bs, corev1.EventTypeWarning, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", c.Pod)
+			r.noteDoubleAllocation(s, c.Pod)
 		}
 		held = r.Ledger.Allocation(s.key, s.owner.UID)
 	}
@@ -56,7 +56,35 @@ func (r *Reconciler) noteForeignEdit(s *scope, held ledger.Allocation) {
 	if err == nil && (want.Status != is.Status || want.Release != is.Release) {
 		r.event(s.bs, corev1.EventTypeWarning, "AllocationRestored", "Restore",
 			"annotation %s or %s was changed by someone else and is written back", v1alpha1.AnnotationAllocStatus, v1alpha1.AnnotationAllocRelease)
+		for _, pod := range r.disputed(s, held) {
+			r.noteDoubleAllocation(s, pod)
+		}
 	}
+}
+
+// disputed returns the pods that the annotations name and that another BatchSandbox
+// holds, as a write of the last leader that came too late may leave behind.
+func (r *Reconciler) disputed(s *scope, held ledger.Allocation) []string {
+	record, err := allocation.RecordOf(s.bs)
+	if err != nil {
+		return nil
+	}
+	own := append(names(held.Held), names(held.Releasing)...)
+	var found []string
+	for _, pod := range r.Ledger.Snapshot(s.key).Pods {
+		lent := pod.State == ledger.Held || pod.State == ledger.Releasing
+		if lent && slices.Contains(record.Pods, pod.Name) && !slices.Contains(own, pod.Name) {
+			found = append(found, pod.Name)
+		}
+	}
+	return found
+}
+
+// noteDoubleAllocation tells that the object names a pod whose holder, by the
+// ledger, is another BatchSandbox, which keeps it.
+func (r *Reconciler) noteDoubleAllocation(s *scope, pod string) {
+	leadership.DoubleAllocations.Inc()
+	r.event(s.bs, corev1.EventTypeWarning, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", pod)
 }
 
 // allocate brings what is held to what is asked for with at most one write. It
@@ -66,9 +94,10 @@ func (r *Reconciler) allocate(ctx context.Context, s *scope, held ledger.Allocat
 	if err := r.deleteLost(ctx, s, plan.lost); err != nil {
 		return 0, nil, err
 	}
+	ask, tooLarge := fit(s.bs, plan, held.Releasing)
 	var grants []ledger.Grant
 	var again time.Duration
-	switch share := r.Ledger.Offer(s.key, s.owner, len(plan.empty)); {
+	switch share := r.Ledger.Offer(s.key, s.owner, ask); {
 	case share == 0:
 	case share < len(plan.empty) && len(plan.lost)+len(plan.surplus) == 0 && r.tooSoon(s) > 0:
 		again = r.tooSoon(s)
@@ -88,6 +117,9 @@ func (r *Reconciler) allocate(ctx context.Context, s *scope, held ledger.Allocat
 		r.event(s.bs, corev1.EventTypeWarning, "SandboxLost", "Replace", "lost %d sandboxes (%s): each is replaced at its shard, and what ran there is gone",
 			len(plan.lost), someOf(names(plan.lost)))
 	}
+	if tooLarge != nil {
+		return again, tooLarge, nil
+	}
 	return again, r.whyMissing(ctx, s, missing), nil
 }
 
@@ -103,15 +135,12 @@ func (r *Reconciler) persist(ctx context.Context, s *scope, plan pooledPlan, nex
 		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
 		return nil, err
 	}
-	// `"name",` and `"ip",` for each sandbox that is still to come.
-	size := allocation.SizeWith(s.bs, want) + missing*(len(s.key.Name)+poolPodSuffix+3+ipLength+3)
+	size := allocation.SizeWith(s.bs, want) + missing*shardSize(s.bs, ipLength)
 	if size > allocation.MaxAnnotationBytes && len(grants) > 0 {
 		// The demand first: with it, what is given back would wake this owner again at once.
 		r.Ledger.Withdraw(s.key, s.owner)
 		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
-		return &blocked{v1alpha1.ReasonAllocationTooLarge, fmt.Sprintf(
-			"spec.replicas: %d sandboxes of pool %s would need %d bytes of annotations, more than the %d that an object may have; ask for fewer or shorten the pool's name",
-			s.bs.DesiredReplicas(), s.key.Name, size, allocation.MaxAnnotationBytes)}, nil
+		return allocationTooLarge(s.bs, size), nil
 	}
 	w, err := newWrite(s.bs, want, len(next)+len(releasing) > 0)
 	if err != nil {

@@ -41,6 +41,9 @@ type Reconciler struct {
 	Fresh func() error
 	// WaitOpen returns when the ledger is rebuilt.
 	WaitOpen func(context.Context) error
+	// Ending says that a namespace ends together with the operator: its objects were
+	// let go of, and nothing may take hold of them again. nil is never.
+	Ending   func(namespace string) bool
 	Recorder events.EventRecorder
 	Clock    clock.Clock
 
@@ -60,6 +63,9 @@ type scope struct {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	if err := r.WaitOpen(ctx); err != nil {
 		return ctrl.Result{}, err
+	}
+	if r.Ending != nil && r.Ending(req.Namespace) {
+		return ctrl.Result{}, nil
 	}
 	bs := &v1alpha1.BatchSandbox{}
 	err := r.Client.Get(ctx, req.NamespacedName, bs)
@@ -97,7 +103,12 @@ func (r *Reconciler) reconcileNormal(ctx context.Context, s *scope) (ctrl.Result
 	} else {
 		seen, again, err = r.reconcileTemplate(ctx, s)
 	}
-	later, statusErr := r.writeStatus(ctx, s, seen)
+	var later time.Duration
+	var statusErr error
+	if s.memo.pending == nil {
+		// Else it would move the resourceVersion, and the pending write could not be repeated.
+		later, statusErr = r.writeStatus(ctx, s, seen)
+	}
 	result := ctrl.Result{RequeueAfter: soonest(again, later)}
 	if expire != nil {
 		result.RequeueAfter = soonest(result.RequeueAfter, max(time.Millisecond, expire.Sub(r.Clock.Now())))

@@ -1,6 +1,7 @@
 // Package leadership makes the leader the one writer of allocations: it knows
 // whether the leader's lease is fresh enough to send a write, and it rebuilds the
-// ledger when a new leader starts. Reconcilers wait for its gate before they act.
+// ledger when a new leader starts. Reconcilers wait for its gate before they act. It
+// also lets go of the operator's own namespace when that is deleted.
 package leadership
 
 import (

@@ -5,9 +5,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-var doubleAllocations = prometheus.NewCounter(prometheus.CounterOpts{
+// DoubleAllocations counts the pods that were found in two allocations.
+var DoubleAllocations = prometheus.NewCounter(prometheus.CounterOpts{
 	Name: "opensandbox_double_allocations_total",
-	Help: "Pods that were found in two allocations when the ledger was rebuilt.",
+	Help: "Pods that were found in two allocations: at the rebuild of the ledger, or because a BatchSandbox was changed by someone else.",
 })
 
-func init() { metrics.Registry.MustRegister(doubleAllocations) }
+func init() { metrics.Registry.MustRegister(DoubleAllocations) }

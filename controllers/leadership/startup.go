@@ -38,6 +38,8 @@ type Startup struct {
 	Lease    *Lease
 	Gate     *Gate
 	Recorder events.EventRecorder
+	// Own is looked at before the gate opens.
+	Own *OwnNamespace
 	// Namespaces that are watched; empty stands for all.
 	Namespaces []string
 }
@@ -71,6 +73,7 @@ func (s *Startup) Start(ctx context.Context) error {
 	if err := s.waitForSandboxes(ctx, sandboxes); err != nil {
 		return err
 	}
+	s.Own.Look(ctx)
 	log.FromContext(ctx).Info("rebuilt the ledger", "batchSandboxes", len(sandboxes), "took", time.Since(begin).String())
 	s.Gate.Open()
 	return nil
@@ -92,7 +95,7 @@ func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 		records = append(records, record)
 	}
 	for _, conflict := range s.Ledger.Restore(records) {
-		doubleAllocations.Inc()
+		DoubleAllocations.Inc()
 		for _, owner := range conflict.Owners {
 			logger.Error(nil, "a pod stands in two allocations and is deleted", "pod", conflict.Pod, "batchSandbox", owner.NamespacedName)
 			s.Recorder.Eventf(byUID[string(owner.UID)], nil, corev1.EventTypeWarning, "DoubleAllocation", "Rebuild",

@@ -13,9 +13,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
+	"github.com/opensandbox/operator/controllers/apiwrite"
 )
 
 // touchParallel bounds the touches under way.
@@ -54,7 +56,7 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 	}
 	held := 0
 	for shard, name := range record.Pods {
-		if name != "" && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() { //nolint:gosec // bounded by RecordOf
+		if name != "" && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() {
 			held++
 		}
 	}
@@ -64,7 +66,7 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alpha1.BatchSandbox, error) {
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		if bs == nil || !s.unmet(bs) {
+		if !s.unmet(bs) {
 			return true, nil
 		}
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
@@ -84,10 +86,16 @@ func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alph
 		switch {
 		case apierrors.IsNotFound(err) || err == nil && live.UID != bs.UID:
 			bs = nil
-		case err == nil:
-			bs = live
-		default:
+			return true, nil
+		case err != nil:
 			last = err
+		case apiwrite.Refused(last):
+			// One object that takes no write must not keep the operator from starting.
+			log.FromContext(ctx).Error(last, "going on without touching a BatchSandbox", "batchSandbox", client.ObjectKeyFromObject(bs))
+			bs = live
+			return true, nil
+		default:
+			bs = live
 		}
 		return false, nil
 	})

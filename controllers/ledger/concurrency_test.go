@@ -19,7 +19,7 @@ func TestConcurrentUse(t *testing.T) {
 	var work sync.WaitGroup
 	for g := range 8 {
 		work.Go(func() {
-			dice := rand.New(rand.NewPCG(uint64(g), 0)) //nolint:gosec // a test
+			dice := rand.New(rand.NewPCG(uint64(g), 0))
 			owner := box(fmt.Sprint("x", g), g)
 			for range 2000 {
 				key, name := keys[dice.IntN(len(keys))], fmt.Sprint("p", dice.IntN(20))

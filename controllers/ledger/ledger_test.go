@@ -82,7 +82,7 @@ func box(name string, age int) Owner {
 func shards(n int) []int32 {
 	s := make([]int32, n)
 	for i := range s {
-		s[i] = int32(i) //nolint:gosec // small
+		s[i] = int32(i)
 	}
 	return s
 }

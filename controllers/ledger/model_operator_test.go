@@ -227,7 +227,7 @@ func (o *operator) reconcileLive(b object) {
 	var missing []int32
 	for shard, name := range kept {
 		if name == "" {
-			missing = append(missing, int32(shard)) //nolint:gosec // small
+			missing = append(missing, int32(shard))
 		}
 	}
 	var claimed []string

@@ -23,9 +23,9 @@ type entry struct {
 	// successor is another pod that has appeared under the name of one that is gone.
 	successor *Pod
 	// clean: recycling has left it clean. Only of Releasing.
+	clean bool
 	// deleted: the API server has taken its deletion.
 	deleted bool
-	clean   bool
 	// confirmed: the API server has answered that it was created. Only of Creating.
 	confirmed bool
 

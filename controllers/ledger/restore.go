@@ -164,7 +164,7 @@ func (p *pool) restoreOne(r Record, disputed map[string]bool, complete bool) {
 	}
 	for shard, name := range r.Pods {
 		if e := take(name, Held); e != nil {
-			e.shard = int32(shard) //nolint:gosec // bounded by spec.replicas
+			e.shard = int32(shard)
 			if shard < len(r.Restarts) {
 				e.base = r.Restarts[shard]
 			}

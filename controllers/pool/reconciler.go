@@ -49,6 +49,9 @@ type Reconciler struct {
 	// Fresh returns an error when another leader may have started, which may have
 	// lent what this one takes for idle: nothing is deleted then. nil is always fine.
 	Fresh func() error
+	// Ending says that a namespace ends together with the operator: its objects were
+	// let go of, and nothing may take hold of them again. nil is never.
+	Ending func(namespace string) bool
 
 	states states
 	wakes  wakes
@@ -95,6 +98,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		if err := r.WaitOpen(ctx); err != nil {
 			return ctrl.Result{}, fmt.Errorf("waiting to lead: %w", err)
 		}
+	}
+	if r.Ending != nil && r.Ending(req.Namespace) {
+		return ctrl.Result{}, nil
 	}
 	cached := &v1alpha1.Pool{}
 	switch err := r.Client.Get(ctx, req.NamespacedName, cached); {

@@ -54,7 +54,7 @@ func decodeError(err error) error {
 	var wrongType *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &wrongType):
-		return &FieldError{wrongType.Field, fmt.Sprintf("a JSON %s is not of type %s", wrongType.Value, wrongType.Type)}
+		return &FieldError{wrongType.Field, fmt.Sprintf("a JSON %s is not of type %s", truncate(wrongType.Value), wrongType.Type)}
 	case strings.HasPrefix(err.Error(), "json: unknown field "):
 		name := strings.Trim(strings.TrimPrefix(err.Error(), "json: unknown field "), `"`)
 		return &FieldError{truncate(name), "there is no such field"}

@@ -1,6 +1,8 @@
 package process
 
 import (
+	"errors"
+	"math"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -9,7 +11,7 @@ import (
 // assume gives the calling thread these credentials and no others. The thread
 // must be locked. Everything the executor has beyond them is given up, from the
 // bounding set too, or a root task would get it back at execve.
-func (c *credentials) assume() *startFailure {
+func (c *credentials) assume() *startError {
 	own, err := ownCapabilities()
 	if err != nil {
 		return cannotStart("capget: %v", err)
@@ -35,8 +37,11 @@ func (c *credentials) assume() *startFailure {
 func (c *credentials) dropBounding() error {
 	for bit := uintptr(0); bit < 64; bit++ {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, bit, 0, 0, 0)
-		if err != nil { // past the last capability that the kernel knows
+		if errors.Is(err, unix.EINVAL) { // past the last capability that the kernel knows
 			return nil
+		}
+		if err != nil {
+			return err
 		}
 		if has == 1 && c.Bounding&(1<<bit) == 0 {
 			if err := unix.Prctl(unix.PR_CAPBSET_DROP, bit, 0, 0, 0); err != nil {
@@ -49,12 +54,9 @@ func (c *credentials) dropBounding() error {
 
 // changeIDs uses the plain system calls: Go's own change all threads, but the
 // capabilities below can only be changed for one.
-func (c *credentials) changeIDs() *startFailure {
-	groups := make([]uint32, len(c.Groups))
-	for i, g := range c.Groups {
-		groups[i] = uint32(g)
-	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); errno != 0 {
+func (c *credentials) changeIDs() *startError {
+	groups := unsafe.Pointer(unsafe.SliceData(c.Groups)) //nolint:gosec // G103: as golang.org/x/sys/unix does it
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.Groups)), uintptr(groups), 0); errno != 0 {
 		return cannotStart("setgroups %v: %v", c.Groups, errno)
 	}
 	gid, uid := uintptr(c.GID), uintptr(c.UID)
@@ -75,9 +77,9 @@ func (c *credentials) setCapabilities(own uint64) error {
 	inheritable, permitted := c.Inheritable&own, c.Permitted&own
 	effective := c.Effective & permitted
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := [2]unix.CapUserData{
-		{Effective: uint32(effective), Permitted: uint32(permitted), Inheritable: uint32(inheritable)},
-		{Effective: uint32(effective >> 32), Permitted: uint32(permitted >> 32), Inheritable: uint32(inheritable >> 32)},
+	var data [2]unix.CapUserData
+	for i := range data {
+		data[i] = unix.CapUserData{Effective: half(effective, i), Permitted: half(permitted, i), Inheritable: half(inheritable, i)}
 	}
 	if err := unix.Capset(&header, &data[0]); err != nil {
 		return err
@@ -94,6 +96,11 @@ func (c *credentials) setCapabilities(own uint64) error {
 		}
 	}
 	return nil
+}
+
+// half returns the lower 32 bits of a mask (0) or the upper (1).
+func half(mask uint64, which int) uint32 {
+	return uint32(mask >> (32 * which) & math.MaxUint32)
 }
 
 // ownCapabilities returns the calling thread's permitted capabilities.

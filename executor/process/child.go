@@ -104,8 +104,8 @@ func (e *Executor) startChild(c *container, l launch) (*child, error) {
 	defer stderrEnd.Close()
 	cmd := &exec.Cmd{
 		Path:        self,
-		Args:        []string{os.Args[0], SuperviseCommand},
-		Env:         []string{"GOMAXPROCS=1"}, // and nothing of the executor's, nor of the task's
+		Args:        []string{api.ContainerName, SuperviseCommand},
+		Env:         selfEnv,
 		Dir:         "/",
 		Stdout:      stdoutEnd,
 		Stderr:      stderrEnd,

@@ -9,16 +9,16 @@ import (
 
 // credentials are what a process may do, as /proc/PID/status tells.
 type credentials struct {
-	UID         int    `json:"uid"`
-	GID         int    `json:"gid"`
-	Groups      []int  `json:"groups"`
-	Umask       int    `json:"umask"`
-	NoNewPrivs  bool   `json:"noNewPrivs"`
-	Inheritable uint64 `json:"inheritable"`
-	Permitted   uint64 `json:"permitted"`
-	Effective   uint64 `json:"effective"`
-	Bounding    uint64 `json:"bounding"`
-	Ambient     uint64 `json:"ambient"`
+	UID         int      `json:"uid"`
+	GID         int      `json:"gid"`
+	Groups      []uint32 `json:"groups"`
+	Umask       int      `json:"umask"`
+	NoNewPrivs  bool     `json:"noNewPrivs"`
+	Inheritable uint64   `json:"inheritable"`
+	Permitted   uint64   `json:"permitted"`
+	Effective   uint64   `json:"effective"`
+	Bounding    uint64   `json:"bounding"`
+	Ambient     uint64   `json:"ambient"`
 }
 
 // parseCredentials reads /proc/PID/status. Of the user and group ids it takes
@@ -31,8 +31,8 @@ func parseCredentials(status string) (credentials, error) {
 	}
 	var p statusParser
 	c := credentials{
-		UID:         p.number(fields, "Uid", 1),
-		GID:         p.number(fields, "Gid", 1),
+		UID:         int(p.number(fields, "Uid", 1)),
+		GID:         int(p.number(fields, "Gid", 1)),
 		Umask:       0o022,
 		NoNewPrivs:  strings.Join(fields["NoNewPrivs"], "") == "1",
 		Inheritable: p.mask(fields, "CapInh"),
@@ -54,16 +54,16 @@ func parseCredentials(status string) (credentials, error) {
 
 type statusParser struct{ err error }
 
-func (p *statusParser) number(fields map[string][]string, key string, at int) int {
+func (p *statusParser) number(fields map[string][]string, key string, at int) uint32 {
 	if at >= len(fields[key]) {
 		p.err = fmt.Errorf("status has no %s", key)
 		return 0
 	}
-	n, err := strconv.Atoi(fields[key][at])
+	n, err := strconv.ParseUint(fields[key][at], 10, 32)
 	if err != nil {
 		p.err = fmt.Errorf("status has a malformed %s", key)
 	}
-	return n
+	return uint32(n)
 }
 
 func (p *statusParser) mask(fields map[string][]string, key string) uint64 {

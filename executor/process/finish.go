@@ -84,7 +84,7 @@ func (t *task) finishLost(r *run) {
 	})
 }
 
-func (t *task) finishUnstarted(f *startFailure) {
+func (t *task) finishUnstarted(f *startError) {
 	t.finish(api.Failed, func(task *api.Task) {
 		code := f.Code
 		task.ExitCode, task.Reason, task.Message = &code, f.Reason, lastBytes(f.Message)

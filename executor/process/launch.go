@@ -35,14 +35,14 @@ type launch struct {
 	DryRun bool `json:"dryRun,omitempty"`
 }
 
-// startFailure says why a task could not start.
-type startFailure struct {
+// startError says why a task could not start.
+type startError struct {
 	Code    int32  `json:"code"`
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
 }
 
-func (f *startFailure) Error() string { return f.Message }
+func (f *startError) Error() string { return f.Message }
 
 // Exit codes of a task that could not start: the first two as shells have them.
 const (
@@ -51,8 +51,8 @@ const (
 	codeCannotStart   = 128
 )
 
-func cannotStart(format string, args ...any) *startFailure {
-	return &startFailure{codeCannotStart, api.ReasonCannotStart, fmt.Sprintf(format, args...)}
+func cannotStart(format string, args ...any) *startError {
+	return &startError{codeCannotStart, api.ReasonCannotStart, fmt.Sprintf(format, args...)}
 }
 
 // Launch is the launcher's main. It returns only if the command cannot be
@@ -66,9 +66,7 @@ func Launch() int {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return report(cannotStart("PR_SET_DUMPABLE: %v", err))
 	}
-	for _, fd := range []int{launchStatus, launchRequest, launchRoot, launchCwd} {
-		unix.CloseOnExec(fd)
-	}
+	closeAtExec()
 	var l launch
 	if err := readRequest(&l); err != nil {
 		return report(cannotStart("read the launch request: %v", err))
@@ -77,6 +75,17 @@ func Launch() int {
 		return report(failure)
 	}
 	return 0
+}
+
+// closeAtExec keeps every file but the standard three from what is executed
+// next, also one that the executor inherited from whatever started it.
+func closeAtExec() {
+	if unix.CloseRange(launchStatus, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return
+	}
+	for fd := launchStatus; fd < 1024; fd++ { // an old kernel or seccomp profile
+		unix.CloseOnExec(fd)
+	}
 }
 
 func readRequest(l *launch) error {
@@ -88,7 +97,7 @@ func readRequest(l *launch) error {
 	return json.NewDecoder(io.NewSectionReader(file, 0, info.Size())).Decode(l)
 }
 
-func report(failure *startFailure) int {
+func report(failure *startError) int {
 	data, _ := json.Marshal(failure) // strings and a number always marshal
 	_, _ = os.NewFile(launchStatus, "status").Write(data)
 	return int(failure.Code)
@@ -107,7 +116,7 @@ func raiseOOMScore() {
 	}
 }
 
-func (l *launch) run(supervisor int) *startFailure {
+func (l *launch) run(supervisor int) *startError {
 	for fd := 1; fd <= 2; fd++ { // so that the task's user can reopen /dev/stdout
 		_ = unix.Fchown(fd, l.Credentials.UID, l.Credentials.GID)
 	}
@@ -147,21 +156,21 @@ func enterRoot() error {
 	return nil
 }
 
-func (l *launch) changeDir(cwdErr error) *startFailure {
+func (l *launch) changeDir(cwdErr error) *startError {
 	if l.WorkingDir == "" {
 		if cwdErr != nil {
-			return &startFailure{codeCannotStart, api.ReasonWorkingDir, fmt.Sprintf("the sandbox container's working directory: %v", cwdErr)}
+			return &startError{codeCannotStart, api.ReasonWorkingDir, fmt.Sprintf("the sandbox container's working directory: %v", cwdErr)}
 		}
 		return nil
 	}
 	if err := unix.Chdir(l.WorkingDir); err != nil {
-		return &startFailure{codeCannotStart, api.ReasonWorkingDir, fmt.Sprintf("working directory %q: %v", l.WorkingDir, err)}
+		return &startError{codeCannotStart, api.ReasonWorkingDir, fmt.Sprintf("working directory %q: %v", l.WorkingDir, err)}
 	}
 	return nil
 }
 
 // exec looks the command up as execvp does and executes it.
-func (l *launch) exec() *startFailure {
+func (l *launch) exec() *startError {
 	name := l.Argv[0]
 	if strings.Contains(name, "/") {
 		return execFailure(name, name, syscall.Exec(name, l.Argv, l.Env))
@@ -172,7 +181,7 @@ func (l *launch) exec() *startFailure {
 			path = value
 		}
 	}
-	var refused *startFailure
+	var refused *startError
 	for dir := range strings.SplitSeq(path, ":") {
 		if dir == "" {
 			dir = "."
@@ -189,19 +198,19 @@ func (l *launch) exec() *startFailure {
 	if refused != nil {
 		return refused
 	}
-	return &startFailure{codeNotFound, api.ReasonCommandNotFound, fmt.Sprintf("command %q is not in PATH (%s)", name, path)}
+	return &startError{codeNotFound, api.ReasonCommandNotFound, fmt.Sprintf("command %q is not in PATH (%s)", name, path)}
 }
 
-func execFailure(name, file string, err error) *startFailure {
+func execFailure(name, file string, err error) *startError {
 	switch {
 	case errors.Is(err, unix.ENOENT) && exists(file):
-		return &startFailure{codeNotExecutable, api.ReasonNotExecutable, fmt.Sprintf("command %q: %s is there, but its interpreter or loader is not", name, file)}
+		return &startError{codeNotExecutable, api.ReasonNotExecutable, fmt.Sprintf("command %q: %s is there, but its interpreter or loader is not", name, file)}
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return &startFailure{codeNotFound, api.ReasonCommandNotFound, fmt.Sprintf("command %q: %s: %v", name, file, err)}
+		return &startError{codeNotFound, api.ReasonCommandNotFound, fmt.Sprintf("command %q: %s: %v", name, file, err)}
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EPERM), errors.Is(err, unix.ELOOP):
-		return &startFailure{codeNotExecutable, api.ReasonNotExecutable, fmt.Sprintf("command %q: %s: %v", name, file, err)}
+		return &startError{codeNotExecutable, api.ReasonNotExecutable, fmt.Sprintf("command %q: %s: %v", name, file, err)}
 	default: // E2BIG, ENOMEM, ETXTBSY, ...
-		return &startFailure{codeNotExecutable, api.ReasonCannotStart, fmt.Sprintf("command %q: %s: %v", name, file, err)}
+		return &startError{codeNotExecutable, api.ReasonCannotStart, fmt.Sprintf("command %q: %s: %v", name, file, err)}
 	}
 }
 

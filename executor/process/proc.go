@@ -146,9 +146,15 @@ func signalProcess(s stat, signal unix.Signal) error {
 	return err
 }
 
-// killPatience bounds how long kill tries: a process in uninterruptible sleep
-// cannot be killed.
-const killPatience = 10 * time.Second
+const (
+	// stopPatience is how long kill tries to stop all before it kills.
+	stopPatience = 10 * time.Second
+	// killPatience is how long one process may take to die of SIGKILL: one in
+	// uninterruptible sleep never does, others need a moment of the processor.
+	killPatience = 30 * time.Second
+	// killLimit bounds kill as a whole, whatever is forked meanwhile.
+	killLimit = 2 * time.Minute
+)
 
 // errRemain is returned where processes outlived SIGKILL.
 var errRemain = errors.New("processes remain after SIGKILL")
@@ -192,21 +198,29 @@ func waitEmpty(t tree, within time.Duration, hurry <-chan struct{}) bool {
 // kill ends every process of the tree. It stops them all first, so that a fork
 // bomb cannot outrun it, and repeats until none is left.
 func kill(t tree) error {
-	deadline := time.Now().Add(killPatience)
+	begin := time.Now()
+	killed := map[store.Process]time.Time{}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		members, err := stopAll(t, deadline)
+		members, err := stopAll(t, time.Now().Add(stopPatience))
 		if err != nil {
 			return err
 		}
 		if len(members) == 0 {
 			return nil
 		}
+		now := time.Now()
+		stuck := now.Sub(begin) > killLimit
 		for _, s := range members {
 			if err := signalProcess(s, unix.SIGKILL); err != nil {
 				return fmt.Errorf("kill process %d: %w", s.pid, err)
 			}
+			if since, again := killed[s.identity()]; !again {
+				killed[s.identity()] = now
+			} else if now.Sub(since) > killPatience {
+				stuck = true
+			}
 		}
-		if time.Now().After(deadline) {
+		if stuck {
 			return fmt.Errorf("%w: %d of them", errRemain, len(members))
 		}
 		time.Sleep(pause)

@@ -18,6 +18,9 @@ const needed = 1<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_SYS_CHROOT | 1<<unix.CAP_SET
 // pod's first process as a task would enter that of the sandbox container.
 func (e *Executor) SelfTest() []string {
 	var problems []string
+	if uid := os.Geteuid(); uid != 0 {
+		problems = append(problems, fmt.Sprintf("the executor runs as user %d, not as root (runAsUser)", uid))
+	}
 	for _, name := range namesOf(needed &^ e.own) {
 		problems = append(problems, "capability "+name+" is missing")
 	}

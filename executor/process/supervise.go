@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/store"
 )
 
@@ -22,6 +23,9 @@ const (
 // self is the running binary, whatever the file system looks like.
 const self = "/proc/self/exe"
 
+// selfEnv has nothing of the executor's, nor of the task's.
+var selfEnv = []string{"GOMAXPROCS=1"}
+
 // supervisorSocket connects a supervisor to the executor, which sends nothing:
 // its end of file means that the executor has died.
 const supervisorSocket = 3
@@ -29,7 +33,7 @@ const supervisorSocket = 3
 // event is what a supervisor tells: first Started or Failed, then Exited.
 type event struct {
 	Started *store.Process `json:"started,omitempty"`
-	Failed  *startFailure  `json:"failed,omitempty"`
+	Failed  *startError    `json:"failed,omitempty"`
 	Exited  *exit          `json:"exited,omitempty"`
 }
 
@@ -43,9 +47,7 @@ type exit struct {
 func Supervise() int {
 	// The first process dies with the thread that started it.
 	runtime.LockOSThread()
-	for _, fd := range []int{supervisorSocket, launchRequest, launchRoot, launchCwd} {
-		unix.CloseOnExec(fd)
-	}
+	closeAtExec()
 	socket := os.NewFile(supervisorSocket, "socket")
 	tell := json.NewEncoder(socket)
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -74,14 +76,14 @@ func Supervise() int {
 }
 
 // startLauncher returns once the command is being executed, or has failed to.
-func startLauncher() (pid int, failure *startFailure) {
+func startLauncher() (pid int, failure *startError) {
 	var status [2]int
 	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
 		return 0, cannotStart("pipe: %v", err)
 	}
 	defer unix.Close(status[0])
-	pid, err := syscall.ForkExec(self, []string{os.Args[0], LaunchCommand}, &syscall.ProcAttr{
-		Env:   os.Environ(),
+	pid, err := syscall.ForkExec(self, []string{api.ContainerName, LaunchCommand}, &syscall.ProcAttr{
+		Env:   selfEnv,
 		Files: []uintptr{0, 1, 2, uintptr(status[1]), launchRequest, launchRoot, launchCwd},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -105,7 +107,7 @@ func startLauncher() (pid int, failure *startFailure) {
 		return pid, nil
 	}
 	failure = cannotStart("the launcher said %q", said)
-	var f startFailure
+	var f startError
 	if json.Unmarshal(said, &f) == nil {
 		failure = &f
 	}
@@ -136,9 +138,10 @@ func reap(first int, ended func(exit)) {
 		case err != nil: // ECHILD
 			return
 		case pid == first && status.Signaled():
-			ended(exit{Code: 128 + int32(status.Signal()), Signal: int32(status.Signal())})
+			signal := int32(status.Signal() & 0x7f)
+			ended(exit{Code: 128 + signal, Signal: signal})
 		case pid == first && status.Exited():
-			ended(exit{Code: int32(status.ExitStatus())})
+			ended(exit{Code: int32(status.ExitStatus() & 0xff)})
 		}
 	}
 }

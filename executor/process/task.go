@@ -252,7 +252,7 @@ func (r *run) close() {
 		}
 	}
 	for _, log := range r.logs {
-		log.Close()
+		_ = log.Close() // as with a write that fails, only output is lost
 	}
 	r.stdout, r.stderr, r.logs = nil, nil, nil
 }

@@ -18,8 +18,8 @@ import (
 const nodeIPC = "ipc:[4026531839]"
 
 // refuseNodeIPC keeps a pod with hostIPC from emptying the node.
-func refuseNodeIPC() error {
-	namespace, err := os.Readlink("/proc/self/ns/ipc")
+func refuseNodeIPC(link string) error {
+	namespace, err := os.Readlink(link)
 	if err != nil {
 		return fmt.Errorf("look at the IPC namespace: %w", err)
 	}

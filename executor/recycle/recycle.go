@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -98,7 +99,7 @@ func (p Pod) clean(baseline map[string]fileState) []string {
 	if err := p.awaitAlone(); err != nil {
 		return []string{err.Error()} // somebody could put back what is removed
 	}
-	if err := refuseNodeIPC(); err != nil {
+	if err := refuseNodeIPC("/proc/self/ns/ipc"); err != nil {
 		return []string{err.Error()}
 	}
 	var differences []string
@@ -185,14 +186,25 @@ func look(path string) (fileState, error) {
 		state.UID, state.GID = owner.Uid, owner.Gid
 	}
 	if info.Mode().IsRegular() {
-		data, err := os.ReadFile(path)
-		if err != nil {
+		if state.Digest, err = digest(path); err != nil {
 			return fileState{}, err
 		}
-		sum := sha256.Sum256(data)
-		state.Digest = hex.EncodeToString(sum[:])
 	}
 	return state, nil
+}
+
+// digest does not hold the file in memory, since a sandbox may have filled it.
+func digest(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, file); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 func (p Pod) recordBaseline(stateDir string) error {

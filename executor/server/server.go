@@ -61,9 +61,9 @@ func New(config Config) *Server {
 func (s *Server) HTTPServer(ctx context.Context) *http.Server {
 	return &http.Server{
 		Handler:           s,
-		ReadHeaderTimeout: 5 * time.Second,
+		ReadHeaderTimeout: 15 * time.Second, // also of a connection that a client dialed ahead
 		ReadTimeout:       15 * time.Second,
-		WriteTimeout:      30 * time.Second, // from the end of the header; polls extend it
+		WriteTimeout:      writeTimeout, // of what begin does not begin
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
@@ -128,7 +128,7 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	case s.Info.Recycle.State == api.RecycleDirty:
 		refuse(w, api.Problem{Status: http.StatusServiceUnavailable})
 	default:
-		w.WriteHeader(http.StatusNoContent)
+		begin(w, http.StatusNoContent)
 	}
 }
 
@@ -146,15 +146,26 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	refuse(w, api.Problem{Status: http.StatusMethodNotAllowed, Reason: api.ProblemMethod})
 }
 
+// writeTimeout is how long a client may take to read an answer.
+const writeTimeout = 30 * time.Second
+
+// begin writes the header of an answer. The time to write runs from here, not
+// from the request: what is done in between has limits of its own, and may take
+// long, as a poll does by design and a start on a busy node.
+func begin(w http.ResponseWriter, status int) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	w.WriteHeader(status)
+}
+
 func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
+	begin(w, status)
 	_ = json.NewEncoder(w).Encode(v) // an error here is the client's going away
 }
 
 func refuse(w http.ResponseWriter, p api.Problem) {
 	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
 	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(p.Status)
+	begin(w, p.Status)
 	_ = json.NewEncoder(w).Encode(p)
 }

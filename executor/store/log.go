@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,19 +16,22 @@ import (
 type Stream string
 
 const (
+	// Stdout is the task's standard output.
 	Stdout Stream = "stdout"
+	// Stderr is the task's standard error.
 	Stderr Stream = "stderr"
 )
 
 // Log is the last bytes of a stream: a ring in a file, so that it costs one
 // write per write however much came before. The file is a header (magic, size of
-// the ring, number of bytes ever written) and then the ring. It need not be on disk: the
-// page cache outlives the executor's process, and the node's death ends the pod.
+// the ring, number of bytes ever written) and then the ring. It need not be on
+// disk: the page cache outlives the executor's process, and the node's death ends
+// the pod.
 type Log struct {
 	mu    sync.Mutex
 	file  *os.File
-	total uint64
-	size  uint64
+	total int64
+	size  int64
 }
 
 const (
@@ -46,7 +50,7 @@ func (s *Store) CreateLog(id string, stream Stream, size int64) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create a log: %w", err)
 	}
-	l := &Log{file: file, size: uint64(size)}
+	l := &Log{file: file, size: size}
 	if err := l.writeHeader(); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("create a log: %w", err)
@@ -73,8 +77,12 @@ func (s *Store) ReadLog(id string, stream Stream, tail int64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read a log: %w", err)
 	}
-	l := &Log{file: file, size: binary.LittleEndian.Uint64(header[8:]), total: binary.LittleEndian.Uint64(header[16:])}
-	if min(l.size, l.total) > uint64(info.Size()-logHeader) {
+	size, total := binary.LittleEndian.Uint64(header[8:]), binary.LittleEndian.Uint64(header[16:])
+	if size == 0 || size > math.MaxInt64-logHeader || total > math.MaxInt64 {
+		return nil, nil // damaged
+	}
+	l := &Log{file: file, size: int64(size), total: int64(total)}
+	if min(l.size, l.total) > info.Size()-logHeader {
 		return nil, nil // damaged
 	}
 	return l.Tail(tail)
@@ -85,14 +93,14 @@ func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	written := len(p)
-	if over := uint64(len(p)); over > l.size {
-		l.total += over - l.size
-		p = p[over-l.size:]
+	if over := int64(len(p)) - l.size; over > 0 {
+		l.total += over
+		p = p[over:]
 	}
 	for len(p) > 0 {
 		at := l.total % l.size
-		n := min(uint64(len(p)), l.size-at)
-		if _, err := l.file.WriteAt(p[:n], int64(logHeader+at)); err != nil {
+		n := min(int64(len(p)), l.size-at)
+		if _, err := l.file.WriteAt(p[:n], logHeader+at); err != nil {
 			return 0, err
 		}
 		l.total += n
@@ -104,8 +112,8 @@ func (l *Log) Write(p []byte) (int, error) {
 func (l *Log) writeHeader() error {
 	var header [logHeader]byte
 	copy(header[:], logMagic)
-	binary.LittleEndian.PutUint64(header[8:], l.size)
-	binary.LittleEndian.PutUint64(header[16:], l.total)
+	binary.LittleEndian.PutUint64(header[8:], uint64(max(l.size, 0)))
+	binary.LittleEndian.PutUint64(header[16:], uint64(max(l.total, 0)))
 	_, err := l.file.WriteAt(header[:], 0)
 	return err
 }
@@ -114,11 +122,11 @@ func (l *Log) writeHeader() error {
 func (l *Log) Tail(n int64) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	length := min(l.total, l.size, uint64(max(n, 0)))
+	length := min(l.total, l.size, max(n, 0))
 	out := make([]byte, length)
-	start := (l.total - length) % max(l.size, 1)
+	start := (l.total - length) % l.size
 	first := min(length, l.size-start)
-	if _, err := l.file.ReadAt(out[:first], int64(logHeader+start)); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := l.file.ReadAt(out[:first], logHeader+start); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	if _, err := l.file.ReadAt(out[first:], logHeader); err != nil && !errors.Is(err, io.EOF) {

@@ -52,14 +52,19 @@ type Signer struct {
 
 // NewSigner returns a signer that names its key by KeyID.
 func NewSigner(key ed25519.PrivateKey) *Signer {
-	return &Signer{key: key, id: KeyID(key.Public().(ed25519.PublicKey)), now: time.Now}
+	return &Signer{key: key, id: KeyID(publicHalf(key)), now: time.Now}
 }
 
 // KeyID is the name of the signer's key.
 func (s *Signer) KeyID() string { return s.id }
 
 // PublicKey is the half of the signer's key that executors get.
-func (s *Signer) PublicKey() ed25519.PublicKey { return s.key.Public().(ed25519.PublicKey) }
+func (s *Signer) PublicKey() ed25519.PublicKey { return publicHalf(s.key) }
+
+func publicHalf(key ed25519.PrivateKey) ed25519.PublicKey {
+	public, _ := key.Public().(ed25519.PublicKey) // which it always is
+	return public
+}
 
 // Sign returns a new token for one request.
 func (s *Signer) Sign(r Request) (string, error) {

@@ -11,16 +11,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
@@ -30,9 +33,36 @@ import (
 var (
 	api      client.WithWatch
 	auditLog string
+	operator *process
 )
 
+// operatorNamespace is the operator's own, as far as it knows.
+const operatorNamespace = "operator-system"
+
+// process is the running operator.
+type process struct {
+	binary, kubeconfig string
+	cmd                *exec.Cmd
+}
+
+func (p *process) start() error {
+	p.cmd = exec.Command(p.binary, "--health-probe-bind-address=0")
+	p.cmd.Env = append(os.Environ(), "KUBECONFIG="+p.kubeconfig, "POD_NAMESPACE="+operatorNamespace)
+	p.cmd.Stdout, p.cmd.Stderr = os.Stderr, os.Stderr
+	if err := p.cmd.Start(); err != nil {
+		return fmt.Errorf("starting the operator: %w", err)
+	}
+	return nil
+}
+
+// kill ends it as kill -9 does.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+}
+
 func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
 	if err := v1alpha1.AddToScheme(scheme.Scheme); err != nil {
 		panic(err)
 	}
@@ -58,7 +88,10 @@ func run(m *testing.M) (int, error) {
 	if err := os.WriteFile(policy, []byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata, verbs: [create, update, patch, delete]}]\n"), 0o600); err != nil {
 		return 0, err
 	}
-	env := &envtest.Environment{CRDDirectoryPaths: []string{"../../config/crd/bases"}, ErrorIfCRDPathMissing: true}
+	env := &envtest.Environment{
+		CRDDirectoryPaths: []string{"../../config/crd/bases"}, ErrorIfCRDPathMissing: true,
+		ControlPlaneStartTimeout: 2 * time.Minute, ControlPlaneStopTimeout: time.Minute,
+	}
 	env.ControlPlane.GetAPIServer().Configure().Append("audit-policy-file", policy).Append("audit-log-path", auditLog)
 	config, err := env.Start()
 	if err != nil {
@@ -69,6 +102,9 @@ func run(m *testing.M) (int, error) {
 	if api, err = client.NewWithWatch(config, client.Options{Scheme: scheme.Scheme}); err != nil {
 		return 0, err
 	}
+	if err := api.Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operatorNamespace}}); err != nil {
+		return 0, err
+	}
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	if err := os.WriteFile(kubeconfig, env.KubeConfig, 0o600); err != nil {
 		return 0, err
@@ -77,20 +113,28 @@ func run(m *testing.M) (int, error) {
 	if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/manager").CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("building the operator: %w\n%s", err, out)
 	}
-	operator := exec.Command(binary, "--health-probe-bind-address=0")
-	operator.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
-	operator.Stdout, operator.Stderr = os.Stderr, os.Stderr
-	if err := operator.Start(); err != nil {
-		return 0, fmt.Errorf("starting the operator: %w", err)
+	operator = &process{binary: binary, kubeconfig: kubeconfig}
+	if err := operator.start(); err != nil {
+		return 0, err
 	}
-	defer func() { _ = operator.Process.Kill(); _ = operator.Wait() }()
+	defer operator.kill()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go actAsKubelet(ctx)
 	return m.Run(), nil
 }
 
-// actAsKubelet marks every new pod as running and ready, and ends deleted ones.
+// patience is how long a test waits for what must happen.
+const patience = time.Minute
+
+// poll is how often it looks.
+const poll = 20 * time.Millisecond
+
+// imageMissing cannot be pulled.
+const imageMissing = "missing:1"
+
+// actAsKubelet marks every new pod as running and ready, or says that its image
+// cannot be pulled, and ends deleted ones.
 func actAsKubelet(ctx context.Context) {
 	for ctx.Err() == nil {
 		w, err := api.Watch(ctx, &corev1.PodList{})
@@ -109,6 +153,13 @@ func actAsKubelet(ctx context.Context) {
 			}
 			n++
 			before := client.MergeFrom(pod.DeepCopy())
+			if pod.Spec.Containers[0].Image == imageMissing {
+				pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: pod.Spec.Containers[0].Name, State: corev1.ContainerState{
+					Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "no such image"},
+				}}}
+				_ = api.Status().Patch(ctx, pod, before)
+				continue
+			}
 			ip := fmt.Sprintf("10.1.%d.%d", n/250, n%250+1)
 			pod.Status.Phase, pod.Status.PodIP, pod.Status.PodIPs = corev1.PodRunning, ip, []corev1.PodIP{{IP: ip}}
 			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
@@ -147,7 +198,7 @@ func until[T client.Object](t *testing.T, obj T, condition func(T) bool) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		return api.Get(t.Context(), client.ObjectKeyFromObject(obj), obj) == nil && condition(obj)
-	}, 30*time.Second, 20*time.Millisecond, "last seen: %+v", obj)
+	}, patience, poll, "last seen: %+v", obj)
 }
 
 func ready(n int32) func(*v1alpha1.BatchSandbox) bool {
@@ -178,11 +229,12 @@ func gone(t *testing.T, obj client.Object) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		return apierrors.IsNotFound(api.Get(t.Context(), client.ObjectKeyFromObject(obj), obj))
-	}, 30*time.Second, 20*time.Millisecond, "%s is still there", obj.GetName())
+	}, patience, poll, "%s is still there", obj.GetName())
 }
 
-// writes counts the writes of a namespace's objects of a resource in the audit log.
-func writes(t *testing.T, ns, resource string) int {
+// writes counts the writes of a namespace's objects of a resource in the audit log,
+// all or those with the verb.
+func writes(t *testing.T, ns, resource string, verb ...string) int {
 	t.Helper()
 	file, err := os.Open(auditLog)
 	require.NoError(t, err)
@@ -192,10 +244,11 @@ func writes(t *testing.T, ns, resource string) int {
 	scanner.Buffer(nil, 1<<20)
 	for scanner.Scan() {
 		var e struct {
+			Verb      string
 			ObjectRef struct{ Resource, Namespace string }
 		}
 		require.NoError(t, json.Unmarshal(scanner.Bytes(), &e))
-		if e.ObjectRef.Namespace == ns && e.ObjectRef.Resource == resource {
+		if e.ObjectRef.Namespace == ns && e.ObjectRef.Resource == resource && (len(verb) == 0 || slices.Contains(verb, e.Verb)) {
 			n++
 		}
 	}
@@ -334,8 +387,48 @@ func TestAnAllocationThatDoesNotFitClaimsNothing(t *testing.T) {
 	until(t, bs, reasonIs(v1alpha1.ReasonAllocationTooLarge))
 	require.Empty(t, bs.Annotations)
 	require.Empty(t, bs.Finalizers)
+	// Nor does the pool grow for it: it makes the pods that the other one needs.
+	pool.Spec.CapacitySpec.PoolMax = 100
+	require.NoError(t, api.Update(t.Context(), pool))
 	small := pooled(ns, "small", 2)
 	small.Spec.PoolRef = pool.Name
 	require.NoError(t, api.Create(t.Context(), small))
 	until(t, small, ready(2))
+	until(t, pool, func(p *v1alpha1.Pool) bool {
+		return p.Status.ObservedGeneration == p.Generation && p.Status.Allocated == 2 && p.Status.Available == 2
+	})
+	require.EqualValues(t, 4, pool.Status.Total)
+}
+
+func TestTheOperatorLetsGoOfItsOwnNamespaceWhenThatIsDeleted(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 1, 10)
+	elsewhere := pooled(ns, "held", 1)
+	require.NoError(t, api.Create(t.Context(), elsewhere))
+	until(t, elsewhere, ready(1))
+
+	pool := newPool(t, operatorNamespace, 1, 10)
+	bs := pooled(operatorNamespace, "held", 2)
+	bs.Finalizers = []string{"example.com/of-someone-else"}
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, ready(2))
+	require.Contains(t, bs.Finalizers, v1alpha1.FinalizerPoolAllocation)
+	until(t, pool, func(p *v1alpha1.Pool) bool { return slices.Contains(p.Finalizers, v1alpha1.FinalizerPoolAllocation) })
+
+	require.NoError(t, api.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operatorNamespace}}))
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return len(bs.Finalizers) == 1 })
+	require.Equal(t, "example.com/of-someone-else", bs.Finalizers[0], "only its own")
+	until(t, pool, func(p *v1alpha1.Pool) bool { return len(p.Finalizers) == 0 })
+	require.Nil(t, bs.DeletionTimestamp, "that is the namespace controller's work")
+	// Whatever happens there now, it takes hold of nothing again.
+	before := client.MergeFrom(bs.DeepCopy())
+	bs.Spec.Replicas = ptr.To(int32(1))
+	require.NoError(t, api.Patch(t.Context(), bs, before))
+
+	elsewhere.Spec.Replicas = ptr.To(int32(2))
+	require.NoError(t, api.Update(t.Context(), elsewhere))
+	until(t, elsewhere, ready(2))
+	require.Contains(t, elsewhere.Finalizers, v1alpha1.FinalizerPoolAllocation, "it works on elsewhere")
+	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return len(bs.Finalizers) == 1 })
+	require.Len(t, held(t, bs), 2, "nobody acts on it any more")
 }

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/client"
+	"github.com/opensandbox/operator/executor/fakesandbox"
+	"github.com/opensandbox/operator/executor/token"
+)
+
+// binary is the executor as it ships.
+var binary string
+
+func TestMain(m *testing.M) {
+	fakesandbox.Main()
+	os.Exit(buildAndRun(m))
+}
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "task-executor")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "task-executor")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "build the executor:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+const (
+	podUID   = "0b5f8f2e-0000-4000-8000-000000000001"
+	patience = 3 * time.Minute
+)
+
+// executor is a running executor and what its next run needs.
+type executor struct {
+	*client.Client
+	t       *testing.T
+	sandbox *fakesandbox.Sandbox
+	target  client.Target
+	env     []string
+	command []string
+
+	cmd    *exec.Cmd
+	stdout output
+	stderr *output
+	ended  chan struct{}
+}
+
+// output is a buffer for several goroutines.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+func newExecutor(t *testing.T, args ...string) *executor {
+	t.Helper()
+	e := prepare(t, args...)
+	e.start()
+	return e
+}
+
+// prepare makes an executor that does not run yet.
+func prepare(t *testing.T, args ...string) *executor {
+	t.Helper()
+	key, err := token.GenerateKey()
+	require.NoError(t, err)
+	signer := token.NewSigner(key)
+	e := &executor{
+		Client:  client.New(client.Options{Timeout: time.Minute, DialTimeout: time.Minute}),
+		t:       t,
+		sandbox: fakesandbox.New(t, fakesandbox.Options{}),
+		target:  client.Target{PodUID: podUID, Signer: signer},
+		env:     []string{api.EnvPodUID + "=" + podUID, api.EnvPublicKeys + "=" + token.FormatPublicKeys(signer.PublicKey())},
+	}
+	e.command = append([]string{binary, "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args...)
+	t.Cleanup(e.Close)
+	return e
+}
+
+// listens is what an executor says once it has a port.
+var listens = regexp.MustCompile(`msg="The executor listens" address=(\S+)`)
+
+// start runs the executor and waits until it answers.
+func (e *executor) start() {
+	e.t.Helper()
+	e.cmd = exec.Command(e.command[0], e.command[1:]...)
+	e.cmd.Env = e.env
+	e.cmd.Stdout = &e.stdout
+	e.stderr = &output{}
+	e.cmd.Stderr = io.MultiWriter(e.stderr, os.Stderr)
+	require.NoError(e.t, e.cmd.Start())
+	cmd, ended := e.cmd, make(chan struct{})
+	e.ended = ended
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	e.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+	})
+	require.Eventually(e.t, func() bool {
+		said := listens.FindStringSubmatch(e.stderr.String())
+		if said != nil {
+			e.target.Address = said[1]
+		}
+		return said != nil
+	}, patience, 10*time.Millisecond)
+}
+
+func (e *executor) awaitEnd() int {
+	e.t.Helper()
+	select {
+	case <-e.ended:
+	case <-time.After(patience):
+		e.t.Fatal("the executor did not end")
+	}
+	return e.cmd.ProcessState.ExitCode()
+}
+
+func (e *executor) request(command ...string) api.TaskRequest {
+	grace := int64(1)
+	return api.TaskRequest{ContainerID: e.sandbox.ID, Spec: api.TaskSpec{Process: api.Process{Command: command}, GraceSeconds: &grace}}
+}
+
+func (e *executor) startTask(id string, request api.TaskRequest) api.Task {
+	e.t.Helper()
+	task, err := e.Start(e.t.Context(), e.target, id, request)
+	require.NoError(e.t, err)
+	return task
+}
+
+func (e *executor) awaitTask(id string) api.Task {
+	e.t.Helper()
+	var task api.Task
+	require.Eventually(e.t, func() bool {
+		var err error
+		task, err = e.Get(e.t.Context(), e.target, id)
+		return err == nil && task.State.Ended()
+	}, patience, 10*time.Millisecond)
+	return task
+}
+
+// processes counts those with that text in their arguments.
+func processes(t *testing.T, text string) int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	count := 0
+	for _, file := range files {
+		if data, err := os.ReadFile(file); err == nil && bytes.Contains(data, []byte(text)) {
+			count++
+		}
+	}
+	return count
+}
+
+func memoryOf(t *testing.T, pid int) (kib int) {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(data)) {
+		if value, found := strings.CutPrefix(line, "VmRSS:"); found {
+			kib, err = strconv.Atoi(strings.Fields(value)[0])
+			require.NoError(t, err)
+		}
+	}
+	return kib
+}
+
+func TestTheExecutorIsSmall(t *testing.T) {
+	info, err := os.Stat(binary)
+	require.NoError(t, err)
+	assert.Less(t, info.Size(), int64(15<<20))
+	e := newExecutor(t)
+	e.startTask("a", e.request("true"))
+	e.awaitTask("a")
+	rss := memoryOf(t, e.cmd.Process.Pid)
+	t.Logf("the binary has %d bytes, and idle it takes %d KiB", info.Size(), rss)
+	assert.Less(t, rss, 15<<10)
+}
+
+func TestFlagsAndEnvironment(t *testing.T) {
+	good := map[string]string{api.EnvPodUID: "uid", api.EnvPublicKeys: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}
+	for _, c := range []struct {
+		name string
+		args []string
+		env  map[string]string
+		want string
+	}{
+		{"the defaults", nil, good, ""},
+		{"an argument", []string{"x"}, good, `unexpected argument "x"`},
+		{"an unknown flag", []string{"--x"}, good, "not defined"},
+		{"a tiny log", []string{"--log-bytes", "1"}, good, "--log-bytes"},
+		{"no task", []string{"--max-tasks", "0"}, good, "--max-tasks"},
+		{"an exit code of success", []string{"--restart-exit-code", "0"}, good, "--restart-exit-code"},
+		{"no pod", nil, map[string]string{api.EnvPublicKeys: "AAAA"}, api.EnvPodUID},
+		{"no key", nil, map[string]string{api.EnvPodUID: "uid"}, api.EnvPublicKeys},
+		{"a bad key", nil, map[string]string{api.EnvPodUID: "uid", api.EnvPublicKeys: "AAAA"}, api.EnvPublicKeys},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var said bytes.Buffer
+			o, err := parse(c.args, func(key string) string { return c.env[key] }, &said)
+			if c.want == "" {
+				require.NoError(t, err)
+				assert.Equal(t, ":5758", o.listen)
+				return
+			}
+			assert.ErrorContains(t, err, c.want)
+		})
+	}
+}

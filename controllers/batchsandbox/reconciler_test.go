@@ -1,0 +1,651 @@
+package batchsandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
+	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+)
+
+var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
+
+// world is a Reconciler with an API server in memory, whose answers a test can spoil.
+type world struct {
+	*Reconciler
+	t        *testing.T
+	api      client.WithWatch // without what the test spoils
+	clock    *clocktesting.FakeClock
+	recorder *events.FakeRecorder
+	mu       sync.Mutex // guards writes
+	// writes are the patches, creates and deletes that the reconciler sent, in order.
+	writes []string
+	// spoil, when set, stands between the reconciler and the API server for the next
+	// write; do sends it.
+	spoil func(write string, do func() error) error
+	fresh error
+}
+
+func newWorld(t *testing.T, objects ...client.Object) *world {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	require.NoError(t, clientgoscheme.AddToScheme(scheme))
+	require.NoError(t, v1alpha1.AddToScheme(scheme))
+	w := &world{t: t, clock: clocktesting.NewFakeClock(now), recorder: events.NewFakeRecorder(100)}
+	w.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
+		WithStatusSubresource(&v1alpha1.BatchSandbox{}, &corev1.Pod{}).
+		WithIndex(&corev1.Pod{}, indexController, controllerUID).
+		Build()
+	w.Reconciler = &Reconciler{
+		Client: interceptor.NewClient(w.api, interceptor.Funcs{
+			Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+				return w.send("patch "+obj.GetName(), func() error { return c.Patch(ctx, obj, patch, opts...) })
+			},
+			SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+				return w.send("status "+obj.GetName(), func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
+			},
+			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+				return w.send("create "+obj.GetName(), func() error { return c.Create(ctx, obj, opts...) })
+			},
+			Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+				return w.send("delete "+obj.GetName(), func() error { return c.Delete(ctx, obj, opts...) })
+			},
+		}),
+		Live:     w.api,
+		Ledger:   ledger.New(ledger.Hooks{}),
+		Fresh:    func() error { return w.fresh },
+		WaitOpen: func(context.Context) error { return nil },
+		Recorder: w.recorder,
+		Clock:    w.clock,
+	}
+	return w
+}
+
+func (w *world) send(write string, do func() error) error {
+	w.mu.Lock()
+	w.writes = append(w.writes, write)
+	w.mu.Unlock()
+	if w.spoil != nil {
+		return w.spoil(write, do)
+	}
+	return do()
+}
+
+// newPooledWorld has a pool with the named idle pods, and the batches.
+func newPooledWorld(t *testing.T, pods []string, batches ...*v1alpha1.BatchSandbox) *world {
+	t.Helper()
+	w := newWorld(t, &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool", UID: "pool-uid"}})
+	for _, bs := range batches {
+		require.NoError(t, w.api.Create(t.Context(), bs))
+	}
+	w.Ledger.SetPool(poolKey, "pool-uid", "r1", true)
+	for _, name := range pods {
+		w.observe(name)
+	}
+	return w
+}
+
+// observe shows the pod to the ledger as ready, or as the options make it. It is made where there is none.
+func (w *world) observe(name string, options ...func(*ledger.Pod)) {
+	w.t.Helper()
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID("uid-" + name)}}
+	if err := w.api.Create(w.t.Context(), pod); !apierrors.IsAlreadyExists(err) {
+		require.NoError(w.t, err)
+	}
+	facts := ledger.Pod{Name: name, UID: pod.UID, PoolUID: "pool-uid", Revision: "r1", IP: "ip-" + name, Ready: true}
+	for _, option := range options {
+		option(&facts)
+	}
+	w.Ledger.Observe(poolKey, facts)
+}
+
+func named(name string, replicas int32, options ...func(*v1alpha1.BatchSandbox)) *v1alpha1.BatchSandbox {
+	return batch(replicas, append(options, func(bs *v1alpha1.BatchSandbox) { bs.Name, bs.UID = name, types.UID("uid-"+name) })...)
+}
+
+func (w *world) reconcile(name string) (ctrl.Result, error) {
+	return w.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "ns", Name: name}})
+}
+
+func (w *world) mustReconcile(name string) ctrl.Result {
+	w.t.Helper()
+	result, err := w.reconcile(name)
+	require.NoError(w.t, err)
+	return result
+}
+
+func (w *world) get(name string) *v1alpha1.BatchSandbox {
+	w.t.Helper()
+	bs := &v1alpha1.BatchSandbox{}
+	require.NoError(w.t, w.api.Get(w.t.Context(), types.NamespacedName{Namespace: "ns", Name: name}, bs))
+	return bs
+}
+
+// holds returns the pods that the annotations give to the batch.
+func (w *world) holds(name string) []string {
+	w.t.Helper()
+	value, ok := w.get(name).Annotations[v1alpha1.AnnotationAllocStatus]
+	if !ok {
+		return nil
+	}
+	var status v1alpha1.AllocStatus
+	require.NoError(w.t, json.Unmarshal([]byte(value), &status))
+	return status.Pods
+}
+
+func (w *world) ready(name string) metav1.Condition {
+	w.t.Helper()
+	c := meta.FindStatusCondition(w.get(name).Status.Conditions, v1alpha1.ConditionReady)
+	require.NotNil(w.t, c)
+	return *c
+}
+
+func (w *world) podExists(name string) bool {
+	w.t.Helper()
+	err := w.api.Get(w.t.Context(), types.NamespacedName{Namespace: "ns", Name: name}, &corev1.Pod{})
+	require.NoError(w.t, client.IgnoreNotFound(err))
+	return err == nil
+}
+
+// events returns the reasons of the events since the last call.
+func (w *world) events() []string {
+	var reasons []string
+	for {
+		select {
+		case e := <-w.recorder.Events:
+			reasons = append(reasons, strings.Fields(e)[1])
+		default:
+			return reasons
+		}
+	}
+}
+
+// idle returns how many pods a new batch could have.
+func (w *world) idle() int {
+	other := ledger.Owner{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "other"}, UID: "other", Created: now.Add(time.Hour)}
+	n := w.Ledger.Offer(poolKey, other, 100)
+	w.Ledger.Withdraw(poolKey, other)
+	return n
+}
+
+var errTimeout = apierrors.NewTimeoutError("the request timed out", 1)
+
+func refusal() error {
+	return apierrors.NewInvalid(schema.GroupKind{Group: v1alpha1.GroupName, Kind: v1alpha1.KindBatchSandbox}, "batch", nil)
+}
+
+func TestAClaimIsOnePatchAndOneStatus(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 2))
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"patch batch", "status batch"}, w.writes)
+	bs := w.get("batch")
+	require.Equal(t, []string{"a", "b"}, w.holds("batch"))
+	require.Equal(t, `["ip-a","ip-b"]`, bs.Annotations[v1alpha1.AnnotationEndpoints])
+	require.Contains(t, bs.Finalizers, v1alpha1.FinalizerPoolAllocation)
+	require.Equal(t, int32(2), bs.Status.Ready)
+	require.Equal(t, 1, w.idle())
+	require.Empty(t, w.events(), "an event is a write too")
+
+	w.mustReconcile("batch")
+	require.Len(t, w.writes, 2, "nothing has changed")
+}
+
+func TestOnlyReadyPodsAreHandedOut(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 1))
+	w.observe("running", func(p *ledger.Pod) { p.Ready = false })
+	w.observe("ended", func(p *ledger.Pod) { p.Finished = true })
+	w.observe("leaving", func(p *ledger.Pod) { p.Terminating = true })
+	w.observe("evicted", func(p *ledger.Pod) { p.Evict = true })
+	w.mustReconcile("batch")
+	require.Empty(t, w.holds("batch"))
+	require.Equal(t, v1alpha1.ReasonPoolExhausted, w.ready("batch").Reason)
+
+	w.observe("running")
+	w.clock.Step(time.Second)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"running"}, w.holds("batch"))
+}
+
+func TestAClaimOfUnknownOutcome(t *testing.T) {
+	done := func(_ string, do func() error) error {
+		if err := do(); err != nil {
+			return err
+		}
+		return errTimeout
+	}
+	lost := func(string, func() error) error { return errTimeout }
+	tests := map[string]struct {
+		spoil func(string, func() error) error
+		// meanwhile happens before it is repeated.
+		meanwhile func(w *world)
+		fails     bool // at the repetition
+		holds     []string
+		rival     []string // gets afterwards
+	}{
+		"it was done": {spoil: done, holds: []string{"a", "b"}},
+		"it was lost": {spoil: lost, holds: []string{"a", "b"}},
+		"it was done, and the object has changed since": {spoil: done, meanwhile: touched, holds: []string{"a", "b"}},
+		"it was lost, and the object has changed since": {spoil: lost, meanwhile: touched, fails: true, rival: []string{"a", "b"}},
+		"the lease is old": {
+			spoil: done, meanwhile: func(w *world) { w.fresh = errors.New("the lease is old") },
+			fails: true, holds: []string{"a", "b"},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a", "b"}, named("batch", 2), named("rival", 2))
+			w.spoil = func(write string, do func() error) error {
+				if write != "patch batch" {
+					return do()
+				}
+				return test.spoil(write, do)
+			}
+			_, err := w.reconcile("batch")
+			require.ErrorIs(t, err, errTimeout)
+			require.Zero(t, w.idle(), "the pods may be the batch's")
+			w.mustReconcile("rival")
+			require.Empty(t, w.holds("rival"), "the pods may be the batch's")
+
+			w.spoil = nil
+			if test.meanwhile != nil {
+				test.meanwhile(w)
+			}
+			_, err = w.reconcile("batch")
+			require.Equal(t, test.fails, err != nil, "%v", err)
+			require.Equal(t, test.holds, w.holds("batch"))
+			w.fresh = nil
+			w.clock.Step(time.Second)
+			w.mustReconcile("rival")
+			require.Equal(t, test.rival, w.holds("rival"))
+		})
+	}
+}
+
+// touched stands for a change by someone else, such as the next leader.
+func touched(w *world) {
+	bs := w.get("batch")
+	before := client.MergeFrom(bs.DeepCopy())
+	bs.Labels = map[string]string{"touched": "yes"}
+	require.NoError(w.t, w.api.Patch(w.t.Context(), bs, before))
+}
+
+func TestARefusedClaimGivesThePodsBack(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+	w.spoil = func(write string, do func() error) error {
+		if write == "patch batch" {
+			return refusal()
+		}
+		return do()
+	}
+	_, err := w.reconcile("batch")
+	require.True(t, apierrors.IsInvalid(err), "%v", err)
+	require.Equal(t, 1, w.idle())
+	require.Equal(t, v1alpha1.ReasonAllocationRefused, w.ready("batch").Reason)
+}
+
+func TestAnOldLeaseWritesAndDeletesNothing(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b"}, named("batch", 1))
+	w.fresh = errors.New("the lease is old")
+	_, err := w.reconcile("batch")
+	require.ErrorIs(t, err, w.fresh)
+	require.NotContains(t, w.writes, "patch batch")
+	require.Equal(t, 2, w.idle())
+
+	w.fresh = nil
+	w.mustReconcile("batch")
+	held := w.holds("batch")
+	require.Len(t, held, 1)
+	w.fresh = errors.New("the lease is old")
+	require.NoError(t, w.api.Delete(t.Context(), w.get("batch")))
+	_, err = w.reconcile("batch")
+	require.ErrorIs(t, err, w.fresh)
+	require.True(t, w.podExists(held[0]))
+	require.Equal(t, v1alpha1.ConditionDeleting, w.get("batch").Status.Conditions[1].Type)
+}
+
+func TestALostPodIsReplacedAtItsShardInOneWrite(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 2))
+	w.mustReconcile("batch")
+	w.Ledger.Forget(poolKey, "a", "uid-a")
+	w.writes = nil
+	w.clock.Step(time.Second)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"c", "b"}, w.holds("batch"))
+	require.Equal(t, `["ip-c","ip-b"]`, w.get("batch").Annotations[v1alpha1.AnnotationEndpoints])
+	require.Equal(t, 1, strings.Count(strings.Join(w.writes, ","), "patch batch"))
+	require.Contains(t, w.events(), "SandboxLost")
+}
+
+func TestFewerReplicasGiveUpTheHighestShards(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 3))
+	w.mustReconcile("batch")
+	bs := w.get("batch")
+	*bs.Spec.Replicas = 1
+	require.NoError(t, w.api.Update(t.Context(), bs))
+	w.spoil = func(write string, do func() error) error {
+		if write == "delete c" {
+			return apierrors.NewServiceUnavailable("no")
+		}
+		return do()
+	}
+	_, err := w.reconcile("batch")
+	require.True(t, apierrors.IsServiceUnavailable(err), "%v", err)
+	require.Equal(t, []string{"a"}, w.holds("batch"))
+	bs = w.get("batch")
+	require.Equal(t, `["ip-a"]`, bs.Annotations[v1alpha1.AnnotationEndpoints])
+	require.Equal(t, `{"pods":["c"]}`, bs.Annotations[v1alpha1.AnnotationAllocRelease], "what is not clean yet")
+	require.True(t, w.podExists("c"))
+
+	w.spoil = nil
+	w.mustReconcile("batch")
+	require.NotContains(t, w.get("batch").Annotations, v1alpha1.AnnotationAllocRelease)
+	require.False(t, w.podExists("b"))
+	require.False(t, w.podExists("c"))
+	require.Zero(t, w.idle())
+}
+
+func TestADeletedBatchLetsGoWhenItsPodsAreDeleted(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+	w.mustReconcile("batch")
+	require.NoError(t, w.api.Delete(t.Context(), w.get("batch")))
+	w.spoil = func(write string, do func() error) error {
+		if write == "delete a" {
+			return apierrors.NewServiceUnavailable("no")
+		}
+		return do()
+	}
+	_, err := w.reconcile("batch")
+	require.True(t, apierrors.IsServiceUnavailable(err), "%v", err)
+	require.Equal(t, []string{"a"}, w.holds("batch"), "a new leader must find it")
+
+	w.spoil = nil
+	w.mustReconcile("batch")
+	require.True(t, apierrors.IsNotFound(w.api.Get(t.Context(), types.NamespacedName{Namespace: "ns", Name: "batch"}, &v1alpha1.BatchSandbox{})))
+	require.False(t, w.podExists("a"))
+	require.Empty(t, w.Ledger.Lookup(types.NamespacedName{Namespace: "ns", Name: "batch"}))
+}
+
+func TestAPodOfANoopPoolIsIdleOnlyWhenItsReleaseIsWritten(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+	pool := &v1alpha1.Pool{}
+	require.NoError(t, w.api.Get(t.Context(), poolKey, pool))
+	pool.Spec.RecycleStrategy.Type = v1alpha1.RecycleNoop
+	require.NoError(t, w.api.Update(t.Context(), pool))
+	w.mustReconcile("batch")
+	require.NoError(t, w.api.Delete(t.Context(), w.get("batch")))
+	w.spoil = func(string, func() error) error { return errTimeout }
+	_, err := w.reconcile("batch")
+	require.ErrorIs(t, err, errTimeout)
+	require.Zero(t, w.idle(), "the object still names it")
+	w.spoil = nil
+	w.mustReconcile("batch")
+	require.Equal(t, 1, w.idle())
+	require.True(t, w.podExists("a"))
+}
+
+func TestABatchWhoseFinalizerWasTakenAwayLeavesNoDirtyPod(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+	w.mustReconcile("batch")
+	bs := w.get("batch")
+	bs.Finalizers = nil
+	require.NoError(t, w.api.Update(t.Context(), bs))
+	require.NoError(t, w.api.Delete(t.Context(), bs))
+	w.mustReconcile("batch")
+	require.False(t, w.podExists("a"))
+	require.Zero(t, w.idle())
+}
+
+func TestRestartsCountFromTheHandOver(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 1))
+	w.observe("a", func(p *ledger.Pod) { p.Restarts = 2 })
+	w.mustReconcile("batch")
+	require.JSONEq(t, `{"pods":["a"],"restarts":[{"from":0,"to":0,"count":2}]}`, w.get("batch").Annotations[v1alpha1.AnnotationAllocStatus])
+	require.Zero(t, w.get("batch").Status.Restarted)
+
+	w.observe("a", func(p *ledger.Pod) { p.Restarts = 3 }) // out of memory, say
+	for range 3 {
+		w.clock.Step(time.Second)
+		w.mustReconcile("batch")
+	}
+	require.Equal(t, int32(1), w.get("batch").Status.Restarted)
+	require.True(t, meta.IsStatusConditionTrue(w.get("batch").Status.Conditions, v1alpha1.ConditionSandboxesRestarted))
+	require.Equal(t, []string{"SandboxesRestarted"}, w.events(), "once")
+}
+
+func TestWhatABatchWaitsFor(t *testing.T) {
+	tests := map[string]struct {
+		change func(w *world)
+		reason string
+	}{
+		"the pool is exhausted": {func(*world) {}, v1alpha1.ReasonPoolExhausted},
+		"there is no pool": {func(w *world) {
+			require.NoError(w.t, w.api.Delete(w.t.Context(), &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}))
+			w.Ledger.SetPool(poolKey, "", "", false)
+		}, v1alpha1.ReasonPoolNotFound},
+		"the pool is being deleted": {func(w *world) {
+			pool := &v1alpha1.Pool{}
+			require.NoError(w.t, w.api.Get(w.t.Context(), poolKey, pool))
+			pool.Finalizers = []string{v1alpha1.FinalizerPoolAllocation}
+			require.NoError(w.t, w.api.Update(w.t.Context(), pool))
+			require.NoError(w.t, w.api.Delete(w.t.Context(), pool))
+			w.Ledger.SetPool(poolKey, "pool-uid", "r1", false)
+		}, v1alpha1.ReasonPoolDeleting},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 2))
+			w.mustReconcile("batch")
+			require.Equal(t, []string{"a"}, w.holds("batch"), "a part is delivered")
+			w.events()
+			test.change(w)
+			w.clock.Step(time.Second)
+			w.mustReconcile("batch")
+			require.Equal(t, test.reason, w.ready("batch").Reason)
+			n := len(w.writes)
+			for range 3 {
+				w.clock.Step(time.Minute)
+				w.mustReconcile("batch")
+			}
+			require.Len(t, w.writes, n, "waiting costs no writes")
+			require.LessOrEqual(t, len(w.events()), 1)
+		})
+	}
+}
+
+func TestABatchThatFillsIsWrittenInSteps(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 3))
+	w.mustReconcile("batch")
+	w.observe("b")
+	again := w.mustReconcile("batch").RequeueAfter
+	require.Equal(t, []string{"a"}, w.holds("batch"), "a part of the rest, too soon")
+	require.Positive(t, again)
+	require.LessOrEqual(t, again, topUpInterval)
+	w.observe("c")
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"a", "b", "c"}, w.holds("batch"), "at once when it becomes complete")
+}
+
+func TestAnAllocationThatCannotBeReadIsSetAside(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b"}, named("batch", 1, unreadable))
+	w.Ledger.Restore([]ledger.Record{{Pool: poolKey, Owner: ledger.Owner{
+		NamespacedName: types.NamespacedName{Namespace: "ns", Name: "batch"}, UID: "uid-batch"}, Unreadable: true}})
+	require.Zero(t, w.idle(), "it may name them")
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"status batch"}, w.writes)
+	require.Equal(t, v1alpha1.ReasonAllocationUnreadable, w.ready("batch").Reason)
+	require.Contains(t, w.ready("batch").Message, v1alpha1.AnnotationAllocStatus)
+	require.Equal(t, []string{v1alpha1.ReasonAllocationUnreadable}, w.events())
+
+	bs := w.get("batch")
+	bs.Annotations[v1alpha1.AnnotationAllocStatus] = `{"pods":["b"]}`
+	require.NoError(t, w.api.Update(t.Context(), bs))
+	w.clock.Step(time.Second)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"b"}, w.holds("batch"), "mended")
+	require.Equal(t, 1, w.idle(), "a was never its")
+	require.Equal(t, v1alpha1.ReasonAllReady, w.ready("batch").Reason)
+}
+
+func unreadable(bs *v1alpha1.BatchSandbox) {
+	bs.Finalizers = []string{v1alpha1.FinalizerPoolAllocation}
+	bs.Annotations = map[string]string{v1alpha1.AnnotationAllocStatus: "{"}
+}
+
+func TestAnAnnotationThatSomeoneElseChangedIsWrittenBack(t *testing.T) {
+	for value, want := range map[string][]string{
+		`{`:                    {"AllocationRestored"},
+		`{"pods":["nothing"]}`: {"AllocationRestored"},
+		`{"pods":["b"]}`:       {"AllocationRestored", "DoubleAllocation"},
+	} {
+		t.Run(value, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a", "b"}, named("batch", 1), named("rival", 1))
+			w.mustReconcile("batch")
+			w.mustReconcile("rival")
+			before := doubleAllocations(t)
+			bs := w.get("batch")
+			bs.Annotations[v1alpha1.AnnotationAllocStatus] = value
+			require.NoError(t, w.api.Update(t.Context(), bs))
+			w.mustReconcile("batch")
+			require.Equal(t, []string{"a"}, w.holds("batch"))
+			require.Equal(t, []string{"b"}, w.holds("rival"))
+			require.Equal(t, want, w.events())
+			require.InDelta(t, float64(len(want)-1), doubleAllocations(t)-before, 0, "metric")
+		})
+	}
+}
+
+func doubleAllocations(t *testing.T) float64 {
+	t.Helper()
+	families, err := metrics.Registry.Gather()
+	require.NoError(t, err)
+	for _, f := range families {
+		if f.GetName() == "opensandbox_double_allocations_total" {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatal("there is no such metric")
+	return 0
+}
+
+func TestAnAllocationThatDoesNotFitClaimsNothing(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1, func(bs *v1alpha1.BatchSandbox) {
+		bs.Annotations = map[string]string{"note": strings.Repeat("x", 256*1024-50)}
+	}))
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"status batch"}, w.writes)
+	require.Equal(t, v1alpha1.ReasonAllocationTooLarge, w.ready("batch").Reason)
+	require.Equal(t, 1, w.idle())
+}
+
+func TestAStatusFieldThatTheCRDLacksIsNotWrittenAgain(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+	w.Client = interceptor.NewClient(w.api, interceptor.Funcs{
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+			w.writes = append(w.writes, "status")
+			if err := c.SubResource(sub).Patch(ctx, obj, patch, opts...); err != nil {
+				return err
+			}
+			bs := obj.(*v1alpha1.BatchSandbox)
+			bs.Status.Phase = "" // it would have been pruned
+			return c.SubResource(sub).Update(ctx, bs)
+		},
+	})
+	for range 5 {
+		w.clock.Step(time.Minute)
+		w.mustReconcile("batch")
+	}
+	require.Equal(t, []string{"status"}, w.writes)
+	require.Empty(t, w.get("batch").Status.Phase)
+}
+
+func TestAnExpiredBatchIsDeletedWithAnEvent(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1, func(bs *v1alpha1.BatchSandbox) {
+		bs.Spec.ExpireTime = &metav1.Time{Time: now.Add(time.Minute)}
+	}))
+	require.LessOrEqual(t, w.mustReconcile("batch").RequeueAfter, time.Minute, "it comes back by itself")
+	require.Equal(t, []string{"a"}, w.holds("batch"))
+	w.clock.Step(time.Minute)
+	w.mustReconcile("batch")
+	require.NotNil(t, w.get("batch").DeletionTimestamp)
+	require.Equal(t, []string{"Expired"}, w.events())
+	w.mustReconcile("batch")
+	require.False(t, w.podExists("a"))
+}
+
+func templated(bs *v1alpha1.BatchSandbox) {
+	bs.Spec.PoolRef = ""
+	bs.Spec.Template = &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "nginx"}}}}
+}
+
+func TestATemplateThatIsRefusedIsShownInTheAPIServersWords(t *testing.T) {
+	w := newWorld(t, named("batch", 1, templated))
+	w.spoil = func(write string, do func() error) error {
+		if strings.HasPrefix(write, "create") {
+			return apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "batch-0", nil)
+		}
+		return do()
+	}
+	for range 3 {
+		_, err := w.reconcile("batch")
+		require.True(t, apierrors.IsInvalid(err), "%v", err)
+		w.clock.Step(time.Second)
+	}
+	require.Equal(t, v1alpha1.ReasonTemplateInvalid, w.ready("batch").Reason)
+	require.Contains(t, w.ready("batch").Message, `Pod "batch-0" is invalid`)
+	require.Equal(t, v1alpha1.PhaseFailed, w.get("batch").Status.Phase)
+	require.Equal(t, 1, strings.Count(strings.Join(w.writes, ","), "status"), "%v", w.writes)
+	require.Equal(t, []string{v1alpha1.ReasonTemplateInvalid}, w.events())
+
+	w.spoil = nil
+	w.mustReconcile("batch")
+	require.True(t, w.podExists("batch-0"))
+}
+
+func TestACreationOfUnknownOutcomeMakesOnePod(t *testing.T) {
+	for name, done := range map[string]bool{"it was done": true, "it was lost": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, named("batch", 1, templated))
+			w.spoil = func(write string, do func() error) error {
+				if !strings.HasPrefix(write, "create") {
+					return do()
+				}
+				if done {
+					if err := do(); err != nil {
+						return fmt.Errorf("creating: %w", err)
+					}
+				}
+				return errTimeout
+			}
+			_, err := w.reconcile("batch")
+			require.ErrorIs(t, err, errTimeout)
+			w.spoil = nil
+			w.mustReconcile("batch")
+			var pods corev1.PodList
+			require.NoError(t, w.api.List(t.Context(), &pods))
+			require.Len(t, pods.Items, 1)
+		})
+	}
+}

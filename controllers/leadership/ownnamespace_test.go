@@ -1,0 +1,18 @@
+package leadership
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestOnlyTheOwnNamespaceEnds(t *testing.T) {
+	own := &OwnNamespace{Name: "own"}
+	require.False(t, own.Ending("own"), "not before it was seen")
+	own.ending.Store(true)
+	require.True(t, own.Ending("own"))
+	require.False(t, own.Ending("other"))
+	var none *OwnNamespace
+	require.False(t, none.Ending(""), "an operator that runs in no namespace")
+	none.Look(t.Context())
+}

@@ -1,0 +1,381 @@
+package leadership
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+)
+
+var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
+
+// lateCache shows what its client has, which may be less or older than what the API
+// server has, and tells its handler of the pods it has at the start.
+type lateCache struct {
+	cache.Cache
+	client client.WithWatch
+}
+
+func (c lateCache) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	return c.client.Get(ctx, key, obj, opts...)
+}
+
+func (c lateCache) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	return c.client.List(ctx, list, opts...)
+}
+
+func (c lateCache) GetInformer(context.Context, client.Object, ...cache.InformerGetOption) (cache.Informer, error) {
+	return informer{client: c.client}, nil
+}
+
+type informer struct {
+	cache.Informer
+	client client.WithWatch
+}
+
+func (i informer) AddEventHandler(handler toolscache.ResourceEventHandler) (toolscache.ResourceEventHandlerRegistration, error) {
+	var pods corev1.PodList
+	if err := i.client.List(context.Background(), &pods); err != nil {
+		return nil, err
+	}
+	for n := range pods.Items {
+		handler.OnAdd(&pods.Items[n], true)
+	}
+	return registered{}, nil
+}
+
+type registered struct {
+	toolscache.ResourceEventHandlerRegistration
+}
+
+func (registered) HasSynced() bool { return true }
+
+// world is a Startup between an API server and a cache.
+type world struct {
+	*Startup
+	t        *testing.T
+	api      client.WithWatch
+	cached   client.WithWatch
+	recorder *events.FakeRecorder
+	mu       sync.Mutex // guards touched
+	touched  []string
+	// refuse answers the touches.
+	refuse func(name string) error
+}
+
+func newWorld(t *testing.T, objects ...client.Object) *world {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	require.NoError(t, clientgoscheme.AddToScheme(scheme))
+	require.NoError(t, v1alpha1.AddToScheme(scheme))
+	build := func() client.WithWatch {
+		return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()
+	}
+	w := &world{t: t, api: build(), cached: build(), recorder: events.NewFakeRecorder(100)}
+	lock := &lock{clock: clocktesting.NewFakeClock(now)}
+	lease := NewLease(lock, deadline, lock.clock)
+	require.NoError(t, lease.Update(t.Context(), resourcelock.LeaderElectionRecord{HolderIdentity: "me", LeaderTransitions: 3}))
+	book := ledger.New(ledger.Hooks{})
+	book.SetPool(poolKey, "pool-uid", "r1", true)
+	w.Startup = &Startup{
+		Client: interceptor.NewClient(w.api, interceptor.Funcs{
+			Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				if w.refuse != nil {
+					if err := w.refuse(obj.GetName()); err != nil {
+						return err
+					}
+				}
+				w.touched = append(w.touched, obj.GetName())
+				if err := c.Patch(ctx, obj, patch, opts...); err != nil {
+					return err
+				}
+				return w.show(ctx, obj)
+			},
+		}),
+		Live: w.api, Cache: lateCache{client: w.cached},
+		Ledger: book, Lease: lease, Gate: NewGate(), Recorder: w.recorder,
+	}
+	return w
+}
+
+// show brings the cache to what the API server has of the object.
+func (w *world) show(ctx context.Context, obj client.Object) error {
+	live := obj.DeepCopyObject().(client.Object)
+	if err := w.api.Get(ctx, client.ObjectKeyFromObject(obj), live); err != nil {
+		return client.IgnoreNotFound(w.cached.Delete(ctx, obj))
+	}
+	shown := live.DeepCopyObject().(client.Object)
+	if err := w.cached.Get(ctx, client.ObjectKeyFromObject(obj), shown); err != nil {
+		live.SetResourceVersion("")
+		if err := w.cached.Create(ctx, live); err != nil {
+			return err
+		}
+		return w.cached.Update(ctx, live) // its version is past the other's
+	}
+	live.SetResourceVersion(shown.GetResourceVersion())
+	return w.cached.Update(ctx, live)
+}
+
+func pod(name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: name, UID: types.UID("uid-" + name),
+			Labels: map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy, v1alpha1.LabelPoolRevision: "r1"},
+			OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: v1alpha1.GroupVersion.String(), Kind: v1alpha1.KindPool, Name: "pool", UID: "pool-uid", Controller: ptr.To(true),
+			}},
+		},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.0.0.1",
+			Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+	}
+}
+
+func batch(name string, replicas int32, allocStatus string) *v1alpha1.BatchSandbox {
+	bs := &v1alpha1.BatchSandbox{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID("uid-" + name)},
+		Spec:       v1alpha1.BatchSandboxSpec{Replicas: ptr.To(replicas), PoolRef: "pool"},
+	}
+	if allocStatus != "" {
+		bs.Finalizers = []string{v1alpha1.FinalizerPoolAllocation}
+		bs.Annotations = map[string]string{v1alpha1.AnnotationAllocStatus: allocStatus}
+	}
+	return bs
+}
+
+func templated(name string) *v1alpha1.BatchSandbox {
+	bs := batch(name, 1, "")
+	bs.Spec.PoolRef, bs.Spec.Template = "", &corev1.PodTemplateSpec{}
+	return bs
+}
+
+func (w *world) start() error { return w.Start(w.t.Context()) }
+
+func (w *world) open() bool {
+	select {
+	case <-w.Gate.opened:
+		return true
+	default:
+		return false
+	}
+}
+
+// claims returns the pods that a new batch gets.
+func (w *world) claims() []string {
+	owner := ledger.Owner{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "new"}, UID: "new", Created: now}
+	var names []string
+	for _, g := range w.Ledger.Claim(poolKey, owner, []int32{0, 1, 2, 3, 4, 5, 6, 7}) {
+		names = append(names, g.Pod.Name)
+	}
+	return names
+}
+
+func (w *world) held(name string) []string {
+	var names []string
+	for _, h := range w.Ledger.Allocation(poolKey, types.UID("uid-"+name)).Held {
+		names = append(names, h.Name)
+	}
+	return names
+}
+
+func TestTheLedgerIsRebuiltBeforeTheGateOpens(t *testing.T) {
+	releasing := batch("releasing", 0, "")
+	releasing.Finalizers = []string{v1alpha1.FinalizerPoolAllocation}
+	releasing.Annotations = map[string]string{v1alpha1.AnnotationAllocRelease: `{"pods":["d"]}`}
+	w := newWorld(t, pod("a"), pod("b"), pod("c"), pod("d"), pod("e"),
+		batch("complete", 2, `{"pods":["a","b"]}`), batch("part", 2, `{"pods":["c"]}`), releasing, batch("waiting", 1, ""), templated("templated"))
+	require.False(t, w.open())
+	require.NoError(t, w.start())
+	require.True(t, w.open())
+	require.ElementsMatch(t, []string{"a", "b"}, w.held("complete"))
+	require.Equal(t, []string{"c"}, w.held("part"))
+	require.Len(t, w.Ledger.Allocation(poolKey, "uid-releasing").Releasing, 1)
+	require.Equal(t, []string{"e"}, w.claims(), "all that nobody holds")
+	require.ElementsMatch(t, []string{"part", "waiting"}, w.touched, "those whose demand is not met")
+	bs := &v1alpha1.BatchSandbox{}
+	require.NoError(t, w.api.Get(t.Context(), types.NamespacedName{Namespace: "ns", Name: "part"}, bs))
+	require.Equal(t, "me/3", bs.Annotations[v1alpha1.AnnotationAllocator])
+}
+
+func TestWhoseDemandIsNotMet(t *testing.T) {
+	scaledDown := batch("batch", 1, `{"pods":["a","b"]}`)
+	deleted := batch("batch", 1, `{"pods":["gone"]}`)
+	deleted.DeletionTimestamp = &metav1.Time{Time: now}
+	tests := map[string]struct {
+		bs    *v1alpha1.BatchSandbox
+		touch bool
+	}{
+		"it holds all":            {batch("batch", 2, `{"pods":["a","b"]}`), false},
+		"it holds nothing":        {batch("batch", 1, ""), true},
+		"it asks for nothing":     {batch("batch", 0, ""), false},
+		"a shard is empty":        {batch("batch", 2, `{"pods":["","b"]}`), true},
+		"one of its pods is gone": {batch("batch", 2, `{"pods":["a","gone"]}`), true},
+		"a pod of a shard that is not asked for does not count": {batch("batch", 1, `{"pods":["","b"]}`), true},
+		"it was scaled down":            {scaledDown, false},
+		"it is being deleted":           {deleted, false},
+		"its allocation cannot be read": {batch("batch", 1, `{`), true},
+		"it makes its own pods":         {templated("batch"), false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pod("a"), pod("b"), test.bs)
+			require.NoError(t, w.start())
+			require.Equal(t, test.touch, len(w.touched) == 1, "touched: %v", w.touched)
+		})
+	}
+}
+
+func TestAnUnreadableAllocationSetsAsideWhatItMayHold(t *testing.T) {
+	w := newWorld(t, pod("a"), pod("b"), batch("garbled", 1, `{`), batch("other", 1, `{"pods":["b"]}`))
+	require.NoError(t, w.start())
+	require.Empty(t, w.claims())
+	require.Equal(t, []string{"b"}, w.held("other"), "everything else goes on")
+}
+
+func TestAPodOfTwoAllocationsIsGivenToNeither(t *testing.T) {
+	w := newWorld(t, pod("a"), batch("first", 1, `{"pods":["a"]}`), batch("second", 1, `{"pods":["a"]}`))
+	require.NoError(t, w.start())
+	require.Empty(t, w.held("first"))
+	require.Empty(t, w.held("second"))
+	require.Empty(t, w.claims())
+	require.Len(t, w.recorder.Events, 2)
+	require.Contains(t, <-w.recorder.Events, "DoubleAllocation")
+}
+
+func TestAPodThatIsGoneIsNotLentAlthoughTheCacheShowsIt(t *testing.T) {
+	w := newWorld(t, pod("a"), pod("b"))
+	require.NoError(t, w.api.Delete(t.Context(), pod("a")))
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"b"}, w.claims())
+}
+
+func TestTheGateStaysClosedUntilTheCacheHasCaughtUp(t *testing.T) {
+	tests := map[string]struct {
+		make func(w *world) client.Object // what the cache does not show
+		must func(w *world)
+	}{
+		"a pod that the cache shows as it was": {
+			func(w *world) client.Object {
+				live := pod("a")
+				require.NoError(w.t, w.api.Get(w.t.Context(), client.ObjectKeyFromObject(live), live))
+				live.Labels[v1alpha1.LabelPoolEvict] = "" // it is not to be lent any more
+				require.NoError(w.t, w.api.Update(w.t.Context(), live))
+				return live
+			},
+			func(w *world) { require.Empty(w.t, w.claims()) },
+		},
+		"an allocation that the cache does not show": {
+			func(w *world) client.Object {
+				live := batch("batch", 1, "")
+				require.NoError(w.t, w.api.Get(w.t.Context(), client.ObjectKeyFromObject(live), live))
+				live.Finalizers = []string{v1alpha1.FinalizerPoolAllocation}
+				live.Annotations = map[string]string{v1alpha1.AnnotationAllocStatus: `{"pods":["a"]}`}
+				require.NoError(w.t, w.api.Update(w.t.Context(), live))
+				return live
+			},
+			func(w *world) { require.Equal(w.t, []string{"a"}, w.held("batch")) },
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pod("a"), batch("batch", 1, ""))
+			late := test.make(w)
+			ended := make(chan error, 1)
+			go func() { ended <- w.start() }()
+			require.Never(t, w.open, 300*time.Millisecond, 10*time.Millisecond)
+			require.NoError(t, w.show(t.Context(), late))
+			require.NoError(t, <-ended)
+			test.must(w)
+		})
+	}
+}
+
+func TestATouch(t *testing.T) {
+	gone := apierrors.NewNotFound(schema.GroupResource{Resource: "batchsandboxes"}, "batch")
+	refused := apierrors.NewInvalid(schema.GroupKind{Kind: v1alpha1.KindBatchSandbox}, "batch", nil)
+	unavailable := apierrors.NewServiceUnavailable("no")
+	tests := map[string]struct {
+		// answers to the touches of "batch", one after the other; nil is done.
+		answers []error
+		deleted bool // at the first touch
+		touched bool
+	}{
+		"it is repeated until it is done":                             {answers: []error{unavailable, unavailable, nil}, touched: true},
+		"one that is deleted meanwhile is left out":                   {answers: []error{gone}, deleted: true},
+		"one that takes no write does not keep a leader from leading": {answers: []error{refused}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pod("a"), batch("batch", 2, `{"pods":["a"]}`), batch("other", 1, ""))
+			answers := test.answers
+			w.refuse = func(name string) error {
+				if name != "batch" || len(answers) == 0 {
+					return nil
+				}
+				if test.deleted {
+					for _, c := range []client.Client{w.api, w.cached} {
+						bs := batch("batch", 2, "")
+						require.NoError(t, c.Get(context.Background(), client.ObjectKeyFromObject(bs), bs))
+						bs.Finalizers = nil
+						require.NoError(t, c.Update(context.Background(), bs))
+						require.NoError(t, c.Delete(context.Background(), bs))
+					}
+				}
+				err := answers[0]
+				answers = answers[1:]
+				return err
+			}
+			require.NoError(t, w.start())
+			require.Empty(t, answers, "answers that nobody asked for")
+			require.Contains(t, w.touched, "other")
+			require.Equal(t, test.touched, strings.Contains(strings.Join(w.touched, ","), "batch"))
+			if !test.deleted {
+				require.Equal(t, []string{"a"}, w.held("batch"))
+			}
+		})
+	}
+}
+
+func TestAnEndingProcessOpensNoGate(t *testing.T) {
+	w := newWorld(t, pod("a"), batch("batch", 1, ""))
+	w.refuse = func(string) error { return apierrors.NewServiceUnavailable("no") }
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Start(ctx) }()
+	cancel(errors.New("the process ends"))
+	require.Error(t, <-ended)
+	require.False(t, w.open())
+}
+
+func TestWatchedNamespacesAreListedOneByOne(t *testing.T) {
+	elsewhere := batch("elsewhere", 1, "")
+	elsewhere.Namespace = "elsewhere"
+	w := newWorld(t, pod("a"), batch("batch", 1, ""), elsewhere)
+	w.Namespaces = []string{"ns"}
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"batch"}, w.touched)
+}

@@ -1,0 +1,119 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/token"
+)
+
+// hostile is a client and a target whose executor is whatever handle is.
+func hostile(t *testing.T, handle http.HandlerFunc) (*Client, Target) {
+	t.Helper()
+	s := httptest.NewServer(handle)
+	t.Cleanup(s.Close)
+	key, err := token.GenerateKey()
+	require.NoError(t, err)
+	c := New(Options{Timeout: time.Minute, DialTimeout: time.Minute})
+	t.Cleanup(c.Close)
+	return c, Target{PodUID: "uid", Address: s.Listener.Addr().String(), Signer: token.NewSigner(key)}
+}
+
+func TestNoRedirectIsFollowed(t *testing.T) {
+	var elsewhere atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+	defer other.Close()
+	c, target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
+	})
+	_, err := c.Start(t.Context(), target, "a", api.TaskRequest{})
+	require.Error(t, err)
+	assert.Zero(t, elsewhere.Load())
+}
+
+func TestALongAnswerIsNotRead(t *testing.T) {
+	c, target := hostile(t, func(w http.ResponseWriter, _ *http.Request) {
+		for range 1000 {
+			if _, err := io.WriteString(w, strings.Repeat(" ", 1<<20)); err != nil {
+				return
+			}
+		}
+	})
+	_, err := c.Get(t.Context(), target, "a")
+	assert.ErrorContains(t, err, "more than 65536 bytes")
+}
+
+func TestEveryCallEnds(t *testing.T) {
+	_, target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil { // one byte at a time, for ever
+			_, _ = io.WriteString(w, " ")
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
+	c := New(Options{Timeout: 500 * time.Millisecond, DialTimeout: time.Minute})
+	defer c.Close()
+	_, err := c.Get(t.Context(), target, "a") // which would last for ever
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.False(t, IsRefusal(err))
+}
+
+func TestStringsAreMadeHarmless(t *testing.T) {
+	c, target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			w.WriteHeader(http.StatusConflict)
+			fmt.Fprintf(w, `{"detail":"%s%s"}`, strings.Repeat("é", 2000), "\xff")
+			return
+		}
+		fmt.Fprintf(w, `{"bootID":"../x","tasks":[{"id":"%s","message":"%s","state":"%[1]s"}]}`, "\xff\xfe", strings.Repeat("é", 2000))
+	})
+	list, err := c.List(t.Context(), target, api.Cursor{}, 0)
+	require.NoError(t, err)
+	assert.Empty(t, list.BootID)
+	task := list.Tasks[0]
+	for _, text := range []string{task.ID, task.Message, string(task.State)} {
+		assert.True(t, utf8.ValidString(text))
+		assert.LessOrEqual(t, len(text), 1100)
+	}
+	_, err = c.Start(t.Context(), target, "a", api.TaskRequest{})
+	require.Error(t, err)
+	assert.True(t, utf8.ValidString(err.Error()))
+	assert.Less(t, len(err.Error()), 1500)
+}
+
+func TestARefusalIsRetriedOnceWithTheBootIDItTells(t *testing.T) {
+	var calls atomic.Int32
+	c, target := hostile(t, func(w http.ResponseWriter, _ *http.Request) {
+		// A liar tells a new one every time.
+		w.Header().Set(api.HeaderBootID, fmt.Sprintf("boot%d", calls.Add(1)))
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	_, err := c.Get(t.Context(), target, "a")
+	assert.True(t, IsUnauthorized(err))
+	assert.Equal(t, int32(2), calls.Load())
+}
+
+func TestOddAnswers(t *testing.T) {
+	for name, answer := range map[string]string{"not JSON": "<html>", "another type": `[1]`, "nothing": ""} {
+		t.Run(name, func(t *testing.T) {
+			c, target := hostile(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, answer) })
+			_, err := c.Info(t.Context(), target)
+			assert.ErrorContains(t, err, "not as expected")
+		})
+	}
+	c, target := hostile(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotModified) })
+	_, err := c.Stop(t.Context(), target, "a", 0)
+	assert.True(t, IsRefusal(err))
+}

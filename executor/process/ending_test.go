@@ -1,0 +1,195 @@
+package process_test
+
+import (
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/fakesandbox"
+	"github.com/opensandbox/operator/executor/process"
+	"github.com/opensandbox/operator/executor/store"
+)
+
+// long is a grace that no test waits for the end of.
+var long int64 = api.MaxGraceSeconds
+
+func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	// The first process says that it was asked, its child ignores it.
+	request := f.request("sh", "-c", `trap 'echo asked' TERM; sh -c "trap '' TERM; while :; do sleep 710171017101; done" & while :; do wait; done`)
+	request.Spec.TimeoutSeconds = 3
+	task := f.run(request)
+	assert.Equal(t, api.ReasonTimeout, task.Reason)
+	assert.Equal(t, int32(9), task.Signal)
+	assert.Equal(t, "did not end within 3s", task.Message)
+	assert.Equal(t, "asked\n", f.output("a", store.Stdout))
+	assert.Zero(t, processes(t, "710171017101"))
+}
+
+func TestATimeoutGivesTimeToEndInOrder(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	request := f.request("sh", "-c", `trap 'echo bye >&2; exit 0' TERM; while :; do sleep 0.05; done`)
+	request.Spec.TimeoutSeconds, request.Spec.GraceSeconds = 3, &long
+	task := f.run(request)
+	assert.Equal(t, api.Failed, task.State)
+	assert.Equal(t, api.ReasonTimeout, task.Reason)
+	assert.Equal(t, int32(0), *task.ExitCode)
+	assert.Contains(t, task.Message, "bye")
+}
+
+func TestWhatATaskLeavesLivesUntilTheTaskIsDeleted(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	// A daemon, twice removed from its parent and in a session of its own, that
+	// goes on forking.
+	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep 710271027102 &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
+	task := f.run(f.request("sh", "-c", script))
+	assert.Equal(t, api.Succeeded, task.State)
+	eventually(t, "it forks on", func() bool { return processes(t, "710271027102") > 3 })
+	f.stop("a")
+	assert.Zero(t, processes(t, "710271027102"))
+	_, found := f.Get("a")
+	assert.False(t, found)
+}
+
+func TestStoppingKillsAForkBomb(t *testing.T) {
+	f := newFixture(t, fakesandbox.Options{})
+	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep 710371037103 & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
+	f.start("a", f.request("sh", "-c", script))
+	eventually(t, "it has spread", func() bool { return processes(t, "710371037103") > 100 })
+	f.stop("a")
+	assert.Zero(t, processes(t, "710371037103"))
+}
+
+func TestStoppingGivesGrace(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	request := f.request("sh", "-c", `trap 'echo stopped > /tmp/stopped; exit' TERM; echo ready; while :; do sleep 0.05; done`)
+	request.Spec.GraceSeconds = &long
+	f.start("a", request)
+	eventually(t, "it is ready", func() bool { return f.output("a", store.Stdout) != "" })
+	f.stop("a")
+	data, err := os.ReadFile(f.sandbox.Path("tmp/stopped"))
+	require.NoError(t, err)
+	assert.Equal(t, "stopped\n", string(data))
+}
+
+func TestATaskThatKillsItsSupervisorFails(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep 710471047104"))
+	assert.Equal(t, api.Failed, task.State)
+	assert.Equal(t, api.ReasonSupervisorLost, task.Reason)
+	assert.Nil(t, task.ExitCode, "it is not known")
+	eventually(t, "it dies with its supervisor", func() bool { return processes(t, "710471047104") == 0 })
+}
+
+func TestATaskThatStopsItsSupervisorCanBeEnded(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	request := f.request("sh", "-c", "until [ -e /tmp/go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep 710571057105")
+	request.Spec.TimeoutSeconds = 2
+	f.start("a", request)
+	require.NoError(t, os.WriteFile(f.sandbox.Path("tmp/go"), nil, 0o644))
+	task := f.ended("a")
+	assert.Equal(t, api.ReasonTimeout, task.Reason)
+	assert.Zero(t, processes(t, "710571057105"))
+	f.stop("a")
+}
+
+func TestOutput(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+
+	t.Run("of 100 MB the last MiB is kept", func(t *testing.T) {
+		f.start("big", f.request("sh", "-c", "yes 0123456789abcde | head -c 100000000; echo the end"))
+		task := f.ended("big")
+		require.Equal(t, api.Succeeded, task.State)
+		out := f.output("big", store.Stdout)
+		assert.Len(t, out, 1<<20)
+		assert.True(t, strings.HasSuffix(out, "abcde\nthe end\n"))
+	})
+	t.Run("binary", func(t *testing.T) {
+		f.start("binary", f.request("sh", "-c", `printf '\000\377\001\n\200'; printf '\000\377x' >&2; exit 3`))
+		task := f.ended("binary")
+		assert.Equal(t, "\x00\xff\x01\n\x80", f.output("binary", store.Stdout))
+		assert.Equal(t, "\x00\xff\x78", f.output("binary", store.Stderr))
+		assert.Equal(t, "\x00\uFFFDx", task.Message)
+	})
+	t.Run("the message is the end of stderr, in whole characters", func(t *testing.T) {
+		f.start("words", f.request("sh", "-c", `i=0; while [ $i -lt 200 ]; do printf 'é' >&2; i=$((i+1)); done; printf 'x' >&2; exit 1`))
+		task := f.ended("words")
+		assert.Equal(t, strings.Repeat("é", 127)+"x", task.Message)
+	})
+}
+
+// blocked is an output that nobody reads.
+type blocked struct{ released chan struct{} }
+
+func (b blocked) Write(p []byte) (int, error) {
+	<-b.released
+	return len(p), nil
+}
+
+func TestAnOutputThatNobodyReadsDoesNotHoldATaskUp(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	out := blocked{make(chan struct{})}
+	echo := process.NewEcho(out)
+	f.open(echo)
+	task := f.run(f.request("sh", "-c", "yes | head -c 5000000"))
+	assert.Equal(t, api.Succeeded, task.State)
+	assert.Len(t, f.output("a", store.Stdout), 1<<20)
+	close(out.released)
+	echo.Close(patience)
+}
+
+func TestResetStopsAndWipesEverything(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	f.start("a", f.request("sh", "-c", "trap '' TERM; sleep 710671067106"))
+	f.start("b", f.request("true"))
+	grace := int64(0)
+	stopped, err := f.Reset(t.Context(), &grace, false)
+	require.NoError(t, err)
+	assert.Equal(t, 2, stopped)
+	assert.Zero(t, processes(t, "710671067106"))
+	records, _, err := f.store.Load()
+	require.NoError(t, err)
+	assert.Empty(t, records)
+	f.start("a", f.request("true"))
+	assert.Equal(t, api.Succeeded, f.ended("a").State)
+
+	_, err = f.Reset(t.Context(), nil, true)
+	require.NoError(t, err)
+	_, _, err = f.Start(t.Context(), "a", f.request("true"))
+	assert.ErrorIs(t, err, process.ErrResetting, "the last reset before the executor's end")
+}
+
+func TestRecordsOutliveTheExecutor(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	f.run(f.request("sh", "-c", "echo kept; exit 4"))
+	f.start("running", f.request("sleep", "710771077107"))
+	ended, _ := f.Get("a")
+	// Another executor finds the same records; the first one's task is a leftover.
+	f.open(io.Discard)
+	again, found := f.Get("a")
+	require.True(t, found)
+	assert.Equal(t, ended, again)
+	assert.Equal(t, "kept\n", f.output("a", store.Stdout))
+	lost, found := f.Get("running")
+	require.True(t, found)
+	assert.Equal(t, api.Failed, lost.State)
+	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
+	assert.Zero(t, processes(t, "710771077107"))
+	f.start("running", f.request("sleep", "710771077107"))
+	assert.Zero(t, processes(t, "710771077107"), "it does not run again")
+}

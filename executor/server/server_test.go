@@ -1,0 +1,423 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/client"
+	"github.com/opensandbox/operator/executor/fakesandbox"
+	"github.com/opensandbox/operator/executor/process"
+	"github.com/opensandbox/operator/executor/server"
+	"github.com/opensandbox/operator/executor/store"
+	"github.com/opensandbox/operator/executor/token"
+)
+
+func TestMain(m *testing.M) {
+	fakesandbox.Main()
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case process.LaunchCommand:
+			os.Exit(process.Launch())
+		case process.SuperviseCommand:
+			os.Exit(process.Supervise())
+		}
+	}
+	os.Exit(m.Run())
+}
+
+const (
+	podUID = "0b5f8f2e-0000-4000-8000-000000000001"
+	bootID = "11112222333344445555666677778888"
+
+	patience = 3 * time.Minute // with a busy machine
+)
+
+type fixture struct {
+	t       *testing.T
+	sandbox *fakesandbox.Sandbox
+	http    *httptest.Server
+	client  *client.Client
+	key     ed25519.PrivateKey
+	signer  *token.Signer
+	target  client.Target
+	exited  chan struct{}
+}
+
+func newFixture(t *testing.T, recycle api.RecycleState, changes ...func(*http.Server)) *fixture {
+	t.Helper()
+	f := &fixture{t: t, sandbox: fakesandbox.New(t, fakesandbox.Options{}), exited: make(chan struct{})}
+	key, err := token.GenerateKey()
+	require.NoError(t, err)
+	f.key, f.signer = key, token.NewSigner(key)
+	verifier, err := token.NewVerifier(map[string]ed25519.PublicKey{f.signer.KeyID(): f.signer.PublicKey()}, podUID, bootID)
+	require.NoError(t, err)
+	records, err := store.Open(t.TempDir())
+	require.NoError(t, err)
+	executor, err := process.Open(process.Config{
+		Store: records, BootID: bootID, LogBytes: 1 << 20, MaxTasks: 16,
+		Stdout: io.Discard, Stderr: io.Discard, Log: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	handler := server.New(server.Config{
+		Executor: executor, Verifier: verifier, Log: slog.New(slog.DiscardHandler),
+		Info: api.Info{BootID: bootID, Supported: true, Capabilities: []string{"KILL"}, Recycle: api.Recycle{State: recycle}},
+		Exit: func() { close(f.exited) },
+	})
+	f.http = httptest.NewUnstartedServer(handler)
+	f.http.Config = handler.HTTPServer(context.Background())
+	f.http.Config.ReadHeaderTimeout, f.http.Config.ReadTimeout = patience, patience
+	for _, change := range changes {
+		change(f.http.Config)
+	}
+	f.http.Start()
+	f.client = client.New(client.Options{Timeout: patience, DialTimeout: patience})
+	f.target = client.Target{PodUID: podUID, Address: f.http.Listener.Addr().String(), Signer: f.signer}
+	t.Cleanup(func() {
+		f.client.Close()
+		f.http.Close()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		require.NoError(t, executor.Close(ctx))
+	})
+	return f
+}
+
+func (f *fixture) request(command ...string) api.TaskRequest {
+	return api.TaskRequest{ContainerID: f.sandbox.ID, Spec: api.TaskSpec{Process: api.Process{Command: command}}}
+}
+
+// reply is an answer that was read.
+type reply struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// raw makes a request with a good token, which change may spoil.
+func (f *fixture) raw(method, path string, body []byte, change func(*http.Request)) reply {
+	f.t.Helper()
+	bearer, err := f.signer.Sign(token.Request{PodUID: podUID, BootID: bootID, Method: method, Path: path, Body: body})
+	require.NoError(f.t, err)
+	request, err := http.NewRequestWithContext(f.t.Context(), method, f.http.URL+path, bytes.NewReader(body))
+	require.NoError(f.t, err)
+	request.Header.Set("Authorization", "Bearer "+bearer)
+	if change != nil {
+		change(request)
+	}
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(f.t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(f.t, err)
+	return reply{response.StatusCode, response.Header, string(text)}
+}
+
+func (r reply) problem(t *testing.T) api.Problem {
+	t.Helper()
+	assert.Equal(t, "application/problem+json", r.header.Get("Content-Type"))
+	assert.Equal(t, bootID, r.header.Get(api.HeaderBootID))
+	var p api.Problem
+	require.NoError(t, json.Unmarshal([]byte(r.body), &p))
+	assert.Equal(t, r.status, p.Status)
+	assert.Equal(t, "about:blank", p.Type)
+	return p
+}
+
+func TestATaskFromBeginningToEnd(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	ctx := t.Context()
+	task, err := f.client.Start(ctx, f.target, "a", f.request("sh", "-c", "until [ -e /tmp/go ]; do sleep 0.02; done; echo out; echo err >&2; exit 7"))
+	require.NoError(t, err)
+	assert.Equal(t, api.Running, task.State)
+
+	list, err := f.client.List(ctx, f.target, api.Cursor{}, 0)
+	require.NoError(t, err)
+	require.Len(t, list.Tasks, 1)
+	same, err := f.client.List(ctx, f.target, list.Cursor(), 50*time.Millisecond)
+	require.NoError(t, err)
+	assert.Equal(t, list, same, "nothing has changed")
+
+	require.NoError(t, os.WriteFile(f.sandbox.Path("tmp/go"), nil, 0o644))
+	for list.Tasks[0].State == api.Running {
+		list, err = f.client.List(ctx, f.target, list.Cursor(), 30*time.Second)
+		require.NoError(t, err)
+	}
+	got, err := f.client.Get(ctx, f.target, "a")
+	require.NoError(t, err)
+	assert.Equal(t, list.Tasks[0], got)
+	assert.Equal(t, api.Failed, got.State)
+	assert.Equal(t, int32(7), *got.ExitCode)
+	assert.Equal(t, "err", got.Message)
+
+	out, err := f.client.Logs(ctx, f.target, "a", "stdout", 100)
+	require.NoError(t, err)
+	assert.Equal(t, "out\n", string(out))
+	out, err = f.client.Logs(ctx, f.target, "a", "stderr", 2)
+	require.NoError(t, err)
+	assert.Equal(t, "r\n", string(out))
+
+	gone, err := f.client.Stop(ctx, f.target, "a", 30*time.Second)
+	require.NoError(t, err)
+	assert.True(t, gone)
+	gone, err = f.client.Stop(ctx, f.target, "a", 0)
+	require.NoError(t, err)
+	assert.True(t, gone, "again")
+	_, err = f.client.Get(ctx, f.target, "a")
+	assert.True(t, client.IsNotFound(err))
+}
+
+func TestAPollMayTakeLongerThanARequestMayTakeToArrive(t *testing.T) {
+	f := newFixture(t, api.RecycleOff, func(s *http.Server) { s.ReadTimeout = 2 * time.Second })
+	_, err := f.client.Start(t.Context(), f.target, "a", f.request("sleep", "4"))
+	require.NoError(t, err)
+	list, err := f.client.List(t.Context(), f.target, api.Cursor{}, 0)
+	require.NoError(t, err)
+	// If it ended with the time to read, nothing would have changed yet.
+	again, err := f.client.List(t.Context(), f.target, list.Cursor(), api.MaxWait)
+	require.NoError(t, err)
+	require.Len(t, again.Tasks, 1)
+	assert.Equal(t, api.Succeeded, again.Tasks[0].State)
+}
+
+func TestStoppingWithoutWaiting(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	grace := int64(api.MaxGraceSeconds)
+	request := f.request("sh", "-c", "trap 'until [ -e /tmp/go ]; do sleep 0.02; done; exit' TERM; touch /tmp/ready; while :; do sleep 0.02; done")
+	request.Spec.GraceSeconds = &grace
+	_, err := f.client.Start(t.Context(), f.target, "a", request)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(f.sandbox.Path("tmp/ready"))
+		return err == nil
+	}, time.Minute, 10*time.Millisecond)
+	gone, err := f.client.Stop(t.Context(), f.target, "a", 0)
+	require.NoError(t, err)
+	assert.False(t, gone)
+	_, err = f.client.Start(t.Context(), f.target, "a", request)
+	assert.Equal(t, api.ProblemStopping, client.Reason(err))
+	list, err := f.client.List(t.Context(), f.target, api.Cursor{}, 0)
+	require.NoError(t, err)
+	assert.True(t, list.Tasks[0].Stopping)
+	require.NoError(t, os.WriteFile(f.sandbox.Path("tmp/go"), nil, 0o644))
+	for len(list.Tasks) > 0 {
+		list, err = f.client.List(t.Context(), f.target, list.Cursor(), 30*time.Second)
+		require.NoError(t, err)
+	}
+}
+
+func TestConflicts(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	_, err := f.client.Start(t.Context(), f.target, "a", f.request("true"))
+	require.NoError(t, err)
+	_, err = f.client.Start(t.Context(), f.target, "a", f.request("false"))
+	var refused *client.Error
+	require.ErrorAs(t, err, &refused)
+	assert.Equal(t, http.StatusConflict, refused.Status)
+	assert.Equal(t, api.ProblemSpecDiffers, client.Reason(err))
+
+	other := f.request("true")
+	other.ContainerID = "containerd://" + strings.Repeat("0", 64)
+	_, err = f.client.Start(t.Context(), f.target, "b", other)
+	require.ErrorAs(t, err, &refused)
+	assert.Equal(t, http.StatusServiceUnavailable, refused.Status)
+	assert.Equal(t, api.ProblemContainerNotFound, client.Reason(err))
+}
+
+func TestWhatIsRefused(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	spec := `{"containerID":"` + f.sandbox.ID + `","spec":{"process":{"command":["x"]}}}`
+	for _, c := range []struct {
+		name, method, path, body string
+		status                   int
+		reason, field            string
+	}{
+		{"an unknown field", "PUT", "/v1/tasks/a", `{"spce":{}}`, 400, api.ProblemInvalid, "spce"},
+		{"an empty command", "PUT", "/v1/tasks/a", strings.Replace(spec, `["x"]`, `[]`, 1), 400, api.ProblemInvalid, "spec.process.command"},
+		{"an empty body", "PUT", "/v1/tasks/a", "", 400, api.ProblemInvalid, ""},
+		{"an id with a slash", "PUT", "/v1/tasks/a%2Fb", spec, 400, api.ProblemInvalid, "id"},
+		{"an id that climbs", "PUT", "/v1/tasks/%2e%2e", spec, 400, api.ProblemInvalid, "id"},
+		{"a bad cursor", "GET", "/v1/tasks?since=7", "", 400, api.ProblemInvalid, "since"},
+		{"a bad wait", "GET", "/v1/tasks?wait=long", "", 400, api.ProblemInvalid, "wait"},
+		{"a negative wait", "DELETE", "/v1/tasks/a?wait=-1s", "", 400, api.ProblemInvalid, "wait"},
+		{"a bad stream", "GET", "/v1/tasks/a/logs?stream=stdin", "", 400, api.ProblemInvalid, "stream"},
+		{"a bad tail", "GET", "/v1/tasks/a/logs?tail=-1", "", 400, api.ProblemInvalid, "tail"},
+		{"logs of no task", "GET", "/v1/tasks/a/logs", "", 404, api.ProblemNotFound, ""},
+		{"no task", "GET", "/v1/tasks/a", "", 404, api.ProblemNotFound, ""},
+		{"no such path", "GET", "/v2/tasks", "", 404, api.ProblemNotFound, ""},
+		{"another method", "POST", "/v1/tasks", "{}", 405, api.ProblemMethod, ""},
+		{"an unknown field of a reset", "POST", "/v1/reset", `{"reboot":true}`, 400, api.ProblemInvalid, "reboot"},
+		{"a reset's bad grace", "POST", "/v1/reset", `{"graceSeconds":-1}`, 400, api.ProblemInvalid, "graceSeconds"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			response := f.raw(c.method, c.path, []byte(c.body), nil)
+			assert.Equal(t, c.status, response.status)
+			p := response.problem(t)
+			assert.Equal(t, c.reason, p.Reason)
+			assert.Equal(t, c.field, p.Field)
+		})
+	}
+}
+
+func TestABodyThatIsTooLarge(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	for _, size := range []int{api.MaxRequestBytes + 1, 10 << 20} {
+		response := f.raw("PUT", "/v1/tasks/a", bytes.Repeat([]byte("x"), size), nil)
+		assert.Equal(t, http.StatusRequestEntityTooLarge, response.status)
+		assert.Equal(t, api.ProblemTooLarge, response.problem(t).Reason)
+	}
+}
+
+// expired signs a token as the operator does, but of some minutes ago.
+func (f *fixture) expired(body []byte) func(*http.Request) {
+	f.t.Helper()
+	sum := sha256.Sum256(body)
+	now := time.Now().Add(-10 * time.Minute)
+	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{
+		"mth": "PUT", "pth": "/v1/tasks/a", "dig": base64.RawURLEncoding.EncodeToString(sum[:]), "bid": bootID,
+		"aud": podUID, "jti": "expired", "iat": now.Unix(), "exp": now.Add(token.Lifetime).Unix(),
+	})
+	t.Header["kid"] = f.signer.KeyID()
+	bearer, err := t.SignedString(f.key)
+	require.NoError(f.t, err)
+	return func(request *http.Request) { request.Header.Set("Authorization", "Bearer "+bearer) }
+}
+
+func TestRequestsWithoutAGoodToken(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	body, err := json.Marshal(f.request("sh", "-c", "touch /tmp/ran"))
+	require.NoError(t, err)
+	sign := func(change func(*token.Request)) func(*http.Request) {
+		r := token.Request{PodUID: podUID, BootID: bootID, Method: "PUT", Path: "/v1/tasks/a", Body: body}
+		change(&r)
+		bearer, err := f.signer.Sign(r)
+		require.NoError(t, err)
+		return func(request *http.Request) { request.Header.Set("Authorization", "Bearer "+bearer) }
+	}
+	replayed := sign(func(r *token.Request) { r.Method, r.Path, r.Body = "DELETE", "/v1/tasks/none", nil })
+	assert.Equal(t, http.StatusNoContent, f.raw("DELETE", "/v1/tasks/none", nil, replayed).status)
+	assert.Equal(t, http.StatusUnauthorized, f.raw("DELETE", "/v1/tasks/none", nil, replayed).status)
+
+	for name, change := range map[string]func(*http.Request){
+		"none":            func(r *http.Request) { r.Header.Del("Authorization") },
+		"another scheme":  func(r *http.Request) { r.Header.Set("Authorization", "Basic eDp4") },
+		"garbage":         func(r *http.Request) { r.Header.Set("Authorization", "Bearer garbage") },
+		"another pod's":   sign(func(r *token.Request) { r.PodUID = "another" }),
+		"expired":         f.expired(body),
+		"another boot's":  sign(func(r *token.Request) { r.BootID = strings.Repeat("0", 32) }),
+		"another method":  sign(func(r *token.Request) { r.Method = "GET" }),
+		"another path":    sign(func(r *token.Request) { r.Path = "/v1/tasks/b" }),
+		"a changed body":  sign(func(r *token.Request) { r.Body = []byte("{}") }),
+		"a changed query": func(r *http.Request) { r.URL.RawQuery = "x=1" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			response := f.raw("PUT", "/v1/tasks/a", body, change)
+			require.Equal(t, http.StatusUnauthorized, response.status)
+			assert.Equal(t, bootID, response.header.Get(api.HeaderBootID))
+			assert.JSONEq(t, `{"type":"about:blank","title":"Unauthorized","status":401}`, response.body, "nothing else is said")
+		})
+	}
+	for _, path := range []string{"/v1/tasks", "/v1/info", "/v1/reset", "/nothing", "/"} {
+		response := f.raw("GET", path, nil, func(r *http.Request) { r.Header.Del("Authorization") })
+		assert.Equal(t, http.StatusUnauthorized, response.status, path)
+	}
+	_, err = os.Stat(f.sandbox.Path("tmp/ran"))
+	assert.ErrorIs(t, err, os.ErrNotExist, "nothing ran")
+}
+
+func TestHealthAndInfo(t *testing.T) {
+	for state, status := range map[api.RecycleState]int{api.RecycleClean: http.StatusNoContent, api.RecycleDirty: http.StatusServiceUnavailable} {
+		f := newFixture(t, state)
+		response, err := http.Get(f.http.URL + api.HealthPath)
+		require.NoError(t, err)
+		response.Body.Close()
+		assert.Equal(t, status, response.StatusCode)
+		assert.Equal(t, bootID, response.Header.Get(api.HeaderBootID))
+		info, err := f.client.Info(t.Context(), f.target)
+		require.NoError(t, err)
+		assert.Equal(t, state, info.Recycle.State)
+		assert.True(t, info.Supported)
+	}
+}
+
+func TestReset(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	for _, restart := range []bool{false, true} {
+		_, err := f.client.Start(t.Context(), f.target, "a", f.request("sleep", "720172017201"))
+		require.NoError(t, err)
+		grace := int64(0)
+		answer, err := f.client.Reset(t.Context(), f.target, api.ResetRequest{Restart: restart, GraceSeconds: &grace}, 30*time.Second)
+		require.NoError(t, err)
+		assert.Equal(t, api.ResetAnswer{Stopped: 1, Exiting: restart}, answer)
+		list, err := f.client.List(t.Context(), f.target, api.Cursor{}, 0)
+		require.NoError(t, err)
+		assert.Empty(t, list.Tasks)
+	}
+	<-f.exited
+	_, err := f.client.Start(t.Context(), f.target, "a", f.request("true"))
+	assert.Equal(t, api.ProblemResetting, client.Reason(err))
+}
+
+func (f *fixture) oneOfMany(i int, request api.TaskRequest) (err error) {
+	ctx := f.t.Context()
+	switch i % 4 {
+	case 0:
+		_, err = f.client.Start(ctx, f.target, fmt.Sprintf("t%d", i%16), request)
+	case 1:
+		_, err = f.client.Get(ctx, f.target, "t0")
+		if client.IsNotFound(err) {
+			err = nil
+		}
+	case 2:
+		_, err = f.client.List(ctx, f.target, api.Cursor{BootID: bootID, Version: 1 << 40}, 0)
+	default:
+		_, err = f.client.List(ctx, f.target, api.Cursor{}, time.Second)
+	}
+	return err
+}
+
+func TestAThousandRequestsAtOnce(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	request := f.request("sh", "-c", "echo ran >> /tmp/ran")
+	var wait sync.WaitGroup
+	errs := make(chan error, 1000)
+	for i := range 1000 {
+		wait.Go(func() {
+			err := f.oneOfMany(i, request)
+			for client.IsUnauthorized(err) { // the machine is so busy that a token expires on its way
+				err = f.oneOfMany(i, request)
+			}
+			errs <- err
+		})
+	}
+	wait.Wait()
+	close(errs)
+	for err := range errs {
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool {
+		ran, _ := os.ReadFile(f.sandbox.Path("tmp/ran"))
+		return len(ran) >= 4*len("ran\n")
+	}, patience, 10*time.Millisecond)
+	ran, err := os.ReadFile(f.sandbox.Path("tmp/ran"))
+	require.NoError(t, err)
+	assert.Equal(t, strings.Repeat("ran\n", 4), string(ran), "each task once")
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+	"time"
+)
+
+// row is one line of the table.
+type row struct {
+	name            string
+	pairs           int
+	operator, floor time.Duration
+	// ratio is the median of the pairs' ratios; half of them lie from low to high.
+	ratio, low, high float64
+	// The least of each: what other programs on the machine disturb least.
+	bestOperator, bestFloor time.Duration
+	// writes per object, as the watch saw them.
+	operatorWrites, floorWrites float64
+}
+
+// rowsOf sums a scenario up. One with many objects has two rows: until the last one
+// is complete, and until half of them are.
+func rowsOf(s scenario, operator, floor []sample) []row {
+	if len(operator) == 0 {
+		return nil
+	}
+	if s.objects == 1 {
+		return []row{rowOf(s.name, operator, floor, 1)}
+	}
+	return []row{
+		rowOf(s.name+", the last", operator, floor, 1),
+		rowOf(s.name+", the median", operator, floor, 0.5),
+	}
+}
+
+// rowOf compares the objects at that quantile of each measurement.
+func rowOf(name string, operator, floor []sample, at float64) row {
+	var ours, least []time.Duration
+	var ratios, ourWrites, leastWrites []float64
+	for i := range operator {
+		a, b := quantile(operator[i].took, at), quantile(floor[i].took, at)
+		ours, least = append(ours, a), append(least, b)
+		ratios = append(ratios, float64(a)/float64(b))
+		ourWrites, leastWrites = append(ourWrites, operator[i].writes), append(leastWrites, floor[i].writes)
+	}
+	return row{
+		name: name, pairs: len(operator), operator: quantile(ours, 0.5), floor: quantile(least, 0.5),
+		ratio: quantile(ratios, 0.5), low: quantile(ratios, 0.25), high: quantile(ratios, 0.75),
+		bestOperator: slices.Min(ours), bestFloor: slices.Min(least),
+		operatorWrites: quantile(ourWrites, 0.5), floorWrites: quantile(leastWrites, 0.5),
+	}
+}
+
+// quantile returns the value below which that share of the list lies, interpolated.
+func quantile[T time.Duration | float64](list []T, at float64) T {
+	sorted := slices.Sorted(slices.Values(list))
+	place := at * float64(len(sorted)-1)
+	i := int(place)
+	if i+1 >= len(sorted) {
+		return sorted[len(sorted)-1]
+	}
+	return sorted[i] + T((place-float64(i))*float64(sorted[i+1]-sorted[i]))
+}
+
+func printTable(out io.Writer, rows []row) {
+	fmt.Fprint(out, "\nMilliseconds from create until a watch shows all ready with their endpoints: medians.\n")
+	fmt.Fprintln(out, "Floor: the same writes by hand. Ratio: median of the pairs, and where the middle half of them lies.")
+	fmt.Fprintln(out, "Best: the least of each, which other programs on the machine disturb least. Writes: per object.")
+	fmt.Fprintln(out)
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "created at once\tpairs\toperator\tfloor\tratio\tmiddle half\tbest operator\tbest floor\tratio\twrites\tfloor's\t")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%d\t%.1f\t%.1f\t%.2f\t%.2f-%.2f\t%.1f\t%.1f\t%.2f\t%.1f\t%.1f\t\n",
+			r.name, r.pairs, ms(r.operator), ms(r.floor), r.ratio, r.low, r.high,
+			ms(r.bestOperator), ms(r.bestFloor), float64(r.bestOperator)/float64(r.bestFloor), r.operatorWrites, r.floorWrites)
+	}
+	_ = w.Flush()
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
