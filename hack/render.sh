@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 mkdir -p bin
-overlay=$(mktemp -d bin/render.XXXXXX)
+overlay=$(mktemp -d --tmpdir=bin)
 trap 'rm -rf "$overlay"' EXIT
 
 cat >"$overlay/kustomization.yaml" <<YAML

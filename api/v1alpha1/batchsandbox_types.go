@@ -1,7 +1,6 @@
 package v1alpha1
 
 import (
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -75,7 +74,7 @@ type BatchSandboxSpec struct {
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
-	Template *corev1.PodTemplateSpec `json:"template,omitempty"`
+	Template *PodTemplate `json:"template,omitempty"`
 
 	// shardPatches[i] is a strategic merge patch on template for sandbox i.
 	// Sandboxes past the end of the list are made from the template as it is. Immutable.
@@ -87,11 +86,16 @@ type BatchSandboxSpec struct {
 	// expireTime is the time after which the BatchSandbox is deleted. It may be
 	// moved. With ttlSeconds also set, the earlier wins.
 	// +optional
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
 
-	// ttlSeconds is the time in seconds from creation to deletion.
+	// ttlSeconds is the time in seconds from creation to deletion, at most 100 years.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=3153600000
 	TTLSeconds *int64 `json:"ttlSeconds,omitempty"`
 
 	// taskTemplate is the task to run in every sandbox. Immutable.
@@ -134,9 +138,11 @@ type TaskSpec struct {
 	// +required
 	Process ProcessSpec `json:"process"`
 
-	// timeoutSeconds ends the task when it has run for so long. Unset: no limit.
+	// timeoutSeconds ends the task when it has run for so long, at most a year.
+	// Unset: no limit.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=31536000
 	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
 }
 

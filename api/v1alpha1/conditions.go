@@ -61,6 +61,28 @@ const (
 	ReasonWaitingForSandboxes = "WaitingForSandboxes"
 	// ReasonRecycling: a BatchSandbox waits until its sandboxes are recycled.
 	ReasonRecycling = "Recycling"
+	// ReasonStoppingTasks: a BatchSandbox waits until its tasks are stopped.
+	ReasonStoppingTasks = "StoppingTasks"
+)
+
+// Reasons of ConditionTasksCompleted.
+const (
+	// ReasonTasksSucceeded: every task has succeeded.
+	ReasonTasksSucceeded = "TasksSucceeded"
+	// ReasonTasksFailed: every task has ended, and some have failed.
+	ReasonTasksFailed = "TasksFailed"
+	// ReasonTasksRunning: some tasks have not ended yet.
+	ReasonTasksRunning = "TasksRunning"
+	// ReasonTaskTemplateInvalid: a task patch does not apply, or what it leads to is no task.
+	ReasonTaskTemplateInvalid = "TaskTemplateInvalid"
+	// ReasonExecutorMissing: a sandbox has no task executor, so its task cannot run.
+	ReasonExecutorMissing = "ExecutorMissing"
+	// ReasonExecutorUnsupported: the task executor cannot run tasks in this sandbox.
+	ReasonExecutorUnsupported = "ExecutorUnsupported"
+	// ReasonExecutorUnreachable: a task executor does not answer.
+	ReasonExecutorUnreachable = "ExecutorUnreachable"
+	// ReasonExecutorCapabilities: tasks lack capabilities that their sandbox has.
+	ReasonExecutorCapabilities = "ExecutorCapabilities"
 )
 
 // Reasons of ConditionSandboxesRestarted.

@@ -55,6 +55,16 @@ const (
 	FinalizerTaskCleanup = "batch-sandbox.sandbox.opensandbox.io/task-cleanup"
 )
 
+// Annotations of pods.
+const (
+	// AnnotationExecutorKey is on every pod with a task executor that the operator
+	// can talk to: the id of the key that it was built with.
+	AnnotationExecutorKey = "sandbox.opensandbox.io/executor-key"
+	// AnnotationDefaultContainer, which kubectl reads too, names the container that
+	// tasks run in where it is not the first.
+	AnnotationDefaultContainer = "kubectl.kubernetes.io/default-container"
+)
+
 // The task executor, as it appears in pods.
 const (
 	// ExecutorContainerName is the container name of a task executor, injected or hand-written.

@@ -31,12 +31,16 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/batchsandbox"
+	"github.com/opensandbox/operator/controllers/keyring"
 	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/pool"
+	"github.com/opensandbox/operator/controllers/task"
 	"github.com/opensandbox/operator/controllers/webhook"
+	executorclient "github.com/opensandbox/operator/executor/client"
+	"github.com/opensandbox/operator/executor/token"
 )
 
 // leaseName is the Lease that the replicas of the operator compete for.
@@ -48,6 +52,8 @@ type options struct {
 	leaseNamespace, watchNamespaces     string
 	leaseDuration, renewDeadline, retry time.Duration
 	poolWorkers, sandboxWorkers         int
+	taskWorkers, taskDispatches         int
+	taskExecutorImage                   string
 	qps, refillQPS                      float64
 	burst, refillBurst                  int
 	webhookPort                         int
@@ -59,13 +65,16 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "0", "Address of the metrics endpoint; 0 turns it off.")
 	fs.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics over HTTPS to authenticated and authorized clients only.")
 	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Elect a leader. Needed where more than one replica may run, also during an update.")
-	fs.StringVar(&o.leaseNamespace, "leader-elect-namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Lease. Default: POD_NAMESPACE.")
+	fs.StringVar(&o.leaseNamespace, "leader-elect-namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Lease and of the task executors' keys. Default: POD_NAMESPACE.")
 	fs.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long a lease that is not renewed stands.")
 	fs.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "How long the leader tries to renew before it gives up.")
 	fs.DurationVar(&o.retry, "leader-elect-retry-period", 2*time.Second, "Time between two tries to take or renew the lease.")
 	fs.StringVar(&o.watchNamespaces, "watch-namespaces", os.Getenv("WATCH_NAMESPACE"), "Namespaces to watch, separated by commas. Empty: all.")
+	fs.StringVar(&o.taskExecutorImage, "task-executor-image", os.Getenv("RELATED_IMAGE_TASK_EXECUTOR"), "Image of the task executor that is added to sandboxes. Default: RELATED_IMAGE_TASK_EXECUTOR.")
 	fs.IntVar(&o.poolWorkers, "pool-workers", 8, "Pools that are reconciled at a time.")
 	fs.IntVar(&o.sandboxWorkers, "batchsandbox-workers", 64, "BatchSandboxes that are reconciled at a time.")
+	fs.IntVar(&o.taskWorkers, "task-workers", 16, "BatchSandboxes whose tasks are reconciled at a time.")
+	fs.IntVar(&o.taskDispatches, "task-dispatches", 256, "Tasks that are dispatched at a time.")
 	fs.Float64Var(&o.qps, "kube-api-qps", 1000, "Requests per second to the API server.")
 	fs.IntVar(&o.burst, "kube-api-burst", 2000, "Requests to the API server that may exceed kube-api-qps for a moment.")
 	fs.Float64Var(&o.refillQPS, "refill-qps", 100, "Pods per second that pools create, apart from kube-api-qps.")
@@ -206,20 +215,16 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 	if err := mgr.AddReadyzCheck("webhook", mgr.GetWebhookServer().StartedChecker()); err != nil {
 		return fmt.Errorf("adding the readiness check: %w", err)
 	}
-	return webhook.Register(mgr, webhook.Pods{
-		Pool: func(pool *v1alpha1.Pool) (*corev1.Pod, error) {
-			return podtemplate.ForPool(pool, podtemplate.PoolPodName(pool.Name), podtemplate.Revision(pool.Spec.Template)), nil
-		},
-		Shard: func(bs *v1alpha1.BatchSandbox, shard int32) (*corev1.Pod, error) {
-			return podtemplate.ForShard(bs, shard, podtemplate.ShardPodName(bs.Name, shard, false))
-		},
-	})
+	return webhook.Register(mgr, o.taskExecutorImage)
 }
 
 // wire connects the ledger, its rebuild and the reconcilers.
 func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.Lease) error {
-	pools, sandboxes := &pool.Reconciler{}, &batchsandbox.Reconciler{}
-	book := ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { pools.Wake(key) }, Owner: func(name types.NamespacedName) { sandboxes.Wake(name) }})
+	pools, sandboxes, tasks := &pool.Reconciler{}, &batchsandbox.Reconciler{}, &task.Reconciler{}
+	book := ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { pools.Wake(key) }, Owner: func(name types.NamespacedName) {
+		sandboxes.Wake(name)
+		tasks.Wake(name)
+	}})
 	gate := leadership.NewGate()
 	refillConfig := rest.CopyConfig(mgr.GetConfig())
 	refillConfig.QPS, refillConfig.Burst = float32(o.refillQPS), o.refillBurst
@@ -232,6 +237,17 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	pools.Fresh, pools.WaitOpen, pools.Recorder, pools.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
 	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
+	keys := &keyring.Keyring{}
+	restartRules := false // set before the gate opens
+	executor := func() *podtemplate.Executor {
+		key := keys.Current()
+		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()), RestartRules: restartRules}
+	}
+	pools.Executor, sandboxes.Executor = executor, executor
+	sandboxes.Tasks = tasks
+	tasks.Client, tasks.Live, tasks.Ledger, tasks.Executors = mgr.GetClient(), mgr.GetAPIReader(), book, executorclient.New(executorclient.Options{})
+	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
+	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	own := newOwnNamespace(mgr, o, lease)
 	pools.Ending, sandboxes.Ending = own.Ending, own.Ending
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
@@ -239,6 +255,9 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	}
 	if err := sandboxes.SetupWithManager(ctx, mgr, o.sandboxWorkers); err != nil {
 		return fmt.Errorf("setting up the batchsandbox reconciler: %w", err)
+	}
+	if err := tasks.SetupWithManager(ctx, mgr, o.taskWorkers, o.taskDispatches); err != nil {
+		return fmt.Errorf("setting up the task reconciler: %w", err)
 	}
 	if own != nil {
 		if err := mgr.Add(own); err != nil {
@@ -248,6 +267,13 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	return mgr.Add(&leadership.Startup{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
 		Lease: lease, Gate: gate, Recorder: recorder, Own: own, Namespaces: o.namespaces(),
+		Prepare: func(ctx context.Context) error {
+			var err error
+			if restartRules, err = task.RestartRulesKept(ctx, mgr.GetClient(), o.leaseNamespace); err != nil {
+				ctrl.Log.Error(err, "sandboxes are not restarted in place")
+			}
+			return keys.Load(ctx, mgr.GetAPIReader(), mgr.GetClient(), o.leaseNamespace)
+		},
 	})
 }
 

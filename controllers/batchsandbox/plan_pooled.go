@@ -21,9 +21,9 @@ type pooledPlan struct {
 	empty []int32
 }
 
-// planPooled decides what to keep, drop and give up so that shards 0 to replicas-1
-// each have one live pod.
-func planPooled(held []ledger.HeldPod, replicas int32) pooledPlan {
+// planPooled decides what to keep, drop and give up so that shards 0 to replicas-1,
+// except those that are released, each have one live pod.
+func planPooled(held []ledger.HeldPod, replicas int32, released map[int32]bool) pooledPlan {
 	var plan pooledPlan
 	filled := make([]bool, replicas)
 	slices.SortFunc(held, func(a, b ledger.HeldPod) int { return int(a.Shard - b.Shard) })
@@ -31,7 +31,7 @@ func planPooled(held []ledger.HeldPod, replicas int32) pooledPlan {
 		switch {
 		case h.Lost():
 			plan.lost = append(plan.lost, h)
-		case h.Shard >= replicas:
+		case h.Shard >= replicas || released[h.Shard]:
 			plan.surplus = append(plan.surplus, h)
 		default:
 			filled[h.Shard] = true
@@ -39,7 +39,7 @@ func planPooled(held []ledger.HeldPod, replicas int32) pooledPlan {
 		}
 	}
 	for shard := range replicas {
-		if !filled[shard] {
+		if !filled[shard] && !released[shard] {
 			plan.empty = append(plan.empty, shard)
 		}
 	}

@@ -83,7 +83,7 @@ func TestPlanPooled(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			plan := planPooled(test.held, test.replicas)
+			plan := planPooled(test.held, test.replicas, nil)
 			require.ElementsMatch(t, test.lost, names(plan.lost), "lost")
 			require.ElementsMatch(t, test.surplus, names(plan.surplus), "surplus")
 			require.Equal(t, test.empty, plan.empty, "shards that want a pod")

@@ -37,16 +37,16 @@ type templatePlan struct {
 	retryAfter time.Duration
 }
 
-// planTemplate decides what to create and delete so that shards 0 to replicas-1
-// each have one live pod. failures is brought up to date with the pods that ended.
-func planTemplate(pods []shardPod, replicas int32, failures map[int32]*failure, now time.Time) templatePlan {
+// planTemplate decides what to create and delete so that shards 0 to replicas-1,
+// except those that are released, each have one live pod. failures is brought up to date with the pods that ended.
+func planTemplate(pods []shardPod, replicas int32, released map[int32]bool, failures map[int32]*failure, now time.Time) templatePlan {
 	var plan templatePlan
 	byShard := map[int32][]shardPod{}
 	for _, p := range pods {
 		byShard[p.shard] = append(byShard[p.shard], p)
 	}
 	for shard, list := range byShard {
-		if shard < 0 || shard >= replicas {
+		if shard < 0 || shard >= replicas || released[shard] {
 			for _, p := range list {
 				if !p.terminating {
 					plan.remove = append(plan.remove, p)
@@ -57,6 +57,9 @@ func planTemplate(pods []shardPod, replicas int32, failures map[int32]*failure, 
 		}
 	}
 	for shard := range replicas {
+		if released[shard] {
+			continue
+		}
 		create, remove, wait := planShard(shard, byShard[shard], failures, now)
 		if create {
 			plan.create = append(plan.create, shard)

@@ -102,7 +102,7 @@ func TestPlanTemplate(t *testing.T) {
 			if failures == nil {
 				failures = map[int32]*failure{}
 			}
-			plan := planTemplate(test.pods, test.replicas, failures, now)
+			plan := planTemplate(test.pods, test.replicas, nil, failures, now)
 			var removed []string
 			for _, p := range plan.remove {
 				removed = append(removed, p.name)
@@ -120,7 +120,7 @@ func TestAShardWhosePodsAlwaysEndIsRecreatedEverMoreSlowly(t *testing.T) {
 	at, creates := now, 0
 	for at.Before(now.Add(time.Hour)) {
 		pod := shardPod{name: "a", uid: types.UID(fmt.Sprint(creates)), shard: 0, finished: true}
-		plan := planTemplate([]shardPod{pod}, 1, failures, at)
+		plan := planTemplate([]shardPod{pod}, 1, nil, failures, at)
 		if len(plan.create) > 0 {
 			creates++
 		} else {
@@ -134,6 +134,6 @@ func TestAShardWhosePodsAlwaysEndIsRecreatedEverMoreSlowly(t *testing.T) {
 
 func TestAShardThatIsNoLongerAskedForIsForgiven(t *testing.T) {
 	failures := map[int32]*failure{1: {pod: "uid-b", count: 9, at: now}}
-	planTemplate([]shardPod{made(0, "a", 0), ended(made(1, "b", 0))}, 1, failures, now)
+	planTemplate([]shardPod{made(0, "a", 0), ended(made(1, "b", 0))}, 1, nil, failures, now)
 	require.Empty(t, failures)
 }

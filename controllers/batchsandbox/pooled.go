@@ -15,6 +15,7 @@ import (
 	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
 const (
@@ -43,7 +44,9 @@ func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.
 	r.noteForeignEdit(s, held)
 	again, why, err := r.allocate(ctx, s, held)
 	if err == nil {
-		err = r.finishReleases(ctx, s)
+		var later time.Duration
+		later, err = r.finishReleases(ctx, s)
+		again = soonest(again, later)
 	}
 	return r.viewPooled(ctx, s, why), again, err
 }
@@ -90,7 +93,7 @@ func (r *Reconciler) noteDoubleAllocation(s *scope, pod string) {
 // allocate brings what is held to what is asked for with at most one write. It
 // returns when to come back for more, and what stands in the way.
 func (r *Reconciler) allocate(ctx context.Context, s *scope, held ledger.Allocation) (time.Duration, *blocked, error) {
-	plan := planPooled(held.Held, s.bs.DesiredReplicas())
+	plan := planPooled(held.Held, s.bs.DesiredReplicas(), taskreport.Released(s.bs))
 	if err := r.deleteLost(ctx, s, plan.lost); err != nil {
 		return 0, nil, err
 	}
@@ -166,11 +169,16 @@ func (r *Reconciler) tooSoon(s *scope) time.Duration {
 	if s.memo.allocationWritten.IsZero() {
 		return 0
 	}
+	return max(0, s.memo.allocationWritten.Add(writeInterval(sizeOf(s.bs))).Sub(r.Clock.Now()))
+}
+
+// sizeOf returns about how many bytes of the object grow with its replicas.
+func sizeOf(bs *v1alpha1.BatchSandbox) int {
 	size := 0
-	for key, value := range s.bs.Annotations {
+	for key, value := range bs.Annotations {
 		size += len(key) + len(value)
 	}
-	return max(0, s.memo.allocationWritten.Add(writeInterval(size)).Sub(r.Clock.Now()))
+	return size
 }
 
 // writeInterval is the least time between two writes of an object of so many bytes.

@@ -17,6 +17,8 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
+	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
 // writeTimeout bounds one write to the API server. What came of a write that takes
@@ -46,9 +48,25 @@ type Reconciler struct {
 	Ending   func(namespace string) bool
 	Recorder events.EventRecorder
 	Clock    clock.Clock
+	// Executor returns what pods with a task executor get; nil adds nothing to pods.
+	Executor func() *podtemplate.Executor
+	// Tasks runs the tasks; nil runs none.
+	Tasks Tasks
 
 	memory memory
-	queue  wakeQueue
+	queue  wakes
+}
+
+// Tasks is the task reconciler. Its methods return at once; TasksChanged is to be
+// called when they would answer something else.
+type Tasks interface {
+	// Report returns what is known of the tasks of a BatchSandbox.
+	Report(bs *v1alpha1.BatchSandbox) taskreport.Report
+	// Stop ends all tasks of a pod, restarts its containers in place where restart says
+	// so and the pod allows it, and says how far that has come.
+	Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) taskreport.Stopping
+	// Freed forgets that pods were stopped, before they may be claimed again.
+	Freed(bs *v1alpha1.BatchSandbox, pods []string)
 }
 
 // scope is one BatchSandbox during one reconcile.
@@ -85,7 +103,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	s := &scope{bs: bs, memo: m, key: allocation.PoolOf(bs), owner: allocation.OwnerOf(bs)}
 	if bs.DeletionTimestamp != nil {
-		return ctrl.Result{}, r.reconcileDelete(ctx, s)
+		again, err := r.reconcileDelete(ctx, s)
+		return ctrl.Result{RequeueAfter: again}, err
 	}
 	return r.reconcileNormal(ctx, s)
 }
@@ -136,7 +155,10 @@ func (r *Reconciler) event(bs *v1alpha1.BatchSandbox, kind, reason, action, mess
 }
 
 // Wake has the BatchSandbox of that name reconciled soon. It does not block.
-func (r *Reconciler) Wake(name types.NamespacedName) { r.queue.wake(name) }
+func (r *Reconciler) Wake(name types.NamespacedName) { r.queue.Wake(name) }
+
+// TasksChanged has it reconciled when more is known of its tasks. It does not block.
+func (r *Reconciler) TasksChanged(name types.NamespacedName) { r.queue.WakeAfter(name, taskSettle) }
 
 // soonest returns the smaller of two delays, where 0 stands for none.
 func soonest(a, b time.Duration) time.Duration {

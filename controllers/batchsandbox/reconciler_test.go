@@ -356,7 +356,7 @@ func TestFewerReplicasGiveUpTheHighestShards(t *testing.T) {
 	require.Equal(t, []string{"a"}, w.holds("batch"))
 	bs = w.get("batch")
 	require.Equal(t, `["ip-a"]`, bs.Annotations[v1alpha1.AnnotationEndpoints])
-	require.Equal(t, `{"pods":["c"]}`, bs.Annotations[v1alpha1.AnnotationAllocRelease], "what is not clean yet")
+	require.JSONEq(t, `{"pods":["c"]}`, bs.Annotations[v1alpha1.AnnotationAllocRelease], "what is not clean yet")
 	require.True(t, w.podExists("c"))
 
 	w.spoil = nil
@@ -597,7 +597,7 @@ func TestAnExpiredBatchIsDeletedWithAnEvent(t *testing.T) {
 
 func templated(bs *v1alpha1.BatchSandbox) {
 	bs.Spec.PoolRef = ""
-	bs.Spec.Template = &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "nginx"}}}}
+	bs.Spec.Template = &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "nginx"}}}}}
 }
 
 func TestATemplateThatIsRefusedIsShownInTheAPIServersWords(t *testing.T) {

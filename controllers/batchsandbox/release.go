@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,19 +18,23 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
 // recycleParallel bounds the pods of one BatchSandbox that are recycled at a time.
 const recycleParallel = 32
 
 // finishReleases recycles the pods that were given up and, when the write that
-// takes them out of alloc-release is done, frees them.
-func (r *Reconciler) finishReleases(ctx context.Context, s *scope) error {
+// takes them out of alloc-release is done, frees them. It returns when to come back.
+func (r *Reconciler) finishReleases(ctx context.Context, s *scope) (time.Duration, error) {
 	held := r.Ledger.Allocation(s.key, s.owner.UID)
 	if len(held.Releasing) == 0 {
-		return nil
+		return 0, nil
 	}
-	done, recycleErr := r.recycle(ctx, s.key, s.owner.UID, held.Releasing, false)
+	done, stopping, recycleErr := r.recycle(ctx, s.key, s.owner.UID, held.Releasing, s.bs)
+	if wait := r.tooSoon(s); stopping > 0 && wait > 0 {
+		return wait, recycleErr // not one write for each task that stops
+	}
 	var left []string
 	for _, h := range held.Releasing {
 		if !slices.Contains(done, h.Name) {
@@ -38,50 +43,58 @@ func (r *Reconciler) finishReleases(ctx context.Context, s *scope) error {
 	}
 	want, err := allocation.Format(held.Held, left)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	w, err := newWrite(s.bs, want, len(held.Held)+len(left) > 0)
 	if err != nil || w == nil {
-		return errors.Join(recycleErr, err)
+		return 0, errors.Join(recycleErr, err)
 	}
 	w.frees = done
-	return errors.Join(recycleErr, r.send(ctx, s, w))
+	return 0, errors.Join(recycleErr, r.send(ctx, s, w))
 }
 
-// reconcileDelete gives back all that a BatchSandbox holds and then lets it go.
-func (r *Reconciler) reconcileDelete(ctx context.Context, s *scope) error {
+// reconcileDelete gives back all that a BatchSandbox holds and then lets it go. It
+// returns when to come back.
+func (r *Reconciler) reconcileDelete(ctx context.Context, s *scope) (time.Duration, error) {
 	if s.bs.Spec.PoolRef == "" {
-		return r.deletePodsOf(ctx, s.owner.NamespacedName)
+		return r.deleteTemplate(ctx, s)
 	}
 	if err := r.resolve(ctx, s); err != nil {
-		return fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
+		return 0, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
 	}
-	freed, err := r.releaseAll(ctx, s.key, s.owner, false)
-	if err != nil {
-		_, statusErr := r.writeStatus(ctx, s, r.viewDeleting(ctx, s, err))
-		return fmt.Errorf("giving back the sandboxes of BatchSandbox %s: %w", s.owner, errors.Join(err, statusErr))
+	freed, stopping, err := r.releaseAll(ctx, s.key, s.owner, s.bs)
+	if err != nil || stopping > 0 {
+		v := r.viewPooled(ctx, s, nil)
+		v.deleting = waitsFor(stopping, err)
+		again, statusErr := r.writeStatus(ctx, s, v)
+		if err := errors.Join(err, statusErr); err != nil {
+			return 0, fmt.Errorf("giving back the sandboxes of BatchSandbox %s: %w", s.owner, err)
+		}
+		return again, nil // woken when the tasks are stopped
 	}
-	if slices.Contains(s.bs.Finalizers, v1alpha1.FinalizerPoolAllocation) {
+	if !slices.Equal(finalizersWith(s.bs, false), s.bs.Finalizers) {
 		// alloc-status stays as it is until the object goes.
 		w, err := newWrite(s.bs, allocation.Of(s.bs), false)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		w.frees = freed
 		if err := r.send(ctx, s, w); err != nil {
-			return fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
+			return 0, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
 		}
 	}
 	r.Ledger.Free(s.key, s.owner.UID, freed)
 	r.Ledger.ForgetUnreadable(s.key, s.owner.UID)
 	r.Ledger.ForgetOwner(s.key, s.owner)
-	return nil
+	return 0, nil
 }
 
-func (r *Reconciler) viewDeleting(ctx context.Context, s *scope, cause error) view {
-	v := r.viewPooled(ctx, s, nil)
-	v.deleting = cause.Error()
-	return v
+// waitsFor says what a deletion waits for.
+func waitsFor(stopping int, err error) *blocked {
+	if err != nil {
+		return &blocked{v1alpha1.ReasonRecycling, "waiting until the sandboxes are recycled: " + err.Error()}
+	}
+	return &blocked{v1alpha1.ReasonStoppingTasks, fmt.Sprintf("waiting until %d sandboxes have stopped their tasks or are restarted", stopping)}
 }
 
 // reconcileGone gives back what BatchSandboxes of that name still hold although
@@ -99,7 +112,7 @@ func (r *Reconciler) reconcileGone(ctx context.Context, name types.NamespacedNam
 			continue
 		}
 		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
-		freed, err := r.releaseAll(ctx, ref.Pool, owner, true)
+		freed, _, err := r.releaseAll(ctx, ref.Pool, owner, nil)
 		if err != nil {
 			return fmt.Errorf("giving back the sandboxes of BatchSandbox %s, which is gone: %w", name, err)
 		}
@@ -112,24 +125,25 @@ func (r *Reconciler) reconcileGone(ctx context.Context, name types.NamespacedNam
 
 // releaseAll recycles everything that the owner holds, and every pod that it might
 // hold when its annotations cannot be read. It returns the pods that are to be
-// freed once that is recorded.
-func (r *Reconciler) releaseAll(ctx context.Context, key ledger.Key, owner ledger.Owner, forceDelete bool) ([]string, error) {
+// freed once that is recorded, and the number of those whose tasks are still being
+// stopped. Without an object that names its tasks every pod is deleted.
+func (r *Reconciler) releaseAll(ctx context.Context, key ledger.Key, owner ledger.Owner, bs *v1alpha1.BatchSandbox) (freed []string, stopping int, err error) {
 	held := r.Ledger.Allocation(key, owner.UID)
 	if held.Unreadable {
 		if err := r.othersUnreadable(ctx, key, owner); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		suspects := r.Ledger.Suspects(key)
 		pods := make([]ledger.HeldPod, len(suspects))
 		for i, pod := range suspects {
 			pods[i] = ledger.HeldPod{Pod: pod, Seen: true}
 		}
-		if _, err := r.recycle(ctx, key, owner.UID, pods, true); err != nil {
-			return nil, err
+		if _, _, err := r.recycle(ctx, key, owner.UID, pods, nil); err != nil {
+			return nil, 0, err
 		}
 	}
 	r.Ledger.BeginRelease(key, owner.UID, names(held.Held))
-	return r.recycle(ctx, key, owner.UID, append(held.Held, held.Releasing...), forceDelete)
+	return r.recycle(ctx, key, owner.UID, append(held.Held, held.Releasing...), bs)
 }
 
 // othersUnreadable returns an error while the pods that the owner might hold might
@@ -151,42 +165,74 @@ func (r *Reconciler) othersUnreadable(ctx context.Context, key ledger.Key, owner
 	return nil
 }
 
-// recycle cleans or deletes the pods, in parallel, and returns the names of those
-// for which that is done.
-func (r *Reconciler) recycle(ctx context.Context, key ledger.Key, owner types.UID, pods []ledger.HeldPod, forceDelete bool) ([]string, error) {
+// recycle ends the tasks in the pods and then cleans or deletes these, in parallel.
+// It returns the names of those for which that is done, and the number of those whose
+// tasks are still being stopped. Without a BatchSandbox every pod is deleted at once.
+func (r *Reconciler) recycle(ctx context.Context, key ledger.Key, owner types.UID, pods []ledger.HeldPod, bs *v1alpha1.BatchSandbox) (done []string, stopping int, err error) {
 	strategy := v1alpha1.RecycleDelete
-	if !forceDelete {
-		pool := &v1alpha1.Pool{}
-		err := r.Client.Get(ctx, key, pool)
-		if client.IgnoreNotFound(err) != nil {
-			return nil, fmt.Errorf("reading Pool %s: %w", key, err)
-		}
-		if err == nil && pool.DeletionTimestamp == nil {
-			strategy = pool.Spec.RecycleStrategy.Type
+	if bs != nil {
+		if strategy, err = r.recycleStrategy(ctx, key); err != nil {
+			return nil, 0, err
 		}
 	}
-	var mu sync.Mutex
-	var done []string
+	var mu sync.Mutex // guards done, stopping and errs
 	var errs []error
 	workqueue.ParallelizeUntil(ctx, recycleParallel, len(pods), func(i int) {
-		err := r.recycleOne(ctx, key, owner, pods[i], strategy)
+		err := r.recycleOne(ctx, key, owner, pods[i], strategy, bs)
 		mu.Lock()
 		defer mu.Unlock()
-		if err != nil {
+		switch {
+		case errors.Is(err, errStopping):
+			stopping++
+		case err != nil:
 			errs = append(errs, err)
-			return
+		default:
+			done = append(done, pods[i].Name)
 		}
-		done = append(done, pods[i].Name)
 	})
 	if ctx.Err() != nil {
 		errs = append(errs, ctx.Err())
 	}
-	return done, errors.Join(errs...)
+	return done, stopping, errors.Join(errs...)
 }
 
-// recycleOne cleans or deletes one pod. Restart needs the task executor to clean
-// up behind the last owner; without it the pod is deleted.
-func (r *Reconciler) recycleOne(ctx context.Context, key ledger.Key, owner types.UID, h ledger.HeldPod, strategy v1alpha1.RecycleType) error {
+// recycleStrategy is that of the pool; a pool that is going or gone takes nothing back.
+func (r *Reconciler) recycleStrategy(ctx context.Context, key ledger.Key) (v1alpha1.RecycleType, error) {
+	pool := &v1alpha1.Pool{}
+	err := r.Client.Get(ctx, key, pool)
+	switch {
+	case apierrors.IsNotFound(err):
+		return v1alpha1.RecycleDelete, nil
+	case err != nil:
+		return "", fmt.Errorf("reading Pool %s: %w", key, err)
+	case pool.DeletionTimestamp != nil:
+		return v1alpha1.RecycleDelete, nil
+	}
+	return pool.Spec.RecycleStrategy.Type, nil
+}
+
+// errStopping says that tasks of a pod are still being stopped.
+var errStopping = errors.New("tasks are being stopped")
+
+// recycleOne cleans or deletes one pod. One that cannot be restarted in place, or
+// whose tasks cannot be stopped, is deleted.
+func (r *Reconciler) recycleOne(ctx context.Context, key ledger.Key, owner types.UID, h ledger.HeldPod, strategy v1alpha1.RecycleType, bs *v1alpha1.BatchSandbox) error {
+	if h.Deleted && !h.Gone {
+		return nil // in an earlier pass
+	}
+	restart := strategy == v1alpha1.RecycleRestart
+	if r.Tasks != nil && bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() {
+		switch r.Tasks.Stop(bs, h.Name, h.UID, restart) {
+		case taskreport.StillStopping:
+			return errStopping
+		case taskreport.Restarted:
+			r.Ledger.MarkClean(key, owner, h.Name)
+			return nil
+		case taskreport.Unstoppable:
+			strategy = v1alpha1.RecycleDelete
+		case taskreport.Stopped:
+		}
+	}
 	if strategy == v1alpha1.RecycleNoop && !h.Lost() && h.Seen {
 		r.Ledger.MarkClean(key, owner, h.Name)
 		return nil

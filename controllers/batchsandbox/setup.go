@@ -3,7 +3,6 @@ package batchsandbox
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,9 +18,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
 const (
@@ -33,8 +32,13 @@ const (
 	// podSettle gathers the events of many pods of one BatchSandbox into one reconcile.
 	podSettle = 20 * time.Millisecond
 
+	// taskSettle gathers what is learned of many tasks of one BatchSandbox.
+	taskSettle = 20 * time.Millisecond
+
 	firstRetry, lastRetry = 5 * time.Millisecond, 30 * time.Second
 )
+
+type wakes = wakequeue.Queue
 
 // SetupWithManager registers the reconciler. workers is how many BatchSandboxes are
 // reconciled at a time.
@@ -111,35 +115,3 @@ func poolComesOrGoes() predicate.Predicate {
 		},
 	}
 }
-
-// wakeQueue is a source that other goroutines feed. What comes before the
-// controller has started is kept for it.
-type wakeQueue struct {
-	mu    sync.Mutex // guards both
-	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
-	early []types.NamespacedName
-}
-
-// Start implements source.Source.
-func (q *wakeQueue) Start(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.queue = queue
-	for _, name := range q.early {
-		queue.Add(reconcile.Request{NamespacedName: name})
-	}
-	q.early = nil
-	return nil
-}
-
-func (q *wakeQueue) wake(name types.NamespacedName) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.queue == nil {
-		q.early = append(q.early, name)
-		return
-	}
-	q.queue.Add(reconcile.Request{NamespacedName: name})
-}
-
-var _ source.Source = &wakeQueue{}

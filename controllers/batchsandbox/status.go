@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
 // view is what a reconcile saw of a BatchSandbox.
@@ -22,11 +23,13 @@ type view struct {
 	problem string
 	// blocked says why sandboxes are missing; nil when none is.
 	blocked *blocked
-	// deleting says what the deletion waits for; empty when nothing is deleted or waited for.
-	deleting string
+	// deleting says what the deletion waits for; nil when nothing is deleted or waited for.
+	deleting *blocked
+	// tasks is what is known of the tasks; nil without any.
+	tasks *taskreport.Report
 }
 
-// blocked is a reason of condition Ready.
+// blocked is a reason of a condition.
 type blocked struct{ reason, message string }
 
 // expireTime is the earlier of the two ways to say when the BatchSandbox ends, or nil.
@@ -68,11 +71,13 @@ func statusOf(bs *v1alpha1.BatchSandbox, v view, now time.Time) v1alpha1.BatchSa
 	} else {
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionSandboxesRestarted)
 	}
-	if v.deleting != "" {
+	if v.deleting != nil {
 		conditions = append(conditions, metav1.Condition{
-			Type: v1alpha1.ConditionDeleting, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonRecycling,
-			Message: "waiting until the sandboxes are recycled: " + v.deleting,
+			Type: v1alpha1.ConditionDeleting, Status: metav1.ConditionTrue, Reason: v.deleting.reason, Message: v.deleting.message,
 		})
+	}
+	if v.tasks != nil {
+		conditions = append(conditions, setTasks(&status, v.tasks))
 	}
 	for _, c := range conditions {
 		c.ObservedGeneration, c.LastTransitionTime = bs.Generation, metav1.NewTime(now.Truncate(time.Second))
@@ -81,9 +86,22 @@ func statusOf(bs *v1alpha1.BatchSandbox, v view, now time.Time) v1alpha1.BatchSa
 	return status
 }
 
+// setTasks takes the report of the tasks into the status and returns its condition.
+func setTasks(status *v1alpha1.BatchSandboxStatus, tasks *taskreport.Report) metav1.Condition {
+	status.TaskPending, status.TaskRunning, status.TaskUnknown = tasks.Pending, tasks.Running, tasks.Unknown
+	status.TaskSucceed, status.TaskFailed = int32(len(tasks.Succeeded)), int32(len(tasks.Failed)) //nolint:gosec // bounded by spec.replicas
+	status.SucceededShards, status.FailedShards = taskreport.FormatShards(tasks.Succeeded), taskreport.FormatShards(tasks.Failed)
+	status.FailedTasks = tasks.FailedTasks
+	c := metav1.Condition{Type: v1alpha1.ConditionTasksCompleted, Status: metav1.ConditionFalse, Reason: tasks.Reason, Message: tasks.Message}
+	if tasks.Completed {
+		c.Status = metav1.ConditionTrue
+	}
+	return c
+}
+
 func readyCondition(bs *v1alpha1.BatchSandbox, v view) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
-	desired := bs.DesiredReplicas()
+	desired := bs.DesiredReplicas() - int32(len(taskreport.Released(bs))) //nolint:gosec // bounded by spec.replicas
 	switch {
 	case v.blocked != nil:
 		c.Reason, c.Message = v.blocked.reason, v.blocked.message
@@ -104,13 +122,19 @@ func readyCondition(bs *v1alpha1.BatchSandbox, v view) metav1.Condition {
 // returns when to come back.
 func (r *Reconciler) writeStatus(ctx context.Context, s *scope, v view) (time.Duration, error) {
 	now := r.Clock.Now()
+	if r.Tasks != nil && s.bs.Spec.TaskTemplate != nil {
+		report := r.Tasks.Report(s.bs)
+		v.tasks = &report
+	}
 	want := statusOf(s.bs, v, now)
 	is := s.bs.Status
 	if equality.Semantic.DeepEqual(want, is) || s.memo.sent != nil &&
 		equality.Semantic.DeepEqual(want, *s.memo.sent) && equality.Semantic.DeepEqual(is, *s.memo.answered) {
 		return 0, nil
 	}
-	if wait := s.memo.statusWritten.Add(topUpInterval).Sub(now); wait > 0 && reasonOf(&want) == reasonOf(&is) {
+	urgent := reasonOf(&want) != reasonOf(&is) || tasksCompleted(&want) && !tasksCompleted(&is)
+	size := sizeOf(s.bs) + len(want.SucceededShards) + len(want.FailedShards)
+	if wait := s.memo.statusWritten.Add(writeInterval(size)).Sub(now); wait > 0 && !urgent {
 		return wait, nil
 	}
 	answer := s.bs.DeepCopy()
@@ -126,15 +150,29 @@ func (r *Reconciler) writeStatus(ctx context.Context, s *scope, v view) (time.Du
 }
 
 func reasonOf(status *v1alpha1.BatchSandboxStatus) string {
-	if c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady); c != nil {
+	return conditionReason(status, v1alpha1.ConditionReady)
+}
+
+func conditionReason(status *v1alpha1.BatchSandboxStatus, kind string) string {
+	if c := meta.FindStatusCondition(status.Conditions, kind); c != nil {
 		return c.Reason
 	}
 	return ""
 }
 
+func tasksCompleted(status *v1alpha1.BatchSandboxStatus) bool {
+	return meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionTasksCompleted)
+}
+
 // normalReasons are those of states that pass by themselves.
 var normalReasons = map[string]bool{
 	v1alpha1.ReasonAllReady: true, v1alpha1.ReasonScaling: true, v1alpha1.ReasonPodsNotReady: true, v1alpha1.ReasonPoolExhausted: true,
+}
+
+// taskTroubles are the reasons of TasksCompleted of which an event tells.
+var taskTroubles = map[string]bool{
+	v1alpha1.ReasonTaskTemplateInvalid: true, v1alpha1.ReasonExecutorMissing: true, v1alpha1.ReasonExecutorUnsupported: true,
+	v1alpha1.ReasonExecutorUnreachable: true, v1alpha1.ReasonExecutorCapabilities: true, v1alpha1.ReasonTasksFailed: true,
 }
 
 // eventsOf tells what changed, once per change. A batch that is complete at once
@@ -147,6 +185,10 @@ func (r *Reconciler) eventsOf(bs *v1alpha1.BatchSandbox, old, now *v1alpha1.Batc
 			kind = corev1.EventTypeNormal
 		}
 		r.event(bs, kind, after, "Reconcile", "%s", meta.FindStatusCondition(now.Conditions, v1alpha1.ConditionReady).Message)
+	}
+	before, after = conditionReason(old, v1alpha1.ConditionTasksCompleted), conditionReason(now, v1alpha1.ConditionTasksCompleted)
+	if before != after && taskTroubles[after] {
+		r.event(bs, corev1.EventTypeWarning, after, "RunTask", "%s", meta.FindStatusCondition(now.Conditions, v1alpha1.ConditionTasksCompleted).Message)
 	}
 	if now.Restarted > old.Restarted {
 		r.event(bs, corev1.EventTypeWarning, v1alpha1.ConditionSandboxesRestarted, "Reconcile", "%s",

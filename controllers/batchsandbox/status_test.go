@@ -1,6 +1,7 @@
 package batchsandbox
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
 func batch(replicas int32, options ...func(*v1alpha1.BatchSandbox)) *v1alpha1.BatchSandbox {
@@ -105,16 +107,32 @@ func TestRestartsAfterTheHandOverAreShownAndWithdrawn(t *testing.T) {
 }
 
 func TestADeletionThatWaitsSaysWhatFor(t *testing.T) {
-	status := statusOf(batch(1), view{deleting: "deleting pod ns/a: forbidden"}, now)
+	status := statusOf(batch(1), view{deleting: waitsFor(0, errors.New("deleting pod ns/a: forbidden"))}, now)
 	c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionDeleting)
 	require.NotNil(t, c)
 	require.Equal(t, v1alpha1.ReasonRecycling, c.Reason)
 	require.Contains(t, c.Message, "deleting pod ns/a: forbidden")
 }
 
+func TestTasksAreShown(t *testing.T) {
+	bs := batch(4)
+	bs.Spec.TaskTemplate = &v1alpha1.TaskTemplate{}
+	bs.Spec.TaskResourcePolicyWhenCompleted = v1alpha1.TaskResourceRelease
+	v := view{total: 4, ready: 4, tasks: &taskreport.Report{Running: 1, Succeeded: []int32{0, 1}, Failed: []int32{3}, Reason: "TasksRunning"}}
+	bs.Status = statusOf(bs, v, now)
+	require.Equal(t, "0-1", bs.Status.SucceededShards)
+	require.Equal(t, "3", bs.Status.FailedShards)
+	require.False(t, tasksCompleted(&bs.Status))
+	require.Equal(t, v1alpha1.PhaseSucceed, bs.Status.Phase)
+	// Those that have ended are given back; the one that is left is all that is asked for.
+	v.total, v.ready = 1, 1
+	bs.Status = statusOf(bs, v, now)
+	require.Equal(t, v1alpha1.PhaseSucceed, bs.Status.Phase)
+}
+
 func TestTheSameViewLaterIsTheSameStatus(t *testing.T) {
 	bs := batch(2)
-	v := view{total: 1, allocated: 1, ready: 1, restarted: 1, blocked: &blocked{v1alpha1.ReasonPoolExhausted, "waiting"}, deleting: "pods"}
+	v := view{total: 1, allocated: 1, ready: 1, restarted: 1, blocked: &blocked{v1alpha1.ReasonPoolExhausted, "waiting"}, deleting: waitsFor(1, nil)}
 	bs.Status = statusOf(bs, v, now)
 	again := statusOf(bs, v, now.Add(time.Hour))
 	require.True(t, equality.Semantic.DeepEqual(bs.Status, again), "got %+v, want %+v", again, bs.Status)

@@ -21,6 +21,7 @@ import (
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/slowstart"
+	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
 const (
@@ -31,6 +32,9 @@ const (
 )
 
 func (r *Reconciler) reconcileTemplate(ctx context.Context, s *scope) (view, time.Duration, error) {
+	if err := r.addTaskFinalizer(ctx, s); err != nil {
+		return view{}, 0, err
+	}
 	pods, err := r.shardPods(ctx, s)
 	if err != nil {
 		return view{}, 0, err
@@ -38,7 +42,7 @@ func (r *Reconciler) reconcileTemplate(ctx context.Context, s *scope) (view, tim
 	if err := r.checkCreations(ctx, s, pods); err != nil {
 		return r.viewTemplate(s, pods), 0, err
 	}
-	plan := planTemplate(planned(pods, s.memo), s.bs.DesiredReplicas(), s.memo.failures, r.Clock.Now())
+	plan := planTemplate(planned(pods, s.memo), s.bs.DesiredReplicas(), taskreport.Released(s.bs), s.memo.failures, r.Clock.Now())
 	for _, p := range plan.remove {
 		if err := r.deletePod(ctx, s.bs.Namespace, p.name, p.uid); err != nil {
 			return r.viewTemplate(s, pods), 0, err
@@ -60,7 +64,8 @@ func (r *Reconciler) reconcileTemplate(ctx context.Context, s *scope) (view, tim
 	return v, soonest(plan.retryAfter, later), errors.Join(createErr, err)
 }
 
-// errTemplate marks a shard patch that does not apply.
+// errTemplate marks a template that no pod can be made from, or a shard patch that
+// does not apply.
 var errTemplate = errors.New("template cannot be used")
 
 // shardPods returns the pods of the BatchSandbox that the cache shows, by name. They
@@ -150,6 +155,11 @@ func (r *Reconciler) createShards(ctx context.Context, s *scope, shards []int32,
 		if err != nil {
 			return errors.Join(errTemplate, err)
 		}
+		if r.Executor != nil {
+			if err := r.Executor().Complete(pod, podtemplate.ShardInjects(s.bs)); err != nil {
+				return errors.Join(errTemplate, err)
+			}
+		}
 		podsToCreate[i] = pod
 	}
 	var mu sync.Mutex // guards the memo's creations
@@ -201,11 +211,12 @@ func (r *Reconciler) createPod(ctx context.Context, pod *corev1.Pod, owner types
 // when every sandbox has one, otherwise not more often than the object's size allows.
 func (r *Reconciler) writeEndpoints(ctx context.Context, s *scope, pods map[string]*corev1.Pod) (time.Duration, error) {
 	replicas := s.bs.DesiredReplicas()
+	released := taskreport.Released(s.bs)
 	ips := make([]string, replicas)
 	filled := int32(0)
 	for _, pod := range pods {
 		shard := shardOf(pod)
-		if shard < 0 || shard >= replicas || pod.DeletionTimestamp != nil || podfeed.Finished(pod) || pod.Status.PodIP == "" {
+		if shard < 0 || shard >= replicas || released[shard] || pod.DeletionTimestamp != nil || podfeed.Finished(pod) || pod.Status.PodIP == "" {
 			continue
 		}
 		if ips[shard] == "" {
@@ -217,7 +228,7 @@ func (r *Reconciler) writeEndpoints(ctx context.Context, s *scope, pods map[stri
 	if err != nil || value == s.bs.Annotations[v1alpha1.AnnotationEndpoints] {
 		return 0, err
 	}
-	if wait := r.tooSoon(s); wait > 0 && filled < replicas {
+	if wait := r.tooSoon(s); wait > 0 && int(filled)+len(released) < int(replicas) {
 		return wait, nil
 	}
 	annotation := map[string]*string{v1alpha1.AnnotationEndpoints: nil}
@@ -241,8 +252,9 @@ func (r *Reconciler) writeEndpoints(ctx context.Context, s *scope, pods map[stri
 // viewTemplate returns what is to be seen of a template-mode BatchSandbox.
 func (r *Reconciler) viewTemplate(s *scope, pods map[string]*corev1.Pod) view {
 	var v view
+	released := taskreport.Released(s.bs)
 	for _, pod := range pods {
-		if shard := shardOf(pod); pod.DeletionTimestamp != nil || shard < 0 || shard >= s.bs.DesiredReplicas() {
+		if shard := shardOf(pod); pod.DeletionTimestamp != nil || shard < 0 || shard >= s.bs.DesiredReplicas() || released[shard] {
 			continue
 		}
 		if problem := podfeed.Problem(pod); problem != "" && v.problem == "" {

@@ -34,19 +34,15 @@ type write struct {
 // newWrite returns the patch that brings the object to these annotations and the
 // finalizer to what is asked for, or nil where both are so already.
 func newWrite(bs *v1alpha1.BatchSandbox, want allocation.Annotations, finalizer bool) (*write, error) {
-	has := slices.Contains(bs.Finalizers, v1alpha1.FinalizerPoolAllocation)
-	if allocation.Of(bs) == want && has == finalizer {
+	finalizers := finalizersWith(bs, finalizer)
+	if allocation.Of(bs) == want && slices.Equal(finalizers, bs.Finalizers) {
 		return nil, nil
 	}
 	metadata := map[string]any{
 		"resourceVersion": bs.ResourceVersion,
 		"annotations":     want.Map(),
 	}
-	if has != finalizer {
-		finalizers := slices.DeleteFunc(slices.Clone(bs.Finalizers), func(f string) bool { return f == v1alpha1.FinalizerPoolAllocation })
-		if finalizer {
-			finalizers = append(finalizers, v1alpha1.FinalizerPoolAllocation)
-		}
+	if !slices.Equal(finalizers, bs.Finalizers) {
 		metadata["finalizers"] = finalizers
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": metadata})
@@ -54,6 +50,23 @@ func newWrite(bs *v1alpha1.BatchSandbox, want allocation.Annotations, finalizer 
 		return nil, fmt.Errorf("building the allocation patch: %w", err)
 	}
 	return &write{patch: patch, resourceVersion: bs.ResourceVersion, annotations: want, finalizer: finalizer}, nil
+}
+
+// finalizersWith returns the finalizers that a pooled BatchSandbox is to have while
+// it holds pods, or while it holds none.
+func finalizersWith(bs *v1alpha1.BatchSandbox, holds bool) []string {
+	want := slices.Clone(bs.Finalizers)
+	set := func(finalizer string, wanted bool) {
+		switch {
+		case wanted && !slices.Contains(want, finalizer):
+			want = append(want, finalizer)
+		case !wanted:
+			want = slices.DeleteFunc(want, func(f string) bool { return f == finalizer })
+		}
+	}
+	set(v1alpha1.FinalizerPoolAllocation, holds)
+	set(v1alpha1.FinalizerTaskCleanup, holds && bs.Spec.TaskTemplate != nil)
+	return want
 }
 
 // send does the write. When it returns nil, the write is done and the ledger knows.
@@ -126,6 +139,9 @@ func (r *Reconciler) commit(s *scope, w *write, answer *v1alpha1.BatchSandbox) {
 	s.bs = answer.DeepCopy()
 	r.Ledger.Drop(s.key, s.owner.UID, w.drops)
 	r.Ledger.BeginRelease(s.key, s.owner.UID, w.releases)
+	if r.Tasks != nil && len(w.frees) > 0 {
+		r.Tasks.Freed(s.bs, w.frees)
+	}
 	r.Ledger.Free(s.key, s.owner.UID, w.frees)
 }
 

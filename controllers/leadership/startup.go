@@ -42,6 +42,8 @@ type Startup struct {
 	Own *OwnNamespace
 	// Namespaces that are watched; empty stands for all.
 	Namespaces []string
+	// Prepare does what else must be done before the gate opens; nil is nothing.
+	Prepare func(context.Context) error
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
@@ -51,6 +53,11 @@ func (*Startup) NeedLeaderElection() bool { return true }
 // not rebuilt must not lend.
 func (s *Startup) Start(ctx context.Context) error {
 	begin := time.Now()
+	if s.Prepare != nil {
+		if err := s.Prepare(ctx); err != nil {
+			return err
+		}
+	}
 	if err := podfeed.Register(ctx, s.Cache, s.Ledger); err != nil {
 		return err
 	}

@@ -169,7 +169,7 @@ func batch(name string, replicas int32, allocStatus string) *v1alpha1.BatchSandb
 
 func templated(name string) *v1alpha1.BatchSandbox {
 	bs := batch(name, 1, "")
-	bs.Spec.PoolRef, bs.Spec.Template = "", &corev1.PodTemplateSpec{}
+	bs.Spec.PoolRef, bs.Spec.Template = "", &v1alpha1.PodTemplate{}
 	return bs
 }
 

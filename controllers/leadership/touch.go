@@ -18,6 +18,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
+	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
 // touchParallel bounds the touches under way.
@@ -54,9 +55,10 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 	if err != nil {
 		return true
 	}
-	held := 0
+	released := taskreport.Released(bs)
+	held := len(released)
 	for shard, name := range record.Pods {
-		if name != "" && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() {
+		if name != "" && !released[int32(shard)] && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() {
 			held++
 		}
 	}

@@ -92,6 +92,8 @@ type HeldPod struct {
 	Gone bool
 	// Clean: of a pod that is being released, that recycling has cleaned it.
 	Clean bool
+	// Deleted: the API server has taken its deletion.
+	Deleted bool
 }
 
 // Lost says that the pod can serve its holder no more.
@@ -132,5 +134,5 @@ func (l *Ledger) Allocation(key Key, owner types.UID) Allocation {
 }
 
 func (e *entry) heldPod() HeldPod {
-	return HeldPod{Pod: e.Pod, Shard: e.shard, Base: e.base, Seen: e.seen, Gone: e.gone, Clean: e.clean}
+	return HeldPod{Pod: e.Pod, Shard: e.shard, Base: e.base, Seen: e.seen, Gone: e.gone, Clean: e.clean, Deleted: e.deleted}
 }

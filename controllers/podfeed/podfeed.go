@@ -15,6 +15,7 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
 // PoolOf returns the Pool that controls the object, by its owner reference: labels
@@ -121,8 +122,13 @@ func Strip(obj any) (any, error) {
 		return obj, nil
 	}
 	pod.ManagedFields = nil
-	pod.Annotations = nil
-	pod.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName}
+	containers := taskContainers(pod)
+	if key := pod.Annotations[v1alpha1.AnnotationExecutorKey]; key != "" {
+		pod.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: key}
+	} else {
+		pod.Annotations = nil
+	}
+	pod.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName, Containers: containers}
 	pod.Status = corev1.PodStatus{
 		Phase:                 pod.Status.Phase,
 		Reason:                pod.Status.Reason,
@@ -133,6 +139,21 @@ func Strip(obj any) (any, error) {
 		ContainerStatuses:     pod.Status.ContainerStatuses,
 	}
 	return pod, nil
+}
+
+// taskContainers returns what the task reconciler reads of a pod with an executor:
+// name and environment of the container that tasks run in.
+func taskContainers(pod *corev1.Pod) []corev1.Container {
+	if pod.Annotations[v1alpha1.AnnotationExecutorKey] == "" {
+		return nil
+	}
+	name := podtemplate.TaskContainer(pod)
+	for i := range pod.Spec.Containers {
+		if c := &pod.Spec.Containers[i]; c.Name == name {
+			return []corev1.Container{{Name: name, Env: c.Env}}
+		}
+	}
+	return nil
 }
 
 // Register feeds the ledger from the pod cache and returns when it has taken in

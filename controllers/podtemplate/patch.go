@@ -14,7 +14,10 @@ import (
 )
 
 // patched returns the template of one shard.
-func patched(bs *v1alpha1.BatchSandbox, shard int32) (*corev1.PodTemplateSpec, error) {
+func patched(bs *v1alpha1.BatchSandbox, shard int32) (*v1alpha1.PodTemplate, error) {
+	if err := bs.Spec.Template.Check(); err != nil {
+		return nil, err
+	}
 	if shard < 0 || int(shard) >= len(bs.Spec.ShardPatches) {
 		return bs.Spec.Template, nil
 	}
@@ -31,9 +34,9 @@ func patched(bs *v1alpha1.BatchSandbox, shard int32) (*corev1.PodTemplateSpec, e
 
 // applyPatch is strict about what the patch leads to: a misspelt field would
 // otherwise vanish and the sandbox run without what its owner asked for.
-func applyPatch(template *corev1.PodTemplateSpec, patch []byte) (*corev1.PodTemplateSpec, error) {
+func applyPatch(template *v1alpha1.PodTemplate, patch []byte) (*v1alpha1.PodTemplate, error) {
 	if template == nil {
-		template = &corev1.PodTemplateSpec{}
+		template = &v1alpha1.PodTemplate{}
 	}
 	original, err := json.Marshal(template)
 	if err != nil {
@@ -43,8 +46,8 @@ func applyPatch(template *corev1.PodTemplateSpec, patch []byte) (*corev1.PodTemp
 	if err != nil {
 		return nil, fmt.Errorf("not a strategic merge patch for a pod template: %w", err)
 	}
-	result := &corev1.PodTemplateSpec{}
-	unknown, err := kjson.UnmarshalStrict(merged, result)
+	result := &v1alpha1.PodTemplate{}
+	unknown, err := kjson.UnmarshalStrict(merged, &result.PodTemplateSpec)
 	if err != nil {
 		return nil, fmt.Errorf("the patched template is not a pod template: %w", err)
 	}

@@ -15,8 +15,12 @@ import (
 
 // ForPool returns the pod that the pool's template makes, under the given name.
 // The operator's labels win over the template's, and the template's eviction label
-// is dropped: a pool of such pods would never rest.
-func ForPool(pool *v1alpha1.Pool, name, revision string) *corev1.Pod {
+// is dropped: a pool of such pods would never rest. The error names the field of the
+// template that has a wrong type.
+func ForPool(pool *v1alpha1.Pool, name, revision string) (*corev1.Pod, error) {
+	if err := pool.Spec.Template.Check(); err != nil {
+		return nil, err
+	}
 	pod := fromTemplate(pool.Spec.Template, pool.Namespace, name)
 	delete(pod.Labels, v1alpha1.LabelPoolEvict)
 	pod.Labels[v1alpha1.LabelPoolName] = pool.Name
@@ -24,7 +28,7 @@ func ForPool(pool *v1alpha1.Pool, name, revision string) *corev1.Pod {
 	pod.OwnerReferences = []metav1.OwnerReference{
 		*metav1.NewControllerRef(pool, v1alpha1.GroupVersion.WithKind(v1alpha1.KindPool)),
 	}
-	return pod
+	return pod, nil
 }
 
 // ForShard returns the pod for one shard of a BatchSandbox in template mode, with
@@ -45,7 +49,7 @@ func ForShard(bs *v1alpha1.BatchSandbox, shard int32, name string) (*corev1.Pod,
 }
 
 // fromTemplate copies what a pod takes over from its template.
-func fromTemplate(template *corev1.PodTemplateSpec, namespace, name string) *corev1.Pod {
+func fromTemplate(template *v1alpha1.PodTemplate, namespace, name string) *corev1.Pod {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}}
 	if template != nil {
 		pod.Labels = maps.Clone(template.Labels)

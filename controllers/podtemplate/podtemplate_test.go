@@ -16,10 +16,10 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
-func template(t *testing.T, text string) *corev1.PodTemplateSpec {
+func template(t *testing.T, text string) *v1alpha1.PodTemplate {
 	t.Helper()
-	result := &corev1.PodTemplateSpec{}
-	require.NoError(t, yaml.UnmarshalStrict([]byte(text), result))
+	result := &v1alpha1.PodTemplate{}
+	require.NoError(t, yaml.UnmarshalStrict([]byte(text), &result.PodTemplateSpec))
 	return result
 }
 
@@ -44,8 +44,9 @@ func TestForPool(t *testing.T) {
 	}
 	before := pool.DeepCopy()
 
-	pod := ForPool(pool, "warm-x", "rev")
+	pod, err := ForPool(pool, "warm-x", "rev")
 
+	require.NoError(t, err)
 	assert.Equal(t, "warm-x", pod.Name)
 	assert.Equal(t, "ns", pod.Namespace)
 	assert.Equal(t, map[string]string{
@@ -68,8 +69,22 @@ func TestForPool(t *testing.T) {
 }
 
 func TestForPoolWithAnEmptyTemplate(t *testing.T) {
-	pod := ForPool(&v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Name: "warm"}}, "warm-x", "rev")
+	pod, err := ForPool(&v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Name: "warm"}}, "warm-x", "rev")
+	require.NoError(t, err)
 	assert.Len(t, pod.Labels, 3)
+}
+
+func TestATemplateOfWrongTypesMakesNoPod(t *testing.T) {
+	malformed := &v1alpha1.PodTemplate{Malformed: []byte(`{"spec":{"containers":"nginx"}}`)}
+	_, err := ForPool(&v1alpha1.Pool{Spec: v1alpha1.PoolSpec{Template: malformed}}, "warm-x", "rev")
+	require.ErrorContains(t, err, "spec.template")
+	bs := batchSandbox(t, `{"spec":{"containers":[{"name":"main","image":"a"}]}}`)
+	bs.Spec.Template = malformed
+	for shard := range int32(2) { // with a patch and without
+		_, err = ForShard(bs, shard, "x")
+		require.ErrorContains(t, err, "spec.template")
+	}
+	assert.NotEqual(t, Revision(malformed), Revision(&v1alpha1.PodTemplate{Malformed: []byte(`{"spec":{"containers":"busybox"}}`)}))
 }
 
 func batchSandbox(t *testing.T, patches ...string) *v1alpha1.BatchSandbox {

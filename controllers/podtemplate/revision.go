@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"hash/fnv"
 
-	corev1 "k8s.io/api/core/v1"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
 // Revision returns a short hash of the template, fit for a label value. It hashes
@@ -20,28 +21,40 @@ import (
 // that use it (rightly: their pods were made without it). A default that is written
 // out changes the revision although the pods are the same. Two templates meet in
 // one hash with a chance of one in 4 billion.
-func Revision(template *corev1.PodTemplateSpec) string {
+func Revision(template *v1alpha1.PodTemplate) string {
 	sum := fnv.New32a()
 	_, _ = sum.Write(canonical(template)) // a hash takes everything
 	return utilrand.SafeEncodeString(fmt.Sprint(sum.Sum32()))
 }
 
+// PoolRevision returns the revision of the pool's pods. The image of the executor
+// makes a part of it where the operator adds one.
+func PoolRevision(pool *v1alpha1.Pool, executorImage string) string {
+	if !PoolInjects(pool) {
+		return Revision(pool.Spec.Template)
+	}
+	sum := fnv.New32a()
+	_, _ = sum.Write(canonical(pool.Spec.Template))
+	_, _ = sum.Write([]byte("\n" + executorImage))
+	return utilrand.SafeEncodeString(fmt.Sprint(sum.Sum32()))
+}
+
 // canonical returns JSON with sorted keys and no nulls: whether a zero value is
 // written as null or left out is a detail of the library's version.
-func canonical(template *corev1.PodTemplateSpec) []byte {
+func canonical(template *v1alpha1.PodTemplate) []byte {
 	raw, err := json.Marshal(template)
 	if err != nil {
-		panic(fmt.Sprintf("marshalling a PodTemplateSpec: %v", err)) // it has no type that can fail
+		panic(fmt.Sprintf("marshalling a PodTemplate: %v", err)) // it has no type that can fail
 	}
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber() // as float64, large user ids would meet in one hash
 	var value any
 	if err := decoder.Decode(&value); err != nil {
-		panic(fmt.Sprintf("unmarshalling a PodTemplateSpec: %v", err))
+		panic(fmt.Sprintf("unmarshalling a PodTemplate: %v", err))
 	}
 	raw, err = json.Marshal(withoutNulls(value))
 	if err != nil {
-		panic(fmt.Sprintf("marshalling a PodTemplateSpec: %v", err))
+		panic(fmt.Sprintf("marshalling a PodTemplate: %v", err))
 	}
 	return raw
 }

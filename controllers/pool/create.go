@@ -31,6 +31,9 @@ const (
 // errNameTaken: a pod that is not this Pool's has the name.
 var errNameTaken = errors.New("the name is taken by a pod of another owner")
 
+// errTemplate marks a template that no pod can be made from.
+var errTemplate = errors.New("template cannot be used")
+
 // failure is why pods could not be created.
 type failure struct {
 	reason  string // of the condition Ready
@@ -80,8 +83,12 @@ func (p *pass) createNew(ctx context.Context) error {
 // create sends one reserved pod. The reservation is kept while it is not known
 // whether the pod exists.
 func (p *pass) create(ctx context.Context, name string) error {
-	pod := podtemplate.ForPool(p.pool, name, p.state.revision)
-	err := p.Refill.Create(ctx, pod)
+	pod, err := p.newPod(name)
+	if err != nil {
+		p.Ledger.Unreserve(p.key, name)
+		return err
+	}
+	err = p.Refill.Create(ctx, pod)
 	countCreate(err)
 	switch {
 	case err == nil:
@@ -93,6 +100,18 @@ func (p *pass) create(ctx context.Context, name string) error {
 		p.Ledger.Unreserve(p.key, name)
 	}
 	return fmt.Errorf("creating pod %s: %w", name, err)
+}
+
+// newPod returns the pod that the pool's template makes, with its executor.
+func (p *pass) newPod(name string) (*corev1.Pod, error) {
+	pod, err := podtemplate.ForPool(p.pool, name, p.state.revision)
+	if err == nil {
+		err = p.executor.Complete(pod, podtemplate.PoolInjects(p.pool))
+	}
+	if err != nil {
+		return nil, errors.Join(errTemplate, err)
+	}
+	return pod, nil
 }
 
 // adopt finds out whether the pod that has the name is what an earlier sending of
@@ -121,8 +140,10 @@ func (p *pass) confirm(name string, pod *corev1.Pod) {
 // makes room.
 func (p *pass) probe(ctx context.Context) {
 	name := podtemplate.PoolPodName(p.pool.Name)
-	pod := podtemplate.ForPool(p.pool, name, p.state.revision)
-	err := p.Refill.Create(ctx, pod, client.DryRunAll)
+	pod, err := p.newPod(name)
+	if err == nil {
+		err = p.Refill.Create(ctx, pod, client.DryRunAll)
+	}
 	if apierrors.IsAlreadyExists(err) || overQuota(err) {
 		err = nil
 	}
@@ -158,7 +179,7 @@ func (p *pass) noteCreate(ctx context.Context, err error) {
 		return // its end takes the Pool along; there is nobody to tell
 	}
 	log.FromContext(ctx).Error(err, "creating pods failed", "failuresInARow", memory.CreateFailures, "retryAt", memory.RetryAt)
-	if apiwrite.Refused(err) || memory.CreateFailures > 1 {
+	if apiwrite.Refused(err) || errors.Is(err, errTemplate) || memory.CreateFailures > 1 {
 		p.state.failure = newFailure(p.pool, err)
 	}
 }
@@ -177,6 +198,10 @@ func createDelay(failures int) time.Duration {
 // in which the name of the pod, another at each try, gives way to a pattern.
 func newFailure(pool *v1alpha1.Pool, err error) *failure {
 	f := &failure{reason: v1alpha1.ReasonCreateFailed, message: err.Error()}
+	if errors.Is(err, errTemplate) {
+		f.reason = v1alpha1.ReasonTemplateInvalid
+		return f
+	}
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
 		return f

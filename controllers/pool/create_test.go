@@ -16,8 +16,8 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
-func updatedTemplate() *corev1.PodTemplateSpec {
-	return &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Hostname: "changed"}}
+func updatedTemplate() *v1alpha1.PodTemplate {
+	return &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Hostname: "changed"}}}
 }
 
 func answer(code int32, message string) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
 // passBudget is how long a pass goes on starting new requests; what is left is done
@@ -24,12 +25,17 @@ type pass struct {
 	pool  *v1alpha1.Pool
 	state *state
 	now   time.Time
+	// executor is what pods with a task executor get; nil is nothing.
+	executor *podtemplate.Executor
 	// wait is after how long the next pass is due; 0 is never.
 	wait time.Duration
 }
 
 func (p *pass) run(ctx context.Context) (time.Duration, error) {
-	p.state.follow(p.pool)
+	if p.Executor != nil {
+		p.executor = p.Executor()
+	}
+	p.state.follow(p.pool, p.executor.ImageName())
 	deleting := p.deleting()
 	p.Ledger.SetPool(p.key, p.pool.UID, p.state.revision, !deleting)
 	if !deleting {

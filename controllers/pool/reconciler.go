@@ -23,7 +23,13 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 )
+
+// wakeDelay lets the many changes of a burst share one pass: a snapshot of a pool
+// takes its lock, which claims need too.
+const wakeDelay = 20 * time.Millisecond
 
 // conflictRetry is after how long to try again when an object was newer than the
 // cache showed.
@@ -49,12 +55,14 @@ type Reconciler struct {
 	// Fresh returns an error when another leader may have started, which may have
 	// lent what this one takes for idle: nothing is deleted then. nil is always fine.
 	Fresh func() error
+	// Executor returns what pods with a task executor get; nil adds nothing to pods.
+	Executor func() *podtemplate.Executor
 	// Ending says that a namespace ends together with the operator: its objects were
 	// let go of, and nothing may take hold of them again. nil is never.
 	Ending func(namespace string) bool
 
 	states states
-	wakes  wakes
+	wakes  wakequeue.Queue
 }
 
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools,verbs=get;list;watch;update;patch
@@ -71,7 +79,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, opts controller.Options)
 		Named("pool").
 		WithOptions(opts).
 		WatchesRawSource(pools).
-		WatchesRawSource(source.Func(r.wakes.start)).
+		WatchesRawSource(&r.wakes).
 		Complete(r)
 }
 
@@ -90,7 +98,7 @@ func changed() predicate.TypedPredicate[*v1alpha1.Pool] {
 
 // Wake asks for a pass over the pool. It does not block, and may be called before
 // the controller has started. It is the ledger's Pool hook.
-func (r *Reconciler) Wake(key ledger.Key) { r.wakes.wake(key) }
+func (r *Reconciler) Wake(key ledger.Key) { r.wakes.WakeAfter(key, wakeDelay) }
 
 // Reconcile makes one pass over a pool.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {

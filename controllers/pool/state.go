@@ -78,13 +78,13 @@ func (s *state) newest(cached *v1alpha1.Pool) *v1alpha1.Pool {
 
 // follow takes in the object's spec. A change is a reason to try at once what
 // failed before.
-func (s *state) follow(pool *v1alpha1.Pool) {
+func (s *state) follow(pool *v1alpha1.Pool, executorImage string) {
 	if s.generation == pool.Generation && s.revision != "" {
 		return
 	}
 	s.generation = pool.Generation
 	s.memory.CreateFailures, s.memory.RetryAt = 0, time.Time{}
-	revision := podtemplate.Revision(pool.Spec.Template)
+	revision := podtemplate.PoolRevision(pool, executorImage)
 	if revision == s.revision {
 		return
 	}

@@ -5,34 +5,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
 )
 
 var key = ledger.Key{Namespace: "ns", Name: "warm"}
-
-func TestWakesFromBeforeTheStartAreNotLost(t *testing.T) {
-	r := &Reconciler{}
-	r.Wake(key)
-	r.Wake(key)
-	q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
-	defer q.ShutDown()
-	require.NoError(t, r.wakes.start(t.Context(), q))
-	got, _ := q.Get()
-	assert.Equal(t, key, got.NamespacedName)
-	q.Done(got)
-
-	r.Wake(key)
-	got, _ = q.Get()
-	assert.Equal(t, key, got.NamespacedName)
-	assert.Zero(t, q.Len(), "one item for many wakes")
-}
 
 func TestAStateBelongsToOneObject(t *testing.T) {
 	s := &states{}
@@ -70,7 +50,7 @@ func TestNewest(t *testing.T) {
 func TestFollow(t *testing.T) {
 	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Generation: 1}}
 	st := &state{}
-	st.follow(pool)
+	st.follow(pool, "")
 	first := st.revision
 	troubled := func() {
 		st.memory = Memory{CreateFailures: 3, RetryAt: now, Replaced: 4, ReplacedAt: now}
@@ -78,11 +58,11 @@ func TestFollow(t *testing.T) {
 	}
 
 	troubled()
-	st.follow(pool)
+	st.follow(pool, "")
 	assert.Equal(t, 3, st.memory.CreateFailures, "the same generation changes nothing")
 
 	pool.Generation, pool.Spec.CapacitySpec.PoolMax = 2, 5
-	st.follow(pool)
+	st.follow(pool, "")
 	assert.Zero(t, st.memory.CreateFailures, "a new size is tried at once")
 	assert.Equal(t, 4, st.memory.Replaced, "but failing pods are no better for it")
 	assert.Equal(t, first, st.revision)
@@ -90,7 +70,7 @@ func TestFollow(t *testing.T) {
 	troubled()
 	pool.Generation = 3
 	pool.Spec.Template = updatedTemplate()
-	st.follow(pool)
+	st.follow(pool, "")
 	assert.Zero(t, st.memory.Replaced, "a new template starts anew")
 	assert.Nil(t, st.failure)
 	assert.NotEqual(t, first, st.revision)

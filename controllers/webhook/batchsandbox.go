@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -14,13 +13,13 @@ import (
 	"gomodules.xyz/jsonpatch/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
-	kjson "sigs.k8s.io/json"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/podtemplate"
+	"github.com/opensandbox/operator/controllers/tasktemplate"
 )
 
 // On CREATE only: a hand-out updates the object and must not wait for a webhook, and
@@ -66,7 +65,6 @@ func defaultBatchSandbox(_ context.Context, req admission.Request) admission.Res
 
 type batchSandboxValidator struct {
 	reader client.Reader
-	pods   Pods
 	trial  *trial
 	clock  clock.PassiveClock
 }
@@ -78,7 +76,7 @@ func (v *batchSandboxValidator) ValidateCreate(ctx context.Context, bs *v1alpha1
 		return nil, err
 	}
 	ctx, warnings := collectWarnings(ctx)
-	causes := checkTaskPatches(bs)
+	causes := checkTasks(bs)
 	if expires := bs.Spec.ExpireTime; expires != nil && !expires.After(v.clock.Now()) {
 		warnings.add("spec.expireTime is in the past: the BatchSandbox will be deleted at once")
 	}
@@ -121,14 +119,11 @@ func (v *batchSandboxValidator) checkPool(ctx context.Context, bs *v1alpha1.Batc
 func (v *batchSandboxValidator) checkShards(ctx context.Context, bs *v1alpha1.BatchSandbox, warnings *warnings) []metav1.StatusCause {
 	ctx, cancel := context.WithTimeout(ctx, trialTime)
 	defer cancel()
-	if causes := besideExecutor(bs.Spec.Template, bs.Spec.TaskTemplate != nil); len(causes) > 0 {
-		return causes
-	}
 	var running sync.WaitGroup
 	var mu sync.Mutex // guards causes
 	var causes []metav1.StatusCause
 	slots := make(chan struct{}, trialsAtOnce)
-	for i, shard := range differentShards(bs) {
+	for i, shard := range differentShards(bs, bs.Spec.ShardPatches) {
 		if ctx.Err() != nil {
 			break
 		}
@@ -136,9 +131,9 @@ func (v *batchSandboxValidator) checkShards(ctx context.Context, bs *v1alpha1.Ba
 		if int(shard) < len(bs.Spec.ShardPatches) && !empty(bs.Spec.ShardPatches[shard].Raw) {
 			field = fmt.Sprintf("spec.shardPatches[%d]", shard)
 		}
-		pod, err := v.pods.Shard(bs, shard)
+		pod, err := podtemplate.ForShard(bs, shard, podtemplate.ShardPodName(bs.Name, shard, false))
 		if err != nil {
-			return []metav1.StatusCause{cause(metav1.CauseTypeFieldValueInvalid, "", err)}
+			return []metav1.StatusCause{causeOf(err, field)}
 		}
 		if i >= mostTrials {
 			continue
@@ -146,7 +141,7 @@ func (v *batchSandboxValidator) checkShards(ctx context.Context, bs *v1alpha1.Ba
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() { <-slots }()
-			found := v.trial.run(ctx, pod, field, warnings)
+			found := v.trial.run(ctx, pod, podtemplate.ShardInjects(bs), field, warnings)
 			mu.Lock()
 			defer mu.Unlock()
 			causes = append(causes, found...)
@@ -156,16 +151,16 @@ func (v *batchSandboxValidator) checkShards(ctx context.Context, bs *v1alpha1.Ba
 	return causes
 }
 
-// differentShards are shards whose pods differ: one past the patches where there is
-// such a shard or there are no patches, and one for each different patch.
-func differentShards(bs *v1alpha1.BatchSandbox) []int32 {
+// differentShards are shards that the patches tell apart: one past the patches where
+// there is such a shard or there are no patches, and one for each different patch.
+func differentShards(bs *v1alpha1.BatchSandbox, patches []v1alpha1.Patch) []int32 {
 	var shards []int32
-	if patches := int32(len(bs.Spec.ShardPatches)); patches == 0 || patches < bs.DesiredReplicas() { //nolint:gosec // at most 5,000
-		shards = append(shards, patches)
+	if n := int32(len(patches)); n == 0 || n < bs.DesiredReplicas() { //nolint:gosec // at most 5,000
+		shards = append(shards, n)
 	}
 	seen := map[string]bool{}
-	for i := range bs.Spec.ShardPatches {
-		patch := string(bytes.TrimSpace(bs.Spec.ShardPatches[i].Raw))
+	for i := range patches {
+		patch := string(bytes.TrimSpace(patches[i].Raw))
 		if !seen[patch] {
 			seen[patch] = true
 			shards = append(shards, int32(i)) //nolint:gosec // at most 5,000
@@ -179,55 +174,17 @@ func empty(patch []byte) bool {
 	return len(patch) == 0 || bytes.Equal(patch, []byte("null")) || bytes.Equal(patch, []byte("{}"))
 }
 
-// checkTaskPatches applies every different patch to the task template.
-func checkTaskPatches(bs *v1alpha1.BatchSandbox) []metav1.StatusCause {
+// checkTasks makes every different task.
+func checkTasks(bs *v1alpha1.BatchSandbox) []metav1.StatusCause {
 	if bs.Spec.TaskTemplate == nil {
 		return nil
 	}
-	original, err := json.Marshal(bs.Spec.TaskTemplate)
-	if err != nil {
-		return []metav1.StatusCause{cause(metav1.CauseTypeFieldValueInvalid, "spec.taskTemplate", err)}
-	}
-	seen := map[string]bool{}
-	for i := range bs.Spec.ShardTaskPatches {
-		patch := bs.Spec.ShardTaskPatches[i].Raw
-		if empty(patch) || seen[string(patch)] {
-			continue
-		}
-		seen[string(patch)] = true
-		if err := tryTaskPatch(original, patch); err != nil {
-			field := fmt.Sprintf("spec.shardTaskPatches[%d]", i)
-			return []metav1.StatusCause{cause(metav1.CauseTypeFieldValueInvalid, field, err)}
+	for _, shard := range differentShards(bs, bs.Spec.ShardTaskPatches) {
+		if _, err := tasktemplate.ForShard(bs, shard); err != nil {
+			return []metav1.StatusCause{causeOf(err, "spec.taskTemplate")}
 		}
 	}
-	if len(bs.Spec.ShardTaskPatches) < int(bs.DesiredReplicas()) && noCommand(bs.Spec.TaskTemplate) {
-		err := errors.New("must not both be empty: there is nothing to run")
-		return []metav1.StatusCause{cause(metav1.CauseTypeFieldValueRequired, "spec.taskTemplate.spec.process.command and args", err)}
-	}
 	return nil
-}
-
-func tryTaskPatch(original, patch []byte) error {
-	merged, err := strategicpatch.StrategicMergePatch(original, patch, v1alpha1.TaskTemplate{})
-	if err != nil {
-		return fmt.Errorf("not a strategic merge patch for a task template: %w", err)
-	}
-	task := &v1alpha1.TaskTemplate{}
-	unknown, err := kjson.UnmarshalStrict(merged, task)
-	if err == nil {
-		err = errors.Join(unknown...)
-	}
-	if err != nil {
-		return fmt.Errorf("the patched task template is not a task template: %w", err)
-	}
-	if noCommand(task) {
-		return errors.New("the patched task template has neither command nor args: there is nothing to run")
-	}
-	return nil
-}
-
-func noCommand(task *v1alpha1.TaskTemplate) bool {
-	return len(task.Spec.Process.Command)+len(task.Spec.Process.Args) == 0
 }
 
 var _ admission.Validator[*v1alpha1.BatchSandbox] = &batchSandboxValidator{}

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,8 +10,6 @@ import (
 
 	"gomodules.xyz/jsonpatch/v2"
 	admissionv1 "k8s.io/api/admission/v1"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -18,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
 // The rules name the main resource alone: writes of a status never come here. A write
@@ -67,7 +67,6 @@ func defaultPool(_ context.Context, req admission.Request) admission.Response {
 
 type poolValidator struct {
 	reader client.Reader
-	pods   Pods
 	trial  *trial
 }
 
@@ -78,11 +77,25 @@ func (v *poolValidator) ValidateCreate(ctx context.Context, pool *v1alpha1.Pool)
 
 // ValidateUpdate tries a template that changed. An object that is being deleted or
 // keeps its spec is let through: its finalizers must come off.
-func (v *poolValidator) ValidateUpdate(ctx context.Context, old, pool *v1alpha1.Pool) (admission.Warnings, error) {
-	if pool.DeletionTimestamp != nil || equality.Semantic.DeepEqual(old.Spec, pool.Spec) {
+func (v *poolValidator) ValidateUpdate(ctx context.Context, _, pool *v1alpha1.Pool) (admission.Warnings, error) {
+	req, err := admission.RequestFromContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if pool.DeletionTimestamp != nil || bytes.Equal(specOf(req.OldObject.Raw), specOf(req.Object.Raw)) {
 		return nil, nil
 	}
 	return v.checkTemplate(ctx, pool)
+}
+
+// specOf is the spec as the API server writes it. The Go type knows less: it drops
+// misspelt fields of the template.
+func specOf(object []byte) []byte {
+	var raw struct {
+		Spec json.RawMessage `json:"spec"`
+	}
+	_ = json.Unmarshal(object, &raw) // the API server wrote it
+	return raw.Spec
 }
 
 func (v *poolValidator) checkTemplate(ctx context.Context, pool *v1alpha1.Pool) (admission.Warnings, error) {
@@ -94,21 +107,14 @@ func (v *poolValidator) checkTemplate(ctx context.Context, pool *v1alpha1.Pool) 
 	if err := strictTemplate(req.Object.Raw); err != nil {
 		return nil, invalid(v1alpha1.KindPool, pool.Name, cause(metav1.CauseTypeFieldValueInvalid, templateField, err))
 	}
-	if causes := besideExecutor(pool.Spec.Template, poolHasExecutor(pool)); len(causes) > 0 {
-		return nil, invalid(v1alpha1.KindPool, pool.Name, causes...)
-	}
-	pod, err := v.pods.Pool(pool)
+	pod, err := podtemplate.ForPool(pool, podtemplate.PoolPodName(pool.Name), podtemplate.PoolRevision(pool, v.trial.executor.Image))
 	if err != nil {
-		return nil, invalid(v1alpha1.KindPool, pool.Name, cause(metav1.CauseTypeFieldValueInvalid, templateField, err))
+		return nil, invalid(v1alpha1.KindPool, pool.Name, causeOf(err, templateField))
 	}
-	if causes := v.trial.run(ctx, pod, templateField, warnings); len(causes) > 0 {
+	if causes := v.trial.run(ctx, pod, podtemplate.PoolInjects(pool), templateField, warnings); len(causes) > 0 {
 		return warnings.list(), invalid(v1alpha1.KindPool, pool.Name, causes...)
 	}
 	return warnings.list(), nil
-}
-
-func poolHasExecutor(pool *v1alpha1.Pool) bool {
-	return pool.Spec.TaskExecutor.Enabled || pool.Spec.RecycleStrategy.Type == v1alpha1.RecycleRestart
 }
 
 // ValidateDelete refuses what would take the pods of held sandboxes away: foreground
@@ -207,11 +213,3 @@ func few(names []string) string {
 }
 
 var _ admission.Validator[*v1alpha1.Pool] = &poolValidator{}
-
-// templateOf is the template, or an empty one.
-func templateOf(template *corev1.PodTemplateSpec) *corev1.PodTemplateSpec {
-	if template == nil {
-		return &corev1.PodTemplateSpec{}
-	}
-	return template
-}

@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
 // Paths of the webhooks, as controller-gen and OLM write them.
@@ -29,16 +29,9 @@ const (
 	dryRunBurst = 200
 )
 
-// Pods make the pods that the reconcilers would create.
-type Pods struct {
-	// Pool makes a pod of the pool.
-	Pool func(*v1alpha1.Pool) (*corev1.Pod, error)
-	// Shard makes the pod of a shard of a BatchSandbox in template mode.
-	Shard func(*v1alpha1.BatchSandbox, int32) (*corev1.Pod, error)
-}
-
-// Register adds the webhooks to the manager's server.
-func Register(mgr ctrl.Manager, pods Pods) error {
+// Register adds the webhooks to the manager's server. The image is that of the
+// executor that the operator adds to pods.
+func Register(mgr ctrl.Manager, executorImage string) error {
 	config := rest.CopyConfig(mgr.GetConfig())
 	config.QPS, config.Burst = dryRunQPS, dryRunBurst
 	config.WarningHandlerWithContext = warningCollector{}
@@ -46,15 +39,17 @@ func Register(mgr ctrl.Manager, pods Pods) error {
 	if err != nil {
 		return fmt.Errorf("setting up the client for dry runs: %w", err)
 	}
-	trial := &trial{create: func(ctx context.Context, pod *corev1.Pod) error {
-		return writer.Create(ctx, pod, client.DryRunAll)
-	}}
+	trial := &trial{
+		create: func(ctx context.Context, pod *corev1.Pod) error { return writer.Create(ctx, pod, client.DryRunAll) },
+		// Without a key: only the leader has it, and it says nothing about the pod.
+		executor: &podtemplate.Executor{Image: executorImage},
+	}
 	server, scheme := mgr.GetWebhookServer(), mgr.GetScheme()
 	server.Register(pathMutatePool, &admission.Webhook{Handler: admission.HandlerFunc(defaultPool)})
-	server.Register(pathValidatePool, admission.WithValidator(scheme, &poolValidator{reader: mgr.GetClient(), pods: pods, trial: trial}))
+	server.Register(pathValidatePool, admission.WithValidator(scheme, &poolValidator{reader: mgr.GetClient(), trial: trial}))
 	server.Register(pathMutateBatchSandbox, &admission.Webhook{Handler: admission.HandlerFunc(defaultBatchSandbox)})
 	server.Register(pathValidateBatchSandbox, admission.WithValidator(scheme, &batchSandboxValidator{
-		reader: mgr.GetClient(), pods: pods, trial: trial, clock: clock.RealClock{},
+		reader: mgr.GetClient(), trial: trial, clock: clock.RealClock{},
 	}))
 	return nil
 }

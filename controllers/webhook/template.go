@@ -16,6 +16,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
 const templateField = "spec.template"
@@ -44,15 +45,24 @@ func strictTemplate(object []byte) error {
 	return nil
 }
 
-// trial has the API server try a pod without creating it.
+// trial completes a pod as the reconcilers do and has the API server try it without
+// creating it.
 type trial struct {
-	create func(context.Context, *corev1.Pod) error
+	create   func(context.Context, *corev1.Pod) error
+	executor *podtemplate.Executor
 }
 
-// run returns what the API server finds wrong with the pod, in its own words. Only an
-// invalid pod counts; that it may not be created now (a full quota, a policy of the
-// namespace) is a warning.
-func (t *trial) run(ctx context.Context, pod *corev1.Pod, field string, warnings *warnings) []metav1.StatusCause {
+// run returns what is wrong with the pod, where it is the API server that finds it in
+// its own words. Only an invalid pod counts; that it may not be created now (a full
+// quota, a policy of the namespace) is a warning.
+func (t *trial) run(ctx context.Context, pod *corev1.Pod, inject bool, field string, warnings *warnings) []metav1.StatusCause {
+	if err := t.executor.Complete(pod, inject); err != nil {
+		found := causeOf(err, field)
+		if found.Field != field {
+			found.Field = field + "." + found.Field
+		}
+		return []metav1.StatusCause{found}
+	}
 	pod.OwnerReferences = nil // the owner does not exist yet
 	err := t.create(ctx, pod)
 	if err == nil || ctx.Err() != nil {
@@ -76,6 +86,16 @@ func (t *trial) run(ctx context.Context, pod *corev1.Pod, field string, warnings
 
 func cause(kind metav1.CauseType, field string, err error) metav1.StatusCause {
 	return metav1.StatusCause{Type: kind, Field: field, Message: err.Error()}
+}
+
+// causeOf an error that begins with the field that is wrong, or, where it does not, is
+// about the one given.
+func causeOf(err error, field string) metav1.StatusCause {
+	text := err.Error()
+	if named, rest, found := strings.Cut(text, ": "); found && strings.HasPrefix(named, "spec.") {
+		field, text = named, rest
+	}
+	return metav1.StatusCause{Type: metav1.CauseTypeFieldValueInvalid, Field: field, Message: text}
 }
 
 // invalid is the API server's own form of an answer: 422 with the fields.

@@ -115,10 +115,10 @@ func TestHolds(t *testing.T) {
 func batchValidator(create func(*corev1.Pod) error) *batchSandboxValidator {
 	return &batchSandboxValidator{
 		clock: clock.RealClock{},
-		trial: &trial{create: func(_ context.Context, pod *corev1.Pod) error { return create(pod) }},
-		pods: Pods{Shard: func(bs *v1alpha1.BatchSandbox, shard int32) (*corev1.Pod, error) {
-			return podtemplate.ForShard(bs, shard, "name")
-		}},
+		trial: &trial{
+			create:   func(_ context.Context, pod *corev1.Pod) error { return create(pod) },
+			executor: &podtemplate.Executor{Image: "executor"},
+		},
 	}
 }
 
@@ -163,7 +163,7 @@ func TestValidateBatchSandbox(t *testing.T) {
 		}, "", "exceeded quota"},
 		{"an API server that does not answer", `{template: {spec: ` + pod + `}}`, func(*corev1.Pod) error { return errors.New("broken") }, "", "broken"},
 		{"an expiry in the past", `{expireTime: "2001-01-01T00:00:00Z", template: {spec: ` + pod + `}}`, fine, "", "spec.expireTime is in the past"},
-		{"a task without a command", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {}}}}`, fine, "spec.taskTemplate.spec.process.command and args: must not both be empty", ""},
+		{"a task without a command", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {}}}}`, fine, "spec.taskTemplate: spec.process.command: must not be empty", ""},
 		{"a task with the command in each patch", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {}}}, shardTaskPatches: [{spec: {process: {command: [a]}}}]}`, fine, "", ""},
 		{"a misspelt field of a task patch", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {command: [a]}}}, shardTaskPatches: [{spec: {proces: {}}}]}`, fine, `spec.shardTaskPatches[0]: `, ""},
 		{"a privileged container beside an executor", `{taskTemplate: {spec: {process: {command: [a]}}}, template: {spec: {containers: [{name: main, image: a, securityContext: {privileged: true}}]}}}`, fine, "spec.template.spec.containers[0].securityContext.privileged", ""},
@@ -190,15 +190,15 @@ func TestValidateBatchSandbox(t *testing.T) {
 
 func TestEqualPatchesAreTriedOnce(t *testing.T) {
 	bs := &v1alpha1.BatchSandbox{Spec: v1alpha1.BatchSandboxSpec{
-		Replicas: ptr.To(int32(5000)), Template: &corev1.PodTemplateSpec{},
+		Replicas: ptr.To(int32(5000)), Template: &v1alpha1.PodTemplate{},
 		TaskTemplate: nil, ShardPatches: make([]v1alpha1.Patch, 4000),
 	}}
 	for i := range bs.Spec.ShardPatches {
 		bs.Spec.ShardPatches[i].Raw = []byte(`{"spec":{"hostname":"a"}}`)
 	}
-	assert.Equal(t, []int32{4000, 0}, differentShards(bs))
+	assert.Equal(t, []int32{4000, 0}, differentShards(bs, bs.Spec.ShardPatches))
 	bs.Spec.Replicas = ptr.To(int32(4000))
-	assert.Equal(t, []int32{0}, differentShards(bs))
+	assert.Equal(t, []int32{0}, differentShards(bs, bs.Spec.ShardPatches))
 }
 
 func TestTrialsEndInTime(t *testing.T) {

@@ -159,11 +159,11 @@ func (b *bench) pool(p poolSize) *v1alpha1.Pool {
 		Spec: v1alpha1.PoolSpec{
 			CapacitySpec:    v1alpha1.CapacitySpec{BufferMin: 0, BufferMax: p.size, PoolMin: p.size, PoolMax: p.size},
 			RecycleStrategy: v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleNoop},
-			Template: &corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+			Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
 				Containers:   []corev1.Container{{Name: "sandbox-container", Image: "nginx:latest"}},
 				NodeSelector: map[string]string{"type": "kwok"},
 				Tolerations:  []corev1.Toleration{{Key: "kwok.x-k8s.io/node", Operator: corev1.TolerationOpExists}},
-			}},
+			}}},
 		},
 	}
 }

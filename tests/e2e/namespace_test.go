@@ -28,7 +28,7 @@ func TestANamespaceWithHeldSandboxesCanBeDeleted(t *testing.T) {
 }
 
 // restricted is a template that the operator's own namespace takes.
-func restricted() *corev1.PodTemplateSpec {
+func restricted() *v1alpha1.PodTemplate {
 	template := shell("sleep 3600")
 	template.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{
 		RunAsNonRoot: ptr.To(true), RunAsUser: ptr.To(int64(65534)), AllowPrivilegeEscalation: ptr.To(false),

@@ -100,7 +100,7 @@ while true; do
   sleep 0.2
 done`
 
-func troubled() *corev1.PodTemplateSpec {
+func troubled() *v1alpha1.PodTemplate {
 	template := shell(trouble)
 	template.Spec.Containers[0].Resources = corev1.ResourceRequirements{Limits: memory("24Mi"), Requests: memory("8Mi")}
 	return template

@@ -184,25 +184,25 @@ func getPage(t *testing.T, ip, path string) int {
 }
 
 // webServer is the template of the samples.
-func webServer() *corev1.PodTemplateSpec {
-	return &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{
+func webServer() *v1alpha1.PodTemplate {
+	return &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{
 		Name: "sandbox-container", Image: "nginx:latest", Ports: []corev1.ContainerPort{{ContainerPort: 80}},
-	}}}}
+	}}}}}
 }
 
 // shell runs a script in busybox.
-func shell(script string) *corev1.PodTemplateSpec {
-	return &corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+func shell(script string) *v1alpha1.PodTemplate {
+	return &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
 		TerminationGracePeriodSeconds: ptr.To(int64(1)),
 		Containers: []corev1.Container{{
 			Name: "sandbox-container", Image: "busybox:latest", ImagePullPolicy: corev1.PullIfNotPresent,
 			Command: []string{"sh", "-c", script},
 		}},
-	}}
+	}}}
 }
 
 // startPool makes a pool and waits until it has its pods.
-func startPool(t *testing.T, ns string, template *corev1.PodTemplateSpec, capacity v1alpha1.CapacitySpec) *v1alpha1.Pool {
+func startPool(t *testing.T, ns string, template *v1alpha1.PodTemplate, capacity v1alpha1.CapacitySpec) *v1alpha1.Pool {
 	t.Helper()
 	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "example-pool"},
 		Spec: v1alpha1.PoolSpec{Template: template, CapacitySpec: capacity}}
@@ -218,7 +218,7 @@ func pooled(ns, name string, replicas int32) *v1alpha1.BatchSandbox {
 		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(replicas), PoolRef: "example-pool"}}
 }
 
-func fromTemplate(ns, name string, replicas int32, template *corev1.PodTemplateSpec) *v1alpha1.BatchSandbox {
+func fromTemplate(ns, name string, replicas int32, template *v1alpha1.PodTemplate) *v1alpha1.BatchSandbox {
 	return &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
 		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(replicas), Template: template}}
 }

@@ -168,8 +168,8 @@ func actAsKubelet(ctx context.Context) {
 	}
 }
 
-func template() *corev1.PodTemplateSpec {
-	return &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "sandbox-container", Image: "nginx:latest"}}}}
+func template() *v1alpha1.PodTemplate {
+	return &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "sandbox-container", Image: "nginx:latest"}}}}}
 }
 
 func newNamespace(t *testing.T) string {

@@ -114,9 +114,9 @@ func newPool(namespace, name, image string, bounds v1alpha1.CapacitySpec) *v1alp
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
 		Spec: v1alpha1.PoolSpec{
 			CapacitySpec: bounds,
-			Template: &corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+			Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
 				Containers: []corev1.Container{{Name: "main", Image: image}},
-			}},
+			}}},
 		},
 	}
 }

@@ -34,7 +34,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/webhook"
 )
 
@@ -120,14 +119,7 @@ func serve(ctx context.Context, ended chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	err = webhook.Register(mgr, webhook.Pods{
-		Pool: func(pool *v1alpha1.Pool) (*corev1.Pod, error) {
-			return podtemplate.ForPool(pool, podtemplate.PoolPodName(pool.Name), "revision"), nil
-		},
-		Shard: func(bs *v1alpha1.BatchSandbox, shard int32) (*corev1.Pod, error) {
-			return podtemplate.ForShard(bs, shard, podtemplate.ShardPodName(bs.Name, shard, false))
-		},
-	})
+	err = webhook.Register(mgr, "executor:v1")
 	if err != nil {
 		return err
 	}

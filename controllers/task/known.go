@@ -1,0 +1,240 @@
+package task
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/taskreport"
+	executorapi "github.com/opensandbox/operator/executor/api"
+	executorclient "github.com/opensandbox/operator/executor/client"
+)
+
+// unknownAfter is how long an executor may not answer, while its pod is ready,
+// before its task counts as unknown.
+const unknownAfter = 30 * time.Second
+
+// state is where the task of a shard is.
+type state int
+
+const (
+	pending state = iota
+	running
+	succeeded
+	failed
+)
+
+// known is what is known of the task of one shard.
+type known struct {
+	// pod it runs in; empty while none was asked, also when state is from the status.
+	pod     types.UID
+	podName string
+	state   state
+	// stale: state is from the status, and the executor of pod has not confirmed it.
+	stale bool
+	// failure tells how a failed task failed.
+	failure v1alpha1.FailedTask
+
+	// answered is when the executor last answered, or began to be able to.
+	answered time.Time
+	// unknown: it has not answered for unknownAfter.
+	unknown bool
+	// stopped: the task was ended, because its sandbox is given back.
+	stopped bool
+
+	// Why the task cannot run, or not as it should.
+	missing     bool   // the pod has no executor
+	invalid     string // there is no task to run
+	unsupported string // the executor cannot run tasks
+	lacking     []string
+}
+
+func (k *known) ended() bool { return k.state == succeeded || k.state == failed }
+
+// begun says that a process of the task may have run.
+func (k *known) begun() bool { return k.state != pending }
+
+// learn takes in what the executor told of the task.
+func (k *known) learn(t *executorapi.Task, now time.Time) {
+	k.hear(now)
+	k.stale, k.unsupported, k.lacking = false, "", t.MissingCapabilities
+	switch t.State {
+	case executorapi.Succeeded:
+		k.state = succeeded
+	case executorapi.Failed:
+		k.fail(t.Reason, t.Message)
+		k.failure.Signal = t.Signal
+		if t.ExitCode != nil {
+			k.failure.ExitCode = *t.ExitCode
+		}
+	default:
+		k.state = running
+	}
+}
+
+// fail ends the task as failed.
+func (k *known) fail(reason, message string) {
+	k.state = failed
+	k.failure = v1alpha1.FailedTask{Sandbox: k.podName, Reason: cut(reason, 64), Message: cut(message, executorapi.MaxMessageBytes)}
+}
+
+// cannot takes in why tasks cannot run in the sandbox at all: that is no failure of
+// the task.
+func (k *known) cannot(problems []string, now time.Time) {
+	k.hear(now)
+	k.state, k.stale = pending, false
+	k.unsupported = cut(strings.Join(problems, "; "), executorapi.MaxMessageBytes)
+}
+
+// hear takes in that the executor has answered.
+func (k *known) hear(now time.Time) { k.answered, k.unknown = now, false }
+
+// miss takes in that the executor did not answer. A pod that is not ready is no
+// reason to expect an answer.
+func (k *known) miss(now time.Time, ready bool) {
+	switch {
+	case !ready:
+		k.answered, k.unknown = now, false
+	case now.Sub(k.answered) >= unknownAfter:
+		k.unknown = true
+	}
+}
+
+// refused says whether an error is an executor's own answer, and takes it in.
+func (k *known) refused(err error, now time.Time) bool {
+	switch executorclient.Reason(err) {
+	case executorapi.ProblemContainerNotFound, executorapi.ProblemTooManyTasks, executorapi.ProblemStopping,
+		executorapi.ProblemResetting, executorapi.ProblemInternal:
+	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
+		k.fail("Refused", err.Error())
+	default:
+		return false
+	}
+	k.hear(now)
+	return true
+}
+
+// cut keeps the end of a text, as whole characters: the end tells most.
+func cut(text string, most int) string {
+	if len(text) > most {
+		text = text[len(text)-most:]
+	}
+	return strings.ToValidUTF8(text, "")
+}
+
+// seed returns what the status says of the tasks.
+func seed(bs *v1alpha1.BatchSandbox) map[int32]*known {
+	records := map[int32]*known{}
+	for _, shard := range taskreport.ParseShards(bs.Status.SucceededShards) {
+		records[shard] = &known{state: succeeded}
+	}
+	for _, shard := range taskreport.ParseShards(bs.Status.FailedShards) {
+		records[shard] = &known{state: failed, failure: v1alpha1.FailedTask{Shard: shard}}
+	}
+	for _, failure := range bs.Status.FailedTasks {
+		if k := records[failure.Shard]; k != nil && k.state == failed {
+			k.failure, k.podName = failure, failure.Sandbox
+		}
+	}
+	return records
+}
+
+// report sums up what is known of the shards 0 to replicas-1.
+func report(records map[int32]*known, replicas int32) taskreport.Report {
+	var r taskreport.Report
+	why := reasons{}
+	for shard := range replicas {
+		k := records[shard]
+		switch {
+		case k == nil:
+			r.Pending++
+			continue
+		case k.state == succeeded:
+			r.Succeeded = append(r.Succeeded, shard)
+		case k.state == failed:
+			r.Failed = append(r.Failed, shard)
+			if failure := k.failure; len(r.FailedTasks) < v1alpha1.MaxFailedTasks && failure.Sandbox != "" {
+				failure.Shard = shard
+				r.FailedTasks = append(r.FailedTasks, failure)
+			}
+		case k.stopped:
+		case k.unknown: // never of a task that is known to have ended
+			r.Unknown++
+		case k.state == running:
+			r.Running++
+		default:
+			r.Pending++
+		}
+		why.note(shard, k)
+	}
+	ended := len(r.Succeeded) + len(r.Failed)
+	r.Completed = ended == int(replicas)
+	switch {
+	case r.Completed && len(r.Failed) > 0:
+		r.Reason, r.Message = v1alpha1.ReasonTasksFailed, fmt.Sprintf("%d of %d tasks failed", len(r.Failed), replicas)
+	case r.Completed:
+		r.Reason, r.Message = v1alpha1.ReasonTasksSucceeded, "all tasks have succeeded"
+	default:
+		r.Reason, r.Message = why.first()
+		if r.Reason == "" {
+			r.Reason, r.Message = v1alpha1.ReasonTasksRunning, "some tasks have not ended yet"
+		}
+	}
+	return r
+}
+
+// reasons are why tasks do not run as they should, by reason: the first shard's
+// message and how many shards there are.
+type reasons map[string]*reason
+
+type reason struct {
+	message string
+	count   int
+}
+
+// order of what to show first: what the user has to do something about.
+var order = []string{
+	v1alpha1.ReasonTaskTemplateInvalid, v1alpha1.ReasonExecutorMissing, v1alpha1.ReasonExecutorUnsupported,
+	v1alpha1.ReasonExecutorUnreachable, v1alpha1.ReasonExecutorCapabilities,
+}
+
+func (r reasons) note(shard int32, k *known) {
+	add := func(name, message string) {
+		if r[name] == nil {
+			r[name] = &reason{message: message}
+		}
+		r[name].count++
+	}
+	switch {
+	case k.ended() || k.stopped:
+	case k.invalid != "":
+		add(v1alpha1.ReasonTaskTemplateInvalid, k.invalid)
+	case k.missing:
+		add(v1alpha1.ReasonExecutorMissing, fmt.Sprintf("sandbox %s of shard %d has no container %s: set spec.taskExecutor.enabled of its Pool, or write one into the template",
+			k.podName, shard, v1alpha1.ExecutorContainerName))
+	case k.unsupported != "":
+		add(v1alpha1.ReasonExecutorUnsupported, fmt.Sprintf("the task executor of sandbox %s cannot run tasks there: %s", k.podName, k.unsupported))
+	case k.unknown:
+		add(v1alpha1.ReasonExecutorUnreachable, fmt.Sprintf("the task executor of sandbox %s has not answered for %v", k.podName, unknownAfter))
+	case len(k.lacking) > 0:
+		lacking := slices.Clone(k.lacking)
+		slices.Sort(lacking)
+		add(v1alpha1.ReasonExecutorCapabilities, fmt.Sprintf("the task in sandbox %s lacks capabilities that its container has: %s", k.podName, strings.Join(lacking, ", ")))
+	}
+}
+
+func (r reasons) first() (name, message string) {
+	for _, name := range order {
+		if found := r[name]; found != nil {
+			if found.count > 1 {
+				return name, fmt.Sprintf("%s (and %d more)", found.message, found.count-1)
+			}
+			return name, found.message
+		}
+	}
+	return "", ""
+}

@@ -1,0 +1,120 @@
+package task
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/utils/ptr"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/taskreport"
+	executorapi "github.com/opensandbox/operator/executor/api"
+	executorclient "github.com/opensandbox/operator/executor/client"
+)
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func TestAnExecutorsWordIsTakenIn(t *testing.T) {
+	k := known{pod: "a", podName: "pod-a", stale: true, unknown: true, unsupported: "x"}
+	k.learn(&executorapi.Task{State: executorapi.Running, MissingCapabilities: []string{"NET_RAW"}}, now)
+	require.Equal(t, known{pod: "a", podName: "pod-a", state: running, answered: now, lacking: []string{"NET_RAW"}}, k)
+	k.learn(&executorapi.Task{State: executorapi.Failed, Reason: executorapi.ReasonSignaled, Signal: 9, ExitCode: ptr.To(int32(137)),
+		Message: strings.Repeat("x", 300) + "\xff€"}, now)
+	require.True(t, k.ended())
+	require.LessOrEqual(t, len(k.failure.Message), 256)
+	require.True(t, strings.HasSuffix(k.failure.Message, "x€"), "the end of it, as whole characters")
+	k.failure.Message = ""
+	require.Equal(t, v1alpha1.FailedTask{Sandbox: "pod-a", ExitCode: 137, Signal: 9, Reason: "Signaled"}, k.failure)
+}
+
+func TestATaskIsUnknownAfterThirtySecondsOfSilence(t *testing.T) {
+	k := known{state: running, answered: now}
+	k.miss(now.Add(29*time.Second), true)
+	require.False(t, k.unknown)
+	k.miss(now.Add(30*time.Second), true)
+	require.True(t, k.unknown)
+	k.miss(now.Add(31*time.Second), false)
+	require.False(t, k.unknown, "a pod that is not ready need not answer")
+	k.miss(now.Add(60*time.Second), true)
+	require.False(t, k.unknown, "its time begins anew")
+	k.miss(now.Add(61*time.Second), true)
+	require.True(t, k.unknown)
+	k.hear(now.Add(62 * time.Second))
+	require.False(t, k.unknown)
+}
+
+func TestARefusalIsAnAnswer(t *testing.T) {
+	refusal := func(reason string) error {
+		return &executorclient.Error{Status: 503, Problem: executorapi.Problem{Reason: reason, Detail: "because"}}
+	}
+	for reason, want := range map[string]state{
+		executorapi.ProblemContainerNotFound: pending, executorapi.ProblemTooManyTasks: pending,
+		executorapi.ProblemResetting: pending, executorapi.ProblemInvalid: failed,
+	} {
+		k := known{podName: "a"}
+		require.True(t, k.refused(refusal(reason), now), reason)
+		require.Equal(t, want, k.state, reason)
+	}
+	for _, err := range []error{refusal(""), errors.New("connection refused")} {
+		k := known{}
+		require.False(t, k.refused(err, now), "whoever answers so is no executor: %v", err)
+	}
+}
+
+func TestASandboxInWhichNoTaskCanRunFailsNone(t *testing.T) {
+	k := known{podName: "a", state: running}
+	k.cannot([]string{"capability SYS_PTRACE is missing", "more"}, now)
+	r := report(map[int32]*known{0: &k}, 1)
+	require.Equal(t, int32(1), r.Pending)
+	require.Equal(t, v1alpha1.ReasonExecutorUnsupported, r.Reason)
+	require.Contains(t, r.Message, "capability SYS_PTRACE is missing; more")
+}
+
+func TestTheReportSumsUp(t *testing.T) {
+	failure := v1alpha1.FailedTask{Sandbox: "p", Reason: "ExitCode", ExitCode: 1}
+	records := map[int32]*known{
+		0: {state: succeeded}, 1: {state: failed, failure: failure}, 2: {state: running}, 3: {state: running, unknown: true, podName: "q"},
+		4: {missing: true, podName: "r"}, 5: {state: running, stopped: true}, 7: {state: succeeded, unknown: true}, 9: {state: succeeded},
+	}
+	r := report(records, 8)
+	failure.Shard = 1
+	require.Equal(t, taskreport.Report{
+		Pending: 2, Running: 1, Unknown: 1, Succeeded: []int32{0, 7}, Failed: []int32{1}, FailedTasks: []v1alpha1.FailedTask{failure},
+		Reason: v1alpha1.ReasonExecutorMissing, Message: r.Message,
+	}, r)
+	require.Contains(t, r.Message, "sandbox r of shard 4")
+	records[6] = &known{invalid: "spec.shardTaskPatches[6]: wrong"}
+	require.Equal(t, v1alpha1.ReasonTaskTemplateInvalid, report(records, 8).Reason)
+	require.Equal(t, v1alpha1.ReasonTasksRunning, report(records, 3).Reason)
+	require.Equal(t, v1alpha1.ReasonTasksFailed, report(records, 2).Reason)
+	require.True(t, report(records, 2).Completed)
+	require.Equal(t, v1alpha1.ReasonTasksSucceeded, report(records, 1).Reason)
+	require.True(t, report(nil, 0).Completed)
+}
+
+func TestOnlyTenFailedTasksAreListed(t *testing.T) {
+	records := map[int32]*known{}
+	for shard := range int32(30) {
+		records[shard] = &known{podName: "p"}
+		records[shard].fail("ExitCode", "")
+	}
+	r := report(records, 30)
+	require.Len(t, r.Failed, 30)
+	require.Len(t, r.FailedTasks, v1alpha1.MaxFailedTasks)
+	require.Equal(t, int32(9), r.FailedTasks[9].Shard)
+}
+
+func TestTheStatusIsTheSeed(t *testing.T) {
+	bs := &v1alpha1.BatchSandbox{Status: v1alpha1.BatchSandboxStatus{SucceededShards: "0", FailedShards: "1-2",
+		FailedTasks: []v1alpha1.FailedTask{{Sandbox: "p", Shard: 2, ExitCode: 5}, {Sandbox: "forged", Shard: 0}}}}
+	records := seed(bs)
+	require.Len(t, records, 3)
+	require.Equal(t, succeeded, records[0].state)
+	require.Equal(t, int32(5), records[2].failure.ExitCode)
+	r := report(records, 3)
+	require.Equal(t, []int32{1, 2}, r.Failed)
+	require.Len(t, r.FailedTasks, 1)
+}

@@ -1,0 +1,134 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/taskreport"
+	executorapi "github.com/opensandbox/operator/executor/api"
+	executorclient "github.com/opensandbox/operator/executor/client"
+)
+
+const (
+	// resetWait is how long a reset may take: the grace of the tasks, and what
+	// killing them takes.
+	resetWait = executorapi.DefaultGraceSeconds*time.Second + 10*time.Second
+	// unreachableFor is how long an executor may not answer before its sandbox is
+	// given up.
+	unreachableFor = 10 * time.Second
+	// stopPatience is how long an executor may answer without ending its tasks.
+	stopPatience = time.Minute
+)
+
+// Stop ends all tasks of a pod that the BatchSandbox holds or has given up, and says
+// how far that has come. Where restart says so and the pod allows it, all containers
+// are restarted in place after it. It returns at once; OnChange says when to ask again.
+func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) taskreport.Stopping {
+	if uid == "" {
+		return taskreport.Unstoppable // nobody has seen it yet
+	}
+	j := r.jobs.of(bs)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if s := j.stops[uid]; s != nil {
+		return s.outcome
+	}
+	var follows *follower
+	for shard, f := range j.followers {
+		if f.pod == uid {
+			follows = f
+			j.unfollow(shard)
+		}
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	s := &stop{pod: pod, cancel: cancel}
+	j.stops[uid] = s
+	r.work.Go(func() {
+		defer cancel()
+		if follows != nil {
+			<-follows.done // so that nothing starts after the end
+		}
+		outcome := r.end(ctx, j.name.Namespace, pod, uid, restart)
+		if ctx.Err() != nil {
+			return
+		}
+		j.finishStop(s, uid, outcome)
+		r.OnChange(j.name)
+	})
+	return s.outcome
+}
+
+// Freed forgets that pods were stopped: they are not the BatchSandbox' any more, and
+// may become so again.
+func (r *Reconciler) Freed(bs *v1alpha1.BatchSandbox, pods []string) {
+	j := r.jobs.of(bs)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	maps.DeleteFunc(j.stops, func(_ types.UID, s *stop) bool { return slices.Contains(pods, s.pod) })
+}
+
+func (j *job) finishStop(s *stop, uid types.UID, outcome taskreport.Stopping) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s.outcome = outcome
+	for _, k := range j.records {
+		if k.pod == uid {
+			k.stopped = true
+		}
+	}
+}
+
+// end resets the executor of a pod until it has ended its tasks or is given up.
+func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.UID, restart bool) taskreport.Stopping {
+	var before map[string]string
+	if restart {
+		before = r.restartable(ctx, namespace, pod, uid)
+	}
+	request := executorapi.ResetRequest{Restart: before != nil}
+	l := leg{Reconciler: r}
+	began := r.Clock.Now()
+	answered := began
+	for {
+		err := r.reset(ctx, namespace, pod, uid, request)
+		now := r.Clock.Now()
+		switch {
+		case err == nil, errors.Is(err, errGone), errors.Is(err, errNoExecutor):
+			r.Executors.Forget(string(uid))
+			if err == nil && before != nil && r.restarted(ctx, namespace, pod, uid, before) {
+				return taskreport.Restarted
+			}
+			return taskreport.Stopped
+		case executorclient.Reason(err) == executorapi.ProblemProcessesRemain:
+			return taskreport.Unstoppable
+		case executorclient.Reason(err) != "" || errors.Is(err, errNotFresh):
+			answered = now
+		}
+		if now.Sub(answered) >= unreachableFor || now.Sub(began) >= stopPatience {
+			return taskreport.Unstoppable
+		}
+		if !l.sleep(ctx, l.nextPause()) {
+			return taskreport.StillStopping
+		}
+	}
+}
+
+// errNotFresh says that another leader may have lent the pod on.
+var errNotFresh = errors.New("not resetting an executor")
+
+func (r *Reconciler) reset(ctx context.Context, namespace, pod string, uid types.UID, request executorapi.ResetRequest) error {
+	target, _, err := r.target(ctx, namespace, pod, uid)
+	if err != nil {
+		return err
+	}
+	if err := r.Fresh(); err != nil {
+		return errors.Join(errNotFresh, err)
+	}
+	_, err = r.Executors.Reset(ctx, target, request, resetWait)
+	return err
+}

@@ -1,0 +1,117 @@
+package tasks
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+)
+
+// kubelet marks new pods as running and ready, runs their executors, and ends
+// deleted ones.
+type kubelet struct {
+	mu    sync.Mutex // guards both
+	count int
+	// executors by pod, also of pods that are gone.
+	executors map[types.UID]*executor
+}
+
+func newKubelet() *kubelet { return &kubelet{executors: map[types.UID]*executor{}} }
+
+func (k *kubelet) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		w, err := api.Watch(ctx, &corev1.PodList{})
+		if err != nil {
+			continue
+		}
+		for e := range w.ResultChan() {
+			if pod, ok := e.Object.(*corev1.Pod); ok {
+				k.see(ctx, pod)
+			}
+		}
+	}
+}
+
+func (k *kubelet) see(ctx context.Context, pod *corev1.Pod) {
+	switch {
+	case pod.DeletionTimestamp != nil:
+		if x := k.executor(pod.UID); x != nil {
+			x.close()
+		}
+		_ = api.Delete(ctx, pod, client.GracePeriodSeconds(0))
+	case pod.Status.PodIP == "":
+		ip := k.address()
+		k.startExecutor(pod, ip)
+		before := client.MergeFrom(pod.DeepCopy())
+		pod.Status.Phase, pod.Status.PodIP, pod.Status.PodIPs = corev1.PodRunning, ip, []corev1.PodIP{{IP: ip}}
+		pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		for _, c := range pod.Spec.Containers {
+			pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{
+				Name: c.Name, ContainerID: containerID(pod, c.Name), Ready: true,
+				State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+			})
+		}
+		_ = api.Status().Patch(ctx, pod, before)
+	}
+}
+
+// restart gives the containers of a pod new ids, as a restart of all of them does.
+func (k *kubelet) restart(name types.NamespacedName, x *executor) {
+	pod := &corev1.Pod{}
+	ctx := context.Background()
+	if api.Get(ctx, name, pod) != nil {
+		return
+	}
+	before := client.MergeFrom(pod.DeepCopy())
+	for i := range pod.Status.ContainerStatuses {
+		s := &pod.Status.ContainerStatuses[i]
+		sum := sha256.Sum256([]byte(s.ContainerID))
+		s.ContainerID, s.RestartCount = "containerd://"+hex.EncodeToString(sum[:]), s.RestartCount+1
+	}
+	x.mu.Lock()
+	x.container = pod.Status.ContainerStatuses[0].ContainerID
+	x.mu.Unlock()
+	_ = api.Status().Patch(ctx, pod, before)
+}
+
+func containerID(pod *corev1.Pod, container string) string {
+	sum := sha256.Sum256([]byte(string(pod.UID) + container))
+	return "containerd://" + hex.EncodeToString(sum[:])
+}
+
+// address returns a loopback address that no other test process uses.
+func (k *kubelet) address() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.count++
+	return fmt.Sprintf("127.%d.%d.%d", 101+os.Getpid()%100, k.count/250, k.count%250+1)
+}
+
+func (k *kubelet) executor(pod types.UID) *executor {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.executors[pod]
+}
+
+func (k *kubelet) startExecutor(pod *corev1.Pod, ip string) {
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			if c := &containers[i]; c.Name == v1alpha1.ExecutorContainerName {
+				x := newExecutor(pod, c, ip)
+				x.restart = func() { k.restart(client.ObjectKeyFromObject(pod), x) }
+				k.mu.Lock()
+				k.executors[pod.UID] = x
+				k.mu.Unlock()
+				x.listen()
+			}
+		}
+	}
+}
