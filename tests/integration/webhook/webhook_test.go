@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/wait"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -132,10 +133,10 @@ func serve(ctx context.Context, ended chan struct{}) error {
 	if !mgr.GetCache().WaitForCacheSync(ctx) {
 		return fmt.Errorf("the caches do not sync")
 	}
-	for started := mgr.GetWebhookServer().StartedChecker(); started(nil) != nil; {
-		time.Sleep(50 * time.Millisecond)
-	}
-	return nil
+	started := mgr.GetWebhookServer().StartedChecker()
+	return wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		return started(nil) == nil, nil
+	})
 }
 
 func newNamespace(t *testing.T) string {
@@ -170,6 +171,7 @@ func TestWhatIsRefused(t *testing.T) {
 		{"a pool whose pod the API server refuses", "Pool", `{template: {spec: {containers: [{name: main}]}}, ` + capacity + `}`, `spec.template.spec.containers[0].image: Required value`},
 		{"a pool with an executor and a privileged container", "Pool", `{taskExecutor: {enabled: true}, template: {spec: {containers: [{name: main, image: a, securityContext: {privileged: true}}]}}, ` + capacity + `}`, `spec.template.spec.containers[0].securityContext.privileged`},
 		{"a field of another type", "Pool", `{template: {spec: {containers: main}}, ` + capacity + `}`, `containers`},
+		{"a batch with tasks and a privileged container in one sandbox", "BatchSandbox", `{replicas: 2, template: ` + good + `, taskTemplate: {spec: {process: {command: [a]}}}, shardPatches: [{}, {spec: {containers: [{name: main, securityContext: {privileged: true}}]}}]}`, `spec.shardPatches[1].spec.containers[0].securityContext.privileged`},
 		{"a template whose pod the API server refuses", "BatchSandbox", `{template: {spec: {containers: [{name: main, image: a, ports: [{containerPort: 99999}]}]}}}`, `spec.template.spec.containers[0].ports[0].containerPort: Invalid value: 99999`},
 		{"a patch that does not apply", "BatchSandbox", `{replicas: 2, template: ` + good + `, shardPatches: [{}, {spec: {hostnam: x}}]}`, `spec.shardPatches[1]: `},
 		{"a patch whose pod the API server refuses", "BatchSandbox", `{replicas: 2, template: ` + good + `, shardPatches: [{spec: {hostname: BAD}}]}`, `spec.shardPatches[0].spec.hostname: Invalid value: "BAD"`},
@@ -195,6 +197,8 @@ func TestAnUpdateOfAPool(t *testing.T) {
 	assert.Equal(t, "25%", value, "the default is written out")
 	bad := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"template":{"spec":{"containers":[{"name":"main"}]}}}}`))
 	require.ErrorContains(t, api.Patch(t.Context(), pool, bad), "image: Required value")
+	misspelt := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"template":{"spec":{"hostnam":"x"}}}}`))
+	require.ErrorContains(t, api.Patch(t.Context(), pool, misspelt), `unknown field "spec.hostnam"`)
 	fine := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"template":{"spec":{"containers":[{"name":"main","image":"b"}]}}}}`))
 	require.NoError(t, api.Patch(t.Context(), pool, fine))
 }
@@ -296,11 +300,8 @@ func TestCertificatesAreMadeSharedAndRotated(t *testing.T) {
 	}
 	var before []byte
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		clock.Step(5 * time.Second) // whoever came second tries again
 		before = served(c)
-		if !clock.HasWaiters() {
-			c.Errorf("not waiting")
-		}
-		clock.Step(5 * time.Second)
 	}, 20*time.Second, 100*time.Millisecond)
 	clock.Step(300 * 24 * time.Hour)
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
@@ -345,6 +346,7 @@ func TestWithTheWebhooksDown(t *testing.T) {
 func failClosed(t *testing.T) { setPolicy(t, admissionregistrationv1.Fail) }
 func failOpen(t *testing.T)   { setPolicy(t, admissionregistrationv1.Ignore) }
 
+// setPolicy returns once the API server, which watches the configurations, follows it.
 func setPolicy(t *testing.T, policy admissionregistrationv1.FailurePolicyType) {
 	t.Helper()
 	validating := &admissionregistrationv1.ValidatingWebhookConfigurationList{}
@@ -356,6 +358,7 @@ func setPolicy(t *testing.T, policy admissionregistrationv1.FailurePolicyType) {
 		}
 		require.NoError(t, api.Update(t.Context(), &validating.Items[i]))
 	}
+	follows(t, policy, "vbatchsandbox.")
 	mutating := &admissionregistrationv1.MutatingWebhookConfigurationList{}
 	require.NoError(t, api.List(t.Context(), mutating))
 	for i := range mutating.Items {
@@ -364,5 +367,22 @@ func setPolicy(t *testing.T, policy admissionregistrationv1.FailurePolicyType) {
 		}
 		require.NoError(t, api.Update(t.Context(), &mutating.Items[i]))
 	}
-	time.Sleep(2 * time.Second) // the API server watches the configurations
+	follows(t, policy, "mbatchsandbox.")
+}
+
+// follows waits until the webhook, which is down, refuses or lets through.
+func follows(t *testing.T, policy admissionregistrationv1.FailurePolicyType, name string) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		probe := &v1alpha1.BatchSandbox{
+			ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "probe", Annotations: map[string]string{v1alpha1.AnnotationEndpoints: "[]"}},
+			Spec:       v1alpha1.BatchSandboxSpec{PoolRef: "none"},
+		}
+		err := api.Create(context.Background(), probe, client.DryRunAll)
+		if policy == admissionregistrationv1.Fail {
+			assert.ErrorContains(c, err, `failed calling webhook "`+name)
+		} else if err != nil {
+			assert.NotContains(c, err.Error(), `failed calling webhook "`+name)
+		}
+	}, 20*time.Second, 100*time.Millisecond)
 }
