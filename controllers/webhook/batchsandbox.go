@@ -163,7 +163,7 @@ func differentShards(bs *v1alpha1.BatchSandbox, patches []v1alpha1.Patch) []int3
 		patch := string(bytes.TrimSpace(patches[i].Raw))
 		if !seen[patch] {
 			seen[patch] = true
-			shards = append(shards, int32(i)) //nolint:gosec // at most 5,000
+			shards = append(shards, int32(i))
 		}
 	}
 	return shards

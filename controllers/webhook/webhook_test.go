@@ -165,7 +165,7 @@ func TestValidateBatchSandbox(t *testing.T) {
 		{"an expiry in the past", `{expireTime: "2001-01-01T00:00:00Z", template: {spec: ` + pod + `}}`, fine, "", "spec.expireTime is in the past"},
 		{"a task without a command", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {}}}}`, fine, "spec.taskTemplate: spec.process.command: must not be empty", ""},
 		{"a task with the command in each patch", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {}}}, shardTaskPatches: [{spec: {process: {command: [a]}}}]}`, fine, "", ""},
-		{"a misspelt field of a task patch", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {command: [a]}}}, shardTaskPatches: [{spec: {proces: {}}}]}`, fine, `spec.shardTaskPatches[0]: `, ""},
+		{"a misspelt field of a task patch", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {command: [a]}}}, shardTaskPatches: [{spec: {prozess: {}}}]}`, fine, `spec.shardTaskPatches[0]: `, ""},
 		{"a privileged container beside an executor", `{taskTemplate: {spec: {process: {command: [a]}}}, template: {spec: {containers: [{name: main, image: a, securityContext: {privileged: true}}]}}}`, fine, "spec.template.spec.containers[0].securityContext.privileged", ""},
 		{"a privileged container without an executor", `{template: {spec: {containers: [{name: main, image: a, securityContext: {privileged: true}}]}}}`, fine, "", ""},
 		{"a capability beside a hand-written executor", `{template: {spec: {containers: [{name: main, image: a, securityContext: {capabilities: {add: [CAP_SYS_ADMIN]}}}, {name: task-executor}]}}}`, fine, "spec.template.spec.containers[0].securityContext.capabilities.add", ""},

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,9 +33,7 @@ const (
 
 func connect(t *testing.T) client.Client {
 	t.Helper()
-	if os.Getenv("KUBECONFIG") == "" {
-		t.Skip("KUBECONFIG is not set: 'make test-install' runs this test")
-	}
+	require.NotEmpty(t, os.Getenv("KUBECONFIG"), "run it by 'make test-install'")
 	require.NoError(t, v1alpha1.AddToScheme(scheme.Scheme))
 	cfg, err := config.GetConfig()
 	require.NoError(t, err)
@@ -48,18 +47,14 @@ func run(t *testing.T, command string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", command)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(kubectl())+":"+os.Getenv("PATH"))
+	cmd.Env = os.Environ()
+	if kubectl := os.Getenv("KUBECTL"); kubectl != "" {
+		cmd.Env = append(cmd.Env, "PATH="+filepath.Dir(kubectl)+":"+os.Getenv("PATH"))
+	}
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s\n%s", command, out)
 	t.Logf("$ %s\n%s", command, out)
 	return string(out)
-}
-
-func kubectl() string {
-	if path := os.Getenv("KUBECTL"); path != "" {
-		return path
-	}
-	return "/usr/local/bin/kubectl"
 }
 
 func eventually(t *testing.T, condition func() bool, what string, args ...any) {
@@ -80,6 +75,11 @@ func TestInstallUseAndRemove(t *testing.T) {
 	ns.GenerateName = "install-"
 	require.NoError(t, api.Create(t.Context(), ns))
 	t.Cleanup(func() { _ = api.Delete(context.Background(), ns) })
+	refused := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"contaners": []any{}}}}}}
+	refused.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(v1alpha1.KindBatchSandbox))
+	refused.SetNamespace(ns.Name)
+	refused.SetName("misspelt")
+	require.ErrorContains(t, api.Create(t.Context(), refused), `unknown field "spec.contaners"`, "the API server reaches the webhook and trusts it")
 	run(t, "kubectl -n "+ns.Name+" apply -f config/samples/pool.yaml -f config/samples/batchsandbox_pooled.yaml")
 	batch := &v1alpha1.BatchSandbox{}
 	eventually(t, func() bool {

@@ -175,7 +175,7 @@ func TestWhatIsRefused(t *testing.T) {
 		{"a template whose pod the API server refuses", "BatchSandbox", `{template: {spec: {containers: [{name: main, image: a, ports: [{containerPort: 99999}]}]}}}`, `spec.template.spec.containers[0].ports[0].containerPort: Invalid value: 99999`},
 		{"a patch that does not apply", "BatchSandbox", `{replicas: 2, template: ` + good + `, shardPatches: [{}, {spec: {hostnam: x}}]}`, `spec.shardPatches[1]: `},
 		{"a patch whose pod the API server refuses", "BatchSandbox", `{replicas: 2, template: ` + good + `, shardPatches: [{spec: {hostname: BAD}}]}`, `spec.shardPatches[0].spec.hostname: Invalid value: "BAD"`},
-		{"a task patch that does not apply", "BatchSandbox", `{template: ` + good + `, taskTemplate: {spec: {process: {command: [a]}}}, shardTaskPatches: [{spec: {proces: {}}}]}`, `spec.shardTaskPatches[0]: `},
+		{"a task patch that does not apply", "BatchSandbox", `{template: ` + good + `, taskTemplate: {spec: {process: {command: [a]}}}, shardTaskPatches: [{spec: {prozess: {}}}]}`, `spec.shardTaskPatches[0]: `},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
