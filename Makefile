@@ -51,6 +51,8 @@ KUSTOMIZE := $(BIN)/kustomize
 GOLANGCI_LINT := $(BIN)/golangci-lint
 OPERATOR_SDK := $(BIN)/operator-sdk
 OPM := $(BIN)/opm
+OLM := $(BIN)/olm
+OLM_CATALOG := $(BIN)/olm-catalog
 
 # Static programs that do not depend on where they are built.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=v$(VERSION)'
@@ -107,7 +109,7 @@ lint: $(GOLANGCI_LINT) $(KUSTOMIZE) ## Check Go code, shell scripts and that eve
 	else echo "shellcheck is not installed: the shell scripts were not checked"; fi
 
 .PHONY: check-generated
-check-generated: manifests generate ## Fail when generated files are not what the code generates.
+check-generated: manifests generate bundle ## Fail when generated files are not what the code generates.
 	@hack/check-generated.sh
 
 ##@ Tests
@@ -160,9 +162,8 @@ docker-push-task-executor: ## Push the task executor's image.
 .PHONY: bundle
 bundle: manifests $(KUSTOMIZE) $(OPERATOR_SDK) ## Generate the OLM bundle, bundle/ and bundle.Dockerfile, and validate it.
 	$(OPERATOR_SDK) generate kustomize manifests -q --interactive=false
-	$(KUSTOMIZE) build config/manifests | $(OPERATOR_SDK) generate bundle -q --overwrite --version $(VERSION) \
-		--channels=$(CHANNELS) --default-channel=$(DEFAULT_CHANNEL)
-	$(OPERATOR_SDK) bundle validate ./bundle --select-optional suite=operatorframework --optional-values=k8s-version=1.37
+	hack/bundle.sh $(VERSION) $(CHANNELS) $(DEFAULT_CHANNEL)
+	$(OPERATOR_SDK) bundle validate ./bundle --select-optional suite=operatorframework
 
 .PHONY: catalog
 catalog: $(OPM) ## Build a file-based catalog of the bundle, dist/catalog, and validate it.
@@ -250,9 +251,14 @@ $(OPERATOR_SDK): hack/tools/operator-sdk/go.mod hack/tools/operator-sdk/go.sum
 		-o $@ github.com/operator-framework/operator-sdk/cmd/operator-sdk
 	@touch $@
 
-$(OPM): hack/tools/olm/go.mod hack/tools/olm/go.sum
-	@echo "building opm (once)" >&2
-	@CGO_ENABLED=0 go build -C hack/tools/olm -trimpath -tags json1,containers_image_openpgp -o $@ github.com/operator-framework/operator-registry/cmd/opm
+# opm, and OLM itself for the tests.
+$(OPM): PACKAGE := operator-registry/cmd/opm
+$(OLM): PACKAGE := operator-lifecycle-manager/cmd/olm
+$(OLM_CATALOG): PACKAGE := operator-lifecycle-manager/cmd/catalog
+
+$(OPM) $(OLM) $(OLM_CATALOG): hack/tools/olm/go.mod hack/tools/olm/go.sum
+	@echo "building $(@F) (once)" >&2
+	@CGO_ENABLED=0 go build -C hack/tools/olm -trimpath -tags json1,containers_image_openpgp -o $@ github.com/operator-framework/$(PACKAGE)
 	@touch $@
 
 comma := ,

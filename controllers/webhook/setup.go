@@ -49,7 +49,7 @@ func Register(mgr ctrl.Manager, executorImage string) error {
 	server.Register(pathValidatePool, admission.WithValidator(scheme, &poolValidator{reader: mgr.GetClient(), trial: trial}))
 	server.Register(pathMutateBatchSandbox, &admission.Webhook{Handler: admission.HandlerFunc(defaultBatchSandbox)})
 	server.Register(pathValidateBatchSandbox, admission.WithValidator(scheme, &batchSandboxValidator{
-		reader: mgr.GetClient(), trial: trial, clock: clock.RealClock{},
+		reader: mgr.GetAPIReader(), // the pool may have been applied a moment ago trial: trial, clock: clock.RealClock{},
 	}))
 	return nil
 }
