@@ -135,6 +135,10 @@ test-e2e: $(CLUSTER) $(KUSTOMIZE) ## Run end-to-end tests on the hermetic cluste
 test-install: $(CLUSTER) $(KUSTOMIZE) ## Test dist/install.yaml, its installation and its removal, on the hermetic cluster.
 	hack/test-install.sh ./tests/install/...
 
+.PHONY: test-olm
+test-olm: $(CLUSTER) $(KUSTOMIZE) $(OPM) $(OLM) $(OLM_CATALOG) ## Test installation, upgrade and removal of bundle/ by OLM, on the hermetic cluster.
+	VERSION='$(VERSION)' OPM='$(OPM)' OLM='$(OLM)' OLM_CATALOG='$(OLM_CATALOG)' hack/test-olm.sh
+
 .PHONY: bench
 bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes take, on the hermetic cluster with simulated nodes.
 	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' hack/bench.sh
