@@ -80,6 +80,7 @@ func TestInstallUseAndRemove(t *testing.T) {
 	refused.SetNamespace(ns.Name)
 	refused.SetName("misspelt")
 	require.ErrorContains(t, api.Create(t.Context(), refused), `unknown field "spec.contaners"`, "the API server reaches the webhook and trusts it")
+	run(t, "kubectl -n "+ns.Name+" apply -f config/samples/namespace/network_policy.yaml")
 	run(t, "kubectl -n "+ns.Name+" apply -f config/samples/pool.yaml -f config/samples/batchsandbox_pooled.yaml")
 	batch := &v1alpha1.BatchSandbox{}
 	eventually(t, func() bool {
