@@ -49,7 +49,8 @@ func Register(mgr ctrl.Manager, executorImage string) error {
 	server.Register(pathValidatePool, admission.WithValidator(scheme, &poolValidator{reader: mgr.GetClient(), trial: trial}))
 	server.Register(pathMutateBatchSandbox, &admission.Webhook{Handler: admission.HandlerFunc(defaultBatchSandbox)})
 	server.Register(pathValidateBatchSandbox, admission.WithValidator(scheme, &batchSandboxValidator{
-		reader: mgr.GetAPIReader(), // the pool may have been applied a moment ago trial: trial, clock: clock.RealClock{},
+		// Not the cache: the pool may have been applied a moment ago.
+		reader: mgr.GetAPIReader(), trial: trial, clock: clock.RealClock{},
 	}))
 	return nil
 }
