@@ -20,6 +20,9 @@ BUILD_ARGS ?=
 TIMEOUT ?= 180
 # The race detector needs a C compiler; empty it where there is none.
 RACE ?= -race
+# The channels of the bundle, and which of them a user gets who names none.
+CHANNELS ?= candidate,stable
+DEFAULT_CHANNEL ?= stable
 # `make bench`: how many nodes it simulates, whether etcd of a cluster that it starts
 # writes through to the disk (BENCH_FSYNC=true), and flags of the benchmark (-rounds=30).
 BENCH_NODES ?= 10
@@ -46,6 +49,10 @@ CLUSTER := $(BIN)/cluster
 CONTROLLER_GEN := $(BIN)/controller-gen
 KUSTOMIZE := $(BIN)/kustomize
 GOLANGCI_LINT := $(BIN)/golangci-lint
+OPERATOR_SDK := $(BIN)/operator-sdk
+OPM := $(BIN)/opm
+OLM := $(BIN)/olm
+OLM_CATALOG := $(BIN)/olm-catalog
 
 # Static programs that do not depend on where they are built.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=v$(VERSION)'
@@ -74,8 +81,8 @@ build: ## Build the operator and the task executor for this machine, into bin/.
 	$(GO_BUILD) -o bin/task-executor ./cmd/task-executor
 
 .PHONY: manifests
-manifests: $(CONTROLLER_GEN) ## Generate the CRDs and the operator's roles from the markers in the Go code.
-	$(CONTROLLER_GEN) rbac:roleName=manager-role crd webhook paths=./... output:crd:artifacts:config=config/crd/bases
+manifests: $(CONTROLLER_GEN) ## Generate the CRDs, the webhooks and the operator's roles from the markers in the Go code.
+	$(CONTROLLER_GEN) rbac:roleName=manager-role crd webhook paths=./... output:crd:artifacts:config=config/crd/bases output:webhook:artifacts:config=config/webhook
 
 .PHONY: generate
 generate: $(CONTROLLER_GEN) ## Generate the DeepCopy methods of the API types.
@@ -102,7 +109,7 @@ lint: $(GOLANGCI_LINT) $(KUSTOMIZE) ## Check Go code, shell scripts and that eve
 	else echo "shellcheck is not installed: the shell scripts were not checked"; fi
 
 .PHONY: check-generated
-check-generated: manifests generate ## Fail when generated files are not what the code generates.
+check-generated: manifests generate bundle ## Fail when generated files are not what the code generates.
 	@hack/check-generated.sh
 
 ##@ Tests
@@ -123,6 +130,14 @@ test-integration: $(CLUSTER) ## Run tests against a real etcd and kube-apiserver
 .PHONY: test-e2e
 test-e2e: $(CLUSTER) $(KUSTOMIZE) ## Run end-to-end tests on the hermetic cluster, started if it is not running.
 	hack/e2e.sh
+
+.PHONY: test-install
+test-install: $(CLUSTER) $(KUSTOMIZE) ## Test dist/install.yaml, its installation and its removal, on the hermetic cluster.
+	hack/test-install.sh ./tests/install/...
+
+.PHONY: test-olm
+test-olm: $(CLUSTER) $(KUSTOMIZE) $(OPM) $(OLM) $(OLM_CATALOG) ## Test installation, upgrade and removal of bundle/ by OLM, on the hermetic cluster.
+	VERSION='$(VERSION)' OPM='$(OPM)' OLM='$(OLM)' OLM_CATALOG='$(OLM_CATALOG)' hack/test-olm.sh
 
 .PHONY: bench
 bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes take, on the hermetic cluster with simulated nodes.
@@ -146,6 +161,18 @@ docker-build-task-executor: ## Build the task executor's image, TASK_EXECUTOR_IM
 docker-push-task-executor: ## Push the task executor's image.
 	$(call image-push,task-executor,$(TASK_EXECUTOR_IMG))
 
+##@ Bundle and catalog, for OLM
+
+.PHONY: bundle
+bundle: manifests $(KUSTOMIZE) $(OPERATOR_SDK) ## Generate the OLM bundle, bundle/ and bundle.Dockerfile, and validate it.
+	$(OPERATOR_SDK) generate kustomize manifests -q --interactive=false
+	hack/bundle.sh $(VERSION) $(CHANNELS) $(DEFAULT_CHANNEL)
+	$(OPERATOR_SDK) bundle validate ./bundle --select-optional suite=operatorframework
+
+.PHONY: catalog
+catalog: $(OPM) ## Build a file-based catalog of the bundle, dist/catalog, and validate it.
+	hack/catalog.sh dist/catalog bundle
+
 ##@ Deployment, to the cluster that KUBECONFIG names
 
 .PHONY: install
@@ -163,6 +190,11 @@ uninstall: $(KUSTOMIZE) require-kubectl ## Delete all BatchSandboxes and Pools, 
 deploy: $(KUSTOMIZE) require-kubectl ## Deploy the operator with the images IMG and TASK_EXECUTOR_IMG, and wait for it.
 	hack/render.sh | $(KUBECTL) apply -f -
 	$(KUBECTL) --namespace opensandbox-system rollout status deployment/opensandbox-controller-manager --timeout=$(TIMEOUT)s
+
+.PHONY: dist
+dist: $(KUSTOMIZE) ## Write dist/install.yaml, the operator in one file, with the images IMG and TASK_EXECUTOR_IMG.
+	@mkdir -p dist
+	hack/render.sh > dist/install.yaml
 
 .PHONY: undeploy
 undeploy: $(KUSTOMIZE) require-kubectl ## Delete all BatchSandboxes and Pools, then the operator and the CRDs.
@@ -209,6 +241,28 @@ $(GOLANGCI_LINT): TOOL := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 $(CONTROLLER_GEN) $(KUSTOMIZE) $(GOLANGCI_LINT): $(BIN)/%: hack/tools/%/go.mod hack/tools/%/go.sum
 	@echo "building $* (once)" >&2
 	@CGO_ENABLED=0 go build -C hack/tools/$* -trimpath -o $@ $(TOOL)
+	@touch $@
+
+# operator-sdk says in what it generates which version made it, and validates bundle
+# images with a library that wants C code unless this tag is set.
+OPERATOR_SDK_VERSION = $(shell cd hack/tools/operator-sdk && go list -m -f '{{.Version}}' github.com/operator-framework/operator-sdk)
+operator-sdk-flag = -X github.com/operator-framework/operator-sdk/internal/version.$(1)=$(OPERATOR_SDK_VERSION)
+
+$(OPERATOR_SDK): hack/tools/operator-sdk/go.mod hack/tools/operator-sdk/go.sum
+	@echo "building operator-sdk (once)" >&2
+	@CGO_ENABLED=0 go build -C hack/tools/operator-sdk -trimpath -tags containers_image_openpgp \
+		-ldflags '-s -w $(call operator-sdk-flag,Version) $(call operator-sdk-flag,GitVersion) $(call operator-sdk-flag,ImageVersion)' \
+		-o $@ github.com/operator-framework/operator-sdk/cmd/operator-sdk
+	@touch $@
+
+# opm, and OLM itself for the tests.
+$(OPM): PACKAGE := operator-registry/cmd/opm
+$(OLM): PACKAGE := operator-lifecycle-manager/cmd/olm
+$(OLM_CATALOG): PACKAGE := operator-lifecycle-manager/cmd/catalog
+
+$(OPM) $(OLM) $(OLM_CATALOG): hack/tools/olm/go.mod hack/tools/olm/go.sum
+	@echo "building $(@F) (once)" >&2
+	@CGO_ENABLED=0 go build -C hack/tools/olm -trimpath -tags json1,containers_image_openpgp -o $@ github.com/operator-framework/$(PACKAGE)
 	@touch $@
 
 comma := ,

@@ -5,17 +5,20 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-generated=(config/crd/bases config/rbac/role.yaml ':(glob)**/zz_generated*.go')
+generated=(config/crd/bases config/rbac/role.yaml config/webhook/manifests.yaml config/manifests/bases bundle bundle.Dockerfile ':(glob)**/zz_generated*.go')
+
+# The time of generation is no difference.
+different() { git diff --ignore-matching-lines='^ *createdAt: ' "$@" HEAD -- "${generated[@]}"; }
 
 new=$(git ls-files --others --exclude-standard -- "${generated[@]}")
-if git diff --exit-code HEAD -- "${generated[@]}" && [[ -z $new ]]; then
+if different --exit-code && [[ -z $new ]]; then
   echo "generated files are current"
   exit 0
 fi
 {
   echo
   echo "These generated files are not what was committed; commit them as they are now:"
-  git diff --name-only HEAD -- "${generated[@]}"
+  different --stat
   [[ -z $new ]] || echo "$new"
 } >&2
 exit 1

@@ -10,6 +10,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +operator-sdk:csv:customresourcedefinitions:displayName="BatchSandbox",resources={{Pod,v1,},{Event,events.k8s.io/v1,}}
 // +kubebuilder:resource:path=batchsandboxes,scope=Namespaced,shortName=bsbx
 // +kubebuilder:printcolumn:name="DESIRED",type=integer,JSONPath=`.spec.replicas`,description="Sandboxes asked for"
 // +kubebuilder:printcolumn:name="TOTAL",type=integer,JSONPath=`.status.replicas`,description="Sandboxes that exist"
@@ -60,6 +61,7 @@ type BatchSandboxSpec struct {
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=5000
+	// +operator-sdk:csv:customresourcedefinitions:type=spec,xDescriptors="urn:alm:descriptor:com.tectonic.ui:podCount"
 	Replicas *int32 `json:"replicas,omitempty"`
 
 	// poolRef is the name of a Pool of the same namespace to take the sandboxes
@@ -67,6 +69,7 @@ type BatchSandboxSpec struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	PoolRef string `json:"poolRef,omitempty"`
 
 	// template is the pod template to make the sandboxes from. Immutable.
@@ -74,6 +77,7 @@ type BatchSandboxSpec struct {
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	Template *PodTemplate `json:"template,omitempty"`
 
 	// shardPatches[i] is a strategic merge patch on template for sandbox i.
@@ -81,6 +85,7 @@ type BatchSandboxSpec struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=5000
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	ShardPatches []Patch `json:"shardPatches,omitempty"`
 
 	// expireTime is the time after which the BatchSandbox is deleted. It may be
@@ -90,16 +95,19 @@ type BatchSandboxSpec struct {
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Format=date-time
 	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
 
 	// ttlSeconds is the time in seconds from creation to deletion, at most 100 years.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=3153600000
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	TTLSeconds *int64 `json:"ttlSeconds,omitempty"`
 
 	// taskTemplate is the task to run in every sandbox. Immutable.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	TaskTemplate *TaskTemplate `json:"taskTemplate,omitempty"`
 
 	// shardTaskPatches[i] is a strategic merge patch on taskTemplate for sandbox i:
@@ -108,6 +116,7 @@ type BatchSandboxSpec struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=5000
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	ShardTaskPatches []Patch `json:"shardTaskPatches,omitempty"`
 
 	// taskResourcePolicyWhenCompleted says what happens to a sandbox whose task has
@@ -115,6 +124,7 @@ type BatchSandboxSpec struct {
 	// gives it back at once.
 	// +optional
 	// +kubebuilder:default=Retain
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	TaskResourcePolicyWhenCompleted TaskResourcePolicy `json:"taskResourcePolicyWhenCompleted,omitempty"`
 }
 
@@ -215,89 +225,106 @@ const (
 type BatchSandboxStatus struct {
 	// observedGeneration is the metadata.generation this status speaks of.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
 	// replicas is the number of sandboxes that exist.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Replicas int32 `json:"replicas"`
 
 	// allocated is the number of sandboxes held from the pool or, in template mode,
 	// bound to a node.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Allocated int32 `json:"allocated"`
 
 	// ready is the number of sandboxes whose pod is Ready.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Ready int32 `json:"ready"`
 
 	// taskPending is the number of shards whose task was not dispatched yet.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	TaskPending int32 `json:"taskPending"`
 
 	// taskRunning is the number of shards whose task runs.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	TaskRunning int32 `json:"taskRunning"`
 
 	// taskSucceed is the number of shards whose task ended with exit code 0.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	TaskSucceed int32 `json:"taskSucceed"`
 
 	// taskFailed is the number of shards whose task failed or could not start.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	TaskFailed int32 `json:"taskFailed"`
 
 	// taskUnknown is the number of shards whose executor has not answered for 30 s.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	TaskUnknown int32 `json:"taskUnknown"`
 
 	// succeededShards are the shards whose task succeeded, as "0-5,7".
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	SucceededShards string `json:"succeededShards,omitempty"`
 
 	// failedShards are the shards whose task failed, as "0-5,7".
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	FailedShards string `json:"failedShards,omitempty"`
 
 	// restarted is the number of sandboxes in which a container restarted after
 	// they were handed over: what ran there is gone.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Restarted int32 `json:"restarted,omitempty"`
 
 	// phase is Succeed while every sandbox asked for is ready, Failed when one
 	// cannot become ready, else Pending.
 	// +optional
 	// +kubebuilder:validation:Enum=Pending;Succeed;Failed
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Phase Phase `json:"phase,omitempty"`
 
 	// expireTime is when the BatchSandbox will be deleted: the earlier of
 	// spec.expireTime and creation plus spec.ttlSeconds.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
 
 	// expires is expireTime for people, as the column EXPIRE shows it: a time in
 	// RFC 3339, or "<none>". (kubectl leaves the cell of a missing field blank, as
 	// if the operator had not looked yet.) Programs read expireTime.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Expires string `json:"expires,omitempty"`
 
 	// failedTasks are at most ten of the failed tasks.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=10
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	FailedTasks []FailedTask `json:"failedTasks,omitempty"`
 
 	// conditions are Ready, TasksCompleted, SandboxesRestarted and Deleting.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
+	// +operator-sdk:csv:customresourcedefinitions:type=status,xDescriptors="urn:alm:descriptor:io.kubernetes.conditions"
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 

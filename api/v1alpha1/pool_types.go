@@ -9,6 +9,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +operator-sdk:csv:customresourcedefinitions:displayName="Pool",resources={{Pod,v1,},{Event,events.k8s.io/v1,}}
 // +kubebuilder:resource:path=pools,scope=Namespaced
 // +kubebuilder:printcolumn:name="TOTAL",type=integer,JSONPath=`.status.total`,description="Pods of the pool, held or idle"
 // +kubebuilder:printcolumn:name="ALLOCATED",type=integer,JSONPath=`.status.allocated`,description="Pods held by BatchSandboxes or being recycled"
@@ -43,26 +44,32 @@ type PoolSpec struct {
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	Template *PodTemplate `json:"template"`
 
 	// capacitySpec bounds the number of pods.
 	// +required
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	CapacitySpec CapacitySpec `json:"capacitySpec"`
 
 	// scaleStrategy bounds how fast the pool grows.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	ScaleStrategy ScaleStrategy `json:"scaleStrategy,omitempty"`
 
 	// updateStrategy bounds how fast idle pods are replaced when the template changes.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	UpdateStrategy UpdateStrategy `json:"updateStrategy,omitempty"`
 
 	// recycleStrategy says what happens to a sandbox that comes back.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	RecycleStrategy RecycleStrategy `json:"recycleStrategy,omitempty"`
 
 	// taskExecutor configures the executor in the pool's pods.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	TaskExecutor TaskExecutorSpec `json:"taskExecutor,omitempty"`
 }
 
@@ -153,35 +160,42 @@ type TaskExecutorSpec struct {
 type PoolStatus struct {
 	// observedGeneration is the metadata.generation this status speaks of.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
 	// revision is the hash of the current template.
 	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Revision string `json:"revision,omitempty"`
 
 	// total is the number of pods, held or idle. Terminating pods do not count.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Total int32 `json:"total"`
 
 	// allocated is the number of pods that are held, being recycled or set aside.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Allocated int32 `json:"allocated"`
 
 	// available is the number of idle pods that are ready.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Available int32 `json:"available"`
 
 	// updated is the number of pods made from the current template.
 	// +optional
 	// +kubebuilder:default=0
+	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Updated int32 `json:"updated"`
 
 	// conditions are Ready and, while the pool is being deleted, Deleting.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
+	// +operator-sdk:csv:customresourcedefinitions:type=status,xDescriptors="urn:alm:descriptor:io.kubernetes.conditions"
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"os"
@@ -26,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/batchsandbox"
@@ -36,6 +38,7 @@ import (
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/pool"
 	"github.com/opensandbox/operator/controllers/task"
+	"github.com/opensandbox/operator/controllers/webhook"
 	executorclient "github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
 )
@@ -53,6 +56,8 @@ type options struct {
 	taskExecutorImage                   string
 	qps, refillQPS                      float64
 	burst, refillBurst                  int
+	webhookPort                         int
+	webhookCertDir                      string
 }
 
 func (o *options) bind(fs *flag.FlagSet) {
@@ -74,6 +79,8 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.IntVar(&o.burst, "kube-api-burst", 2000, "Requests to the API server that may exceed kube-api-qps for a moment.")
 	fs.Float64Var(&o.refillQPS, "refill-qps", 100, "Pods per second that pools create, apart from kube-api-qps.")
 	fs.IntVar(&o.refillBurst, "refill-burst", 200, "Pods that pools may create beyond refill-qps for a moment.")
+	fs.IntVar(&o.webhookPort, "webhook-port", 0, "Port of the admission webhooks; 0 turns them off.")
+	fs.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "Directory with the webhooks' tls.crt and tls.key. Empty: the operator makes and rotates a certificate itself, in POD_NAMESPACE.")
 }
 
 func main() {
@@ -102,7 +109,8 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := ctrl.NewManager(config, managerOptions(o, lease))
+	certificates := &webhook.Certificates{Namespace: os.Getenv("POD_NAMESPACE"), Clock: clock.RealClock{}}
+	mgr, err := ctrl.NewManager(config, managerOptions(o, lease, certificates))
 	if err != nil {
 		return fmt.Errorf("setting up the manager: %w", err)
 	}
@@ -113,6 +121,9 @@ func run(ctx context.Context, o *options) error {
 		return fmt.Errorf("adding the readiness check: %w", err)
 	}
 	if err := wire(ctx, mgr, o, lease); err != nil {
+		return err
+	}
+	if err := serveWebhooks(mgr, o, certificates); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)
@@ -141,7 +152,7 @@ func (o *options) namespaces() []string {
 	return strings.FieldsFunc(o.watchNamespaces, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-func managerOptions(o *options, lease *leadership.Lease) ctrl.Options {
+func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.Certificates) ctrl.Options {
 	watched := map[string]cache.Config{}
 	for _, namespace := range o.namespaces() {
 		watched[namespace] = cache.Config{}
@@ -169,7 +180,42 @@ func managerOptions(o *options, lease *leadership.Lease) ctrl.Options {
 	if lease != nil {
 		options.LeaderElectionResourceLockInterface = lease
 	}
+	if o.webhookPort != 0 {
+		server := ctrlwebhook.Options{Port: o.webhookPort, CertDir: o.webhookCertDir}
+		if o.webhookCertDir == "" {
+			server.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = certificates.GetCertificate }}
+		}
+		options.WebhookServer = ctrlwebhook.NewServer(server)
+	}
 	return options
+}
+
+// serveWebhooks serves admission in every replica. A replica is ready when the API
+// server can call it.
+func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certificates) error {
+	if o.webhookPort == 0 {
+		return nil
+	}
+	if o.webhookCertDir == "" {
+		if certificates.Namespace == "" {
+			return fmt.Errorf("flag --webhook-port: needs POD_NAMESPACE in the environment, or --webhook-cert-dir")
+		}
+		direct, err := client.New(mgr.GetConfig(), client.Options{Scheme: mgr.GetScheme()})
+		if err != nil {
+			return fmt.Errorf("setting up the client for certificates: %w", err)
+		}
+		certificates.Client = direct
+		if err := mgr.Add(certificates); err != nil {
+			return fmt.Errorf("adding the certificates: %w", err)
+		}
+		if err := mgr.AddReadyzCheck("webhook-certificate", certificates.Ready); err != nil {
+			return fmt.Errorf("adding the readiness check: %w", err)
+		}
+	}
+	if err := mgr.AddReadyzCheck("webhook", mgr.GetWebhookServer().StartedChecker()); err != nil {
+		return fmt.Errorf("adding the readiness check: %w", err)
+	}
+	return webhook.Register(mgr, o.taskExecutorImage)
 }
 
 // wire connects the ledger, its rebuild and the reconcilers.

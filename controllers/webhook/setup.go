@@ -1,0 +1,56 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/opensandbox/operator/controllers/podtemplate"
+)
+
+// Paths of the webhooks, as controller-gen and OLM write them.
+const (
+	pathMutatePool           = "/mutate-sandbox-opensandbox-io-v1alpha1-pool"
+	pathValidatePool         = "/validate-sandbox-opensandbox-io-v1alpha1-pool"
+	pathMutateBatchSandbox   = "/mutate-sandbox-opensandbox-io-v1alpha1-batchsandbox"
+	pathValidateBatchSandbox = "/validate-sandbox-opensandbox-io-v1alpha1-batchsandbox"
+)
+
+// Dry runs have a budget of their own, so that a burst of creates does not hold up
+// the hand-outs of the reconcilers.
+const (
+	dryRunQPS   = 100
+	dryRunBurst = 200
+)
+
+// Register adds the webhooks to the manager's server. The image is that of the
+// executor that the operator adds to pods.
+func Register(mgr ctrl.Manager, executorImage string) error {
+	config := rest.CopyConfig(mgr.GetConfig())
+	config.QPS, config.Burst = dryRunQPS, dryRunBurst
+	config.WarningHandlerWithContext = warningCollector{}
+	writer, err := client.New(config, client.Options{Scheme: mgr.GetScheme()})
+	if err != nil {
+		return fmt.Errorf("setting up the client for dry runs: %w", err)
+	}
+	trial := &trial{
+		create: func(ctx context.Context, pod *corev1.Pod) error { return writer.Create(ctx, pod, client.DryRunAll) },
+		// Without a key: only the leader has it, and it says nothing about the pod.
+		executor: &podtemplate.Executor{Image: executorImage},
+	}
+	server, scheme := mgr.GetWebhookServer(), mgr.GetScheme()
+	server.Register(pathMutatePool, &admission.Webhook{Handler: admission.HandlerFunc(defaultPool)})
+	server.Register(pathValidatePool, admission.WithValidator(scheme, &poolValidator{reader: mgr.GetClient(), trial: trial}))
+	server.Register(pathMutateBatchSandbox, &admission.Webhook{Handler: admission.HandlerFunc(defaultBatchSandbox)})
+	server.Register(pathValidateBatchSandbox, admission.WithValidator(scheme, &batchSandboxValidator{
+		// Not the cache: the pool may have been applied a moment ago.
+		reader: mgr.GetAPIReader(), trial: trial, clock: clock.RealClock{},
+	}))
+	return nil
+}

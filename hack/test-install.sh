@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs tests that install the operator themselves, in the packages given, on the
+# hermetic cluster: the images are there, the operator is not. A cluster that ran
+# before goes on running, without the operator; one that was started for the tests is
+# stopped after them.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=hack/lib.sh
+source hack/lib.sh
+
+make=${MAKE:-make}
+
+cluster_runs || trap 'bin/cluster down' EXIT
+# shellcheck disable=SC2119 # no flags
+use_cluster
+"$make" --no-print-directory undeploy KUBECONFIG="$KUBECONFIG"
+"$make" --no-print-directory build
+IMG=$(give_image manager controller 65532)
+TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 0)
+export IMG TASK_EXECUTOR_IMG
+"$make" --no-print-directory dist IMG="$IMG" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"
+go test -count=1 -v -timeout 60m "$@"
