@@ -46,3 +46,9 @@ bin/kustomize build "$overlay" | bin/operator-sdk generate bundle -q --overwrite
   --version "$1" --channels="$2" --default-channel="$3"
 # OLM makes a Service of its own for the webhooks.
 rm bundle/manifests/opensandbox-webhook-service_v1_service.yaml
+
+# The time of generation alone is no change.
+csv=bundle/manifests/opensandbox-operator.clusterserviceversion.yaml
+if git diff --quiet --ignore-matching-lines='^ *createdAt: ' HEAD -- "$csv" 2>/dev/null; then
+  git checkout -q HEAD -- "$csv"
+fi

@@ -53,7 +53,7 @@ spec: {channel: stable, name: opensandbox-operator, source: opensandbox, sourceN
 func TestInstallUpgradeAndRemove(t *testing.T) {
 	api, current := connect(t), environment(t, "VERSION")
 	old := bundle(t, before, environment(t, "OLD_IMG"), environment(t, "OLD_TASK_EXECUTOR_IMG"))
-	new := bundle(t, current, environment(t, "IMG"), environment(t, "TASK_EXECUTOR_IMG"))
+	next := bundle(t, current, environment(t, "IMG"), environment(t, "TASK_EXECUTOR_IMG"))
 	startOLM(t)
 	stop := catalog(t, old)
 	sh(t, "kubectl apply -f - <<'YAML'"+subscribe+"YAML")
@@ -68,7 +68,7 @@ func TestInstallUpgradeAndRemove(t *testing.T) {
 	requireWebhook(t, api, ns.Name)
 
 	stop()
-	catalog(t, old, new)
+	catalog(t, old, next)
 	succeeded(t, api, namespace, current)
 	requireImage(t, api, environment(t, "IMG"))
 	sh(t, "kubectl -n "+namespace+" rollout status deployment/"+deployment+" --timeout=180s")
