@@ -52,7 +52,7 @@ spec: {channel: stable, name: opensandbox-operator, source: opensandbox, sourceN
 
 func TestInstallUpgradeAndRemove(t *testing.T) {
 	api, current := connect(t), environment(t, "VERSION")
-	old := bundle(t, before, environment(t, "OLD_IMG"), environment(t, "OLD_TASK_EXECUTOR_IMG"))
+	old := withoutExpires(t, bundle(t, before, environment(t, "OLD_IMG"), environment(t, "OLD_TASK_EXECUTOR_IMG")))
 	next := bundle(t, current, environment(t, "IMG"), environment(t, "TASK_EXECUTOR_IMG"))
 	startOLM(t)
 	stop := catalog(t, old)
@@ -65,6 +65,7 @@ func TestInstallUpgradeAndRemove(t *testing.T) {
 	held, working := use(t, api, ns.Name)
 	was := containers(t, api, ns.Name)
 	annotations := held.Annotations
+	require.Empty(t, held.Status.Expires, "the CRD of before does not have it")
 	requireWebhook(t, api, ns.Name)
 
 	stop()
@@ -76,7 +77,10 @@ func TestInstallUpgradeAndRemove(t *testing.T) {
 	require.NoError(t, err)
 	requireWebhook(t, api, ns.Name)
 
-	// The new version serves, and what was there went on undisturbed.
+	// The new version reads what the one before stored, and fills in what is new.
+	until(t, api, held, "the object has what the new CRD has", func(bs *v1alpha1.BatchSandbox) bool { return bs.Status.Expires != "" })
+
+	// It serves, and what was there went on undisturbed.
 	late := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: "late"},
 		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(int32(1)), PoolRef: "example-pool"}}
 	require.NoError(t, api.Create(t.Context(), late))

@@ -18,12 +18,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 	certutil "k8s.io/client-go/util/cert"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
+	"sigs.k8s.io/yaml"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
@@ -150,6 +152,24 @@ func bundle(t *testing.T, version, controller, executor string) string {
 	require.Contains(t, changed, "image: "+controller)
 	require.Contains(t, changed, "\n  version: "+version+"\n")
 	require.NoError(t, os.WriteFile(path, []byte(changed), 0o600))
+	return dir
+}
+
+// withoutExpires takes a field out of a bundle's CRD: an upgrade that changes no CRD
+// would say little.
+func withoutExpires(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(dir, "manifests/sandbox.opensandbox.io_batchsandboxes.yaml")
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	crd := &apiextensionsv1.CustomResourceDefinition{}
+	require.NoError(t, yaml.UnmarshalStrict(text, crd))
+	status := crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["status"].Properties
+	require.Contains(t, status, "expires")
+	delete(status, "expires")
+	text, err = yaml.Marshal(crd)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, text, 0o600))
 	return dir
 }
 
