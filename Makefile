@@ -125,7 +125,7 @@ test-e2e: $(CLUSTER) $(KUSTOMIZE) ## Run end-to-end tests on the hermetic cluste
 	hack/e2e.sh
 
 .PHONY: bench
-bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes take, on the hermetic cluster with simulated nodes.
+bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes and tasks take, on the hermetic cluster with simulated nodes.
 	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' hack/bench.sh
 
 ##@ Images
