@@ -140,7 +140,7 @@ test-olm: $(CLUSTER) $(KUSTOMIZE) $(OPM) $(OLM) $(OLM_CATALOG) ## Test installat
 	VERSION='$(VERSION)' OPM='$(OPM)' OLM='$(OLM)' OLM_CATALOG='$(OLM_CATALOG)' hack/test-olm.sh
 
 .PHONY: bench
-bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes take, on the hermetic cluster with simulated nodes.
+bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes and tasks take, on the hermetic cluster with simulated nodes.
 	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' hack/bench.sh
 
 ##@ Images

@@ -173,12 +173,13 @@ func (b *bench) pool(p poolSize) *v1alpha1.Pool {
 	}
 }
 
-// untilIdle waits until every pod of the pool is ready and nobody holds one.
+// untilIdle waits until every pod of the pool is ready and current, and nobody holds one.
 func (b *bench) untilIdle(ctx context.Context, name string, patience time.Duration) error {
 	pool := &v1alpha1.Pool{}
 	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
 		err := b.api.Get(ctx, client.ObjectKey{Namespace: b.namespace, Name: name}, pool)
-		return err == nil && pool.Status.Available == pool.Spec.CapacitySpec.PoolMax && pool.Status.Allocated == 0, err
+		most := pool.Spec.CapacitySpec.PoolMax
+		return err == nil && pool.Status.Available == most && pool.Status.Updated == most && pool.Status.Allocated == 0, err
 	})
 	if err != nil {
 		return fmt.Errorf("%w; last seen: %+v", err, pool.Status)

@@ -79,7 +79,7 @@ func (b *bench) replaceOperator(ctx context.Context, program string) (*hostOpera
 		return h, err
 	}
 	command := exec.Command(program, // restore ends it in order
-		"--leader-elect", "--health-probe-bind-address=0", "--task-executor-image=none")
+		"--leader-elect", "--health-probe-bind-address=0", "--task-executor-image="+executorImage(deployed))
 	command.Env = append(os.Environ(), "POD_NAMESPACE="+deployment.Namespace)
 	output, err := os.Create(program + ".bench.log")
 	if err != nil {
@@ -92,6 +92,19 @@ func (b *bench) replaceOperator(ctx context.Context, program string) (*hostOpera
 	}
 	h.command = command
 	return h, nil
+}
+
+// executorImage is the one that the deployed operator gives to pods: with another one,
+// each of the two would replace the pods of the other.
+func executorImage(deployed *appsv1.Deployment) string {
+	for i := range deployed.Spec.Template.Spec.Containers {
+		for _, e := range deployed.Spec.Template.Spec.Containers[i].Env {
+			if e.Name == "RELATED_IMAGE_TASK_EXECUTOR" {
+				return e.Value
+			}
+		}
+	}
+	return "none"
 }
 
 // restore ends the program and brings the deployed operator back.
