@@ -45,16 +45,40 @@ type Executor struct {
 	RestartRules bool
 }
 
-// PoolInjects says that the operator adds an executor to the pool's pods, unless
-// their template has one.
-func PoolInjects(pool *v1alpha1.Pool) bool {
-	return (pool.Spec.TaskExecutor.Enabled || pool.Spec.RecycleStrategy.Type == v1alpha1.RecycleRestart) &&
-		!HasExecutor(pool.Spec.Template)
+// Injection is which executor the operator adds to a pod that has none.
+type Injection int
+
+const (
+	// InjectNothing adds none.
+	InjectNothing Injection = iota
+	// InjectExecutor adds one that runs tasks.
+	InjectExecutor
+	// InjectRestarter adds one that can have all containers restarted too. Nodes that
+	// do not know how get no such pod from the scheduler.
+	InjectRestarter
+)
+
+// PoolInjects says which executor the operator adds to the pool's pods.
+func PoolInjects(pool *v1alpha1.Pool) Injection {
+	switch {
+	case HasExecutor(pool.Spec.Template):
+		return InjectNothing
+	case pool.Spec.RecycleStrategy.Type == v1alpha1.RecycleRestart:
+		return InjectRestarter
+	case pool.Spec.TaskExecutor.Enabled:
+		return InjectExecutor
+	}
+	return InjectNothing
 }
 
-// ShardInjects says that the operator adds an executor to the template-mode pods of
-// the BatchSandbox, unless their template has one.
-func ShardInjects(bs *v1alpha1.BatchSandbox) bool { return bs.Spec.TaskTemplate != nil }
+// ShardInjects says which executor the operator adds to the template-mode pods of the
+// BatchSandbox.
+func ShardInjects(bs *v1alpha1.BatchSandbox) Injection {
+	if bs.Spec.TaskTemplate == nil {
+		return InjectNothing
+	}
+	return InjectExecutor
+}
 
 // HasExecutor says that the template has a container of the executor's name.
 func HasExecutor(template *v1alpha1.PodTemplate) bool {
@@ -89,7 +113,7 @@ func (x *Executor) ImageName() string {
 // Complete gives the pod what its executor needs: the executor itself where inject
 // says so and the pod has none. A pod with an executor is told apart by its
 // annotation executor-key. A nil Executor leaves the pod as it is.
-func (x *Executor) Complete(pod *corev1.Pod, inject bool) error {
+func (x *Executor) Complete(pod *corev1.Pod, inject Injection) error {
 	delete(pod.Annotations, v1alpha1.AnnotationExecutorKey)
 	if x == nil {
 		return nil
@@ -101,12 +125,12 @@ func (x *Executor) Complete(pod *corev1.Pod, inject bool) error {
 			container.Image = x.Image
 		}
 		asRoot(container, &pod.Spec)
-	case !inject:
+	case inject == InjectNothing:
 		return nil
 	case x.Image == "":
 		return fmt.Errorf("the pod needs a task executor, and the operator was not told its image (RELATED_IMAGE_TASK_EXECUTOR)")
 	default:
-		pod.Spec.InitContainers = slices.Insert(pod.Spec.InitContainers, 0, x.container(pod))
+		pod.Spec.InitContainers = slices.Insert(pod.Spec.InitContainers, 0, x.container(pod, inject == InjectRestarter && x.RestartRules))
 		container = &pod.Spec.InitContainers[0]
 	}
 	if err := refuse(&pod.Spec); err != nil {
@@ -130,7 +154,7 @@ func (x *Executor) Complete(pod *corev1.Pod, inject bool) error {
 
 // container is the executor that the operator adds. Tasks run under its seccomp,
 // AppArmor and SELinux settings and in its limits, so these are the sandbox's.
-func (x *Executor) container(pod *corev1.Pod) corev1.Container {
+func (x *Executor) container(pod *corev1.Pod, restarts bool) corev1.Container {
 	sandbox := &corev1.Container{}
 	for i := range pod.Spec.Containers {
 		if pod.Spec.Containers[i].Name == TaskContainer(pod) {
@@ -160,7 +184,7 @@ func (x *Executor) container(pod *corev1.Pod) corev1.Container {
 		c.SecurityContext.AppArmorProfile = s.AppArmorProfile.DeepCopy()
 		c.SecurityContext.SELinuxOptions = s.SELinuxOptions.DeepCopy()
 	}
-	if x.RestartRules {
+	if restarts {
 		c.RestartPolicyRules = []corev1.ContainerRestartRule{{
 			Action: corev1.ContainerRestartRuleActionRestartAllContainers,
 			ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{

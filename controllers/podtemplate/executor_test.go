@@ -26,13 +26,16 @@ func TestAnExecutorIsInjectedAsTheFirstRestartableInitContainer(t *testing.T) {
 	pod := sandboxPod()
 	executor := *testExecutor
 	executor.RestartRules = true
-	require.NoError(t, executor.Complete(pod, true))
+	require.NoError(t, executor.Complete(pod, InjectRestarter))
 	require.Len(t, pod.Spec.InitContainers, 2)
 	c := pod.Spec.InitContainers[0]
 	require.Equal(t, v1alpha1.ExecutorContainerName, c.Name)
 	require.Equal(t, "executor:v1", c.Image)
 	require.Equal(t, corev1.ContainerRestartPolicyAlways, *c.RestartPolicy)
 	require.Equal(t, []int32{88}, c.RestartPolicyRules[0].ExitCodes.Values)
+	plain := sandboxPod()
+	require.NoError(t, executor.Complete(plain, InjectExecutor))
+	require.Empty(t, plain.Spec.InitContainers[0].RestartPolicyRules, "not every node takes such a pod")
 	require.True(t, *c.SecurityContext.ReadOnlyRootFilesystem)
 	require.ElementsMatch(t, executorCapabilities, c.SecurityContext.Capabilities.Add)
 	require.Equal(t, corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("8Mi"), corev1.ResourceCPU: resource.MustParse("1")}, c.Resources.Limits, "no devices")
@@ -65,7 +68,7 @@ func TestAHandWrittenExecutorIsCompleted(t *testing.T) {
 		Env:             []corev1.EnvVar{{Name: "OPENSANDBOX_POD_UID", Value: "forged"}},
 		SecurityContext: &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"SYS_PTRACE"}}},
 	})
-	require.NoError(t, testExecutor.Complete(pod, true))
+	require.NoError(t, testExecutor.Complete(pod, InjectRestarter))
 	require.Len(t, pod.Spec.InitContainers, 1, "no second executor")
 	c := &pod.Spec.Containers[1]
 	require.Equal(t, "executor:v1", c.Image)
@@ -80,11 +83,11 @@ func TestAHandWrittenExecutorIsCompleted(t *testing.T) {
 func TestAPodWithoutTasksIsLeftAsItIs(t *testing.T) {
 	pod := sandboxPod()
 	pod.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: "forged"}
-	require.NoError(t, testExecutor.Complete(pod, false))
+	require.NoError(t, testExecutor.Complete(pod, InjectNothing))
 	require.Empty(t, pod.Annotations)
 	require.Equal(t, sandboxPod().Spec, pod.Spec)
 	var none *Executor
-	require.NoError(t, none.Complete(pod, true))
+	require.NoError(t, none.Complete(pod, InjectRestarter))
 	require.Equal(t, sandboxPod().Spec, pod.Spec)
 }
 
@@ -110,10 +113,10 @@ func TestAnExecutorIsRefusedWhereASandboxCouldTakeItOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			pod := sandboxPod()
 			test.change(&pod.Spec)
-			require.ErrorContains(t, testExecutor.Complete(pod, true), test.want)
+			require.ErrorContains(t, testExecutor.Complete(pod, InjectRestarter), test.want)
 		})
 	}
-	require.ErrorContains(t, (&Executor{}).Complete(sandboxPod(), true), "RELATED_IMAGE_TASK_EXECUTOR")
+	require.ErrorContains(t, (&Executor{}).Complete(sandboxPod(), InjectRestarter), "RELATED_IMAGE_TASK_EXECUTOR")
 }
 
 func TestTheExecutorsImageIsInTheRevisionWhereItIsInjected(t *testing.T) {
@@ -123,6 +126,8 @@ func TestTheExecutorsImageIsInTheRevisionWhereItIsInjected(t *testing.T) {
 	first := PoolRevision(pool, "executor:v1")
 	require.NotEqual(t, Revision(pool.Spec.Template), first)
 	require.NotEqual(t, first, PoolRevision(pool, "executor:v2"))
+	pool.Spec.RecycleStrategy.Type = v1alpha1.RecycleRestart
+	require.NotEqual(t, first, PoolRevision(pool, "executor:v1"), "such pods can be restarted")
 	pool.Spec.Template.Spec.Containers = append(pool.Spec.Template.Spec.Containers, corev1.Container{Name: v1alpha1.ExecutorContainerName})
 	require.Equal(t, Revision(pool.Spec.Template), PoolRevision(pool, "executor:v2"), "with a hand-written executor")
 }

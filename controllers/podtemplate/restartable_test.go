@@ -50,7 +50,7 @@ func TestAPodIsRestartedInPlaceOnlyWhereThatLeavesNothing(t *testing.T) {
 			pod := sandboxPod()
 			executor := *testExecutor
 			executor.RestartRules = true
-			require.NoError(t, executor.Complete(pod, true))
+			require.NoError(t, executor.Complete(pod, InjectRestarter))
 			test.change(&pod.Spec)
 			err := Restartable(pod)
 			if test.want == "" {

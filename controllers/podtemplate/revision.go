@@ -27,15 +27,16 @@ func Revision(template *v1alpha1.PodTemplate) string {
 	return utilrand.SafeEncodeString(fmt.Sprint(sum.Sum32()))
 }
 
-// PoolRevision returns the revision of the pool's pods. The image of the executor
-// makes a part of it where the operator adds one.
+// PoolRevision returns the revision of the pool's pods. The executor that the
+// operator adds makes a part of it.
 func PoolRevision(pool *v1alpha1.Pool, executorImage string) string {
-	if !PoolInjects(pool) {
+	injection := PoolInjects(pool)
+	if injection == InjectNothing {
 		return Revision(pool.Spec.Template)
 	}
 	sum := fnv.New32a()
 	_, _ = sum.Write(canonical(pool.Spec.Template))
-	_, _ = sum.Write([]byte("\n" + executorImage))
+	_, _ = fmt.Fprintf(sum, "\n%d %s", injection, executorImage)
 	return utilrand.SafeEncodeString(fmt.Sprint(sum.Sum32()))
 }
 

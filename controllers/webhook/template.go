@@ -55,7 +55,7 @@ type trial struct {
 // run returns what is wrong with the pod, where it is the API server that finds it in
 // its own words. Only an invalid pod counts; that it may not be created now (a full
 // quota, a policy of the namespace) is a warning.
-func (t *trial) run(ctx context.Context, pod *corev1.Pod, inject bool, field string, warnings *warnings) []metav1.StatusCause {
+func (t *trial) run(ctx context.Context, pod *corev1.Pod, inject podtemplate.Injection, field string, warnings *warnings) []metav1.StatusCause {
 	if err := t.executor.Complete(pod, inject); err != nil {
 		found := causeOf(err, field)
 		if found.Field != field {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +26,7 @@ import (
 	certutil "k8s.io/client-go/util/cert"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/yaml"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -47,6 +49,7 @@ func environment(t *testing.T, name string) string {
 
 func connect(t *testing.T) client.Client {
 	t.Helper()
+	log.SetLogger(logr.Discard())
 	environment(t, "KUBECONFIG")
 	require.NoError(t, v1alpha1.AddToScheme(scheme.Scheme))
 	cfg, err := config.GetConfig()
@@ -73,7 +76,7 @@ func sh(t *testing.T, command string) string {
 // started again when it ends by itself, as a Deployment would.
 func serve(t *testing.T, name string, args ...string) (stop func()) {
 	t.Helper()
-	log, err := os.Create(filepath.Join(t.TempDir(), filepath.Base(name)+".log"))
+	output, err := os.Create(filepath.Join(t.TempDir(), filepath.Base(name)+".log"))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -81,7 +84,7 @@ func serve(t *testing.T, name string, args ...string) (stop func()) {
 		defer close(ended)
 		for ctx.Err() == nil {
 			cmd := exec.CommandContext(ctx, name, args...)
-			cmd.Stdout, cmd.Stderr = log, log
+			cmd.Stdout, cmd.Stderr = output, output
 			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 			cmd.WaitDelay = 10 * time.Second
 			for _, variable := range os.Environ() {
@@ -90,7 +93,7 @@ func serve(t *testing.T, name string, args ...string) (stop func()) {
 				}
 			}
 			err := cmd.Run()
-			_, _ = fmt.Fprintf(log, "ended: %v\n", err)
+			_, _ = fmt.Fprintf(output, "ended: %v\n", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second): // a restart, not a wait for something
@@ -101,7 +104,7 @@ func serve(t *testing.T, name string, args ...string) (stop func()) {
 	t.Cleanup(func() {
 		stop()
 		if t.Failed() {
-			text, _ := os.ReadFile(log.Name())
+			text, _ := os.ReadFile(output.Name())
 			t.Logf("the end of what %s says:\n%s", name, text[max(0, len(text)-8000):])
 		}
 	})
