@@ -115,7 +115,7 @@ check-generated: manifests generate bundle ## Fail when generated files are not 
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-integration test-e2e ## Run all tests. Needs Linux and root for the last part.
+test: test-unit test-integration test-e2e test-install test-olm ## Run all tests. Needs Linux and root from test-e2e on.
 
 .PHONY: test-unit
 test-unit: ## Run unit and property tests, with the race detector (RACE= without).
