@@ -9,8 +9,10 @@ import (
 	"os"
 	"time"
 
+	"github.com/go-logr/logr"
 	scorecardv1alpha3 "github.com/operator-framework/api/pkg/apis/scorecard/v1alpha3"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -49,6 +51,9 @@ func run(name string) (err error) {
 	if err != nil {
 		return fmt.Errorf("finding the cluster: %w", err)
 	}
+	// Everything that the pod writes is read as the result.
+	config.WarningHandler = rest.NoWarnings{}
+	ctrl.SetLogger(logr.Discard())
 	api, err := client.New(config, client.Options{Scheme: clientgoscheme.Scheme})
 	if err != nil {
 		return fmt.Errorf("connecting to the cluster: %w", err)

@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -67,10 +68,18 @@ func (c *Check) Pooled(ctx context.Context) error {
 
 // Tasks: each sandbox of a batch runs its own task, and all succeed.
 func (c *Check) Tasks(ctx context.Context) error {
-	bs := c.working([]string{"sh", "-c", `test "$KIND" = default`})
-	bs.Spec.ShardTaskPatches = []v1alpha1.Patch{{}}
-	bs.Spec.ShardTaskPatches[0].Raw = []byte(`{"spec":{"process":{"command":["sh","-c","test \"$KIND\" = first"],"env":[{"name":"KIND","value":"first"}]}}}`)
-	bs.Spec.TaskTemplate.Spec.Process.Env = []v1alpha1.EnvVar{{Name: "KIND", Value: "default"}}
+	// The template's own task fails, and each of the patched ones in the other's sandbox.
+	bs := c.working([]string{"sh", "-c", "exit 1"})
+	for shard := range 2 {
+		patch, err := json.Marshal(v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{
+			Command: []string{"sh", "-c", `test "$(hostname)" = "$POD"`},
+			Env:     []v1alpha1.EnvVar{{Name: "POD", Value: fmt.Sprintf("%s-%d", c.Name, shard)}},
+		}}})
+		if err != nil {
+			return fmt.Errorf("patch of shard %d: %w", shard, err)
+		}
+		bs.Spec.ShardTaskPatches = append(bs.Spec.ShardTaskPatches, v1alpha1.Patch{RawExtension: runtime.RawExtension{Raw: patch}})
+	}
 	if err := c.create(ctx, bs); err != nil {
 		return err
 	}
@@ -107,28 +116,39 @@ func (c *Check) Returns(ctx context.Context) error {
 	})
 }
 
-// Refuses: objects that make no sense are refused, by CEL and by the webhook.
+// Refuses: objects that make no sense are refused, by CEL and by the webhook. Those that
+// differ from them in nothing else are not: it is no want of permission.
 func (c *Check) Refuses(ctx context.Context) error {
 	const good = `{"spec":{"containers":[{"name":"main","image":"` + sandbox + `"}]}}`
-	for _, bad := range []struct{ kind, spec string }{
-		{v1alpha1.KindBatchSandbox, `{}`},
-		{v1alpha1.KindBatchSandbox, `{"poolRef":"a","template":` + good + `}`},
-		{v1alpha1.KindBatchSandbox, `{"replicas":-1,"poolRef":"a"}`},
-		{v1alpha1.KindBatchSandbox, `{"template":{"spec":{"contaners":[]}}}`},
-		{v1alpha1.KindBatchSandbox, `{"template":{"spec":{"containers":[{"name":"main"}]}}}`},
-		{v1alpha1.KindPool, `{"template":` + good + `,"capacitySpec":{"bufferMin":2,"bufferMax":1,"poolMin":0,"poolMax":5}}`},
-		{v1alpha1.KindPool, `{"template":{"spec":{"containers":[{"name":"main"}]}},"capacitySpec":{"bufferMin":1,"bufferMax":1,"poolMin":0,"poolMax":5}}`},
+	for _, t := range []struct {
+		kind, spec string
+		refused    bool
+	}{
+		{v1alpha1.KindBatchSandbox, `{"template":` + good + `}`, false},
+		{v1alpha1.KindBatchSandbox, `{"replicas":1,"poolRef":"a"}`, false},
+		{v1alpha1.KindPool, `{"template":` + good + `,"capacitySpec":{"bufferMin":1,"bufferMax":1,"poolMin":0,"poolMax":5}}`, false},
+		{v1alpha1.KindBatchSandbox, `{}`, true},
+		{v1alpha1.KindBatchSandbox, `{"poolRef":"a","template":` + good + `}`, true},
+		{v1alpha1.KindBatchSandbox, `{"replicas":-1,"poolRef":"a"}`, true},
+		{v1alpha1.KindBatchSandbox, `{"template":{"spec":{"contaners":[]}}}`, true},
+		{v1alpha1.KindBatchSandbox, `{"template":{"spec":{"containers":[{"name":"main"}]}}}`, true},
+		{v1alpha1.KindPool, `{"template":` + good + `,"capacitySpec":{"bufferMin":2,"bufferMax":1,"poolMin":0,"poolMax":5}}`, true},
+		{v1alpha1.KindPool, `{"template":{"spec":{"containers":[{"name":"main"}]}},"capacitySpec":{"bufferMin":1,"bufferMax":1,"poolMin":0,"poolMax":5}}`, true},
 	} {
 		var spec map[string]any
-		if err := json.Unmarshal([]byte(bad.spec), &spec); err != nil {
-			return fmt.Errorf("case %s: %w", bad.spec, err)
+		if err := json.Unmarshal([]byte(t.spec), &spec); err != nil {
+			return fmt.Errorf("case %s: %w", t.spec, err)
 		}
 		obj := &unstructured.Unstructured{Object: map[string]any{"spec": spec}}
-		obj.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(bad.kind))
+		obj.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(t.kind))
 		obj.SetNamespace(c.Namespace)
 		obj.SetName(c.Name)
-		if err := c.Client.Create(ctx, obj, client.DryRunAll); !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
-			return fmt.Errorf("%s with spec %s: got %w, want a refusal", bad.kind, bad.spec, err)
+		err := c.Client.Create(ctx, obj, client.DryRunAll)
+		switch refused := apierrors.IsInvalid(err) || apierrors.IsForbidden(err); {
+		case err != nil && !refused:
+			return fmt.Errorf("%s with spec %s: %w", t.kind, t.spec, err)
+		case refused != t.refused:
+			return fmt.Errorf("%s with spec %s: refused %t, want %t (%v)", t.kind, t.spec, refused, t.refused, err)
 		}
 	}
 	return nil
