@@ -7,6 +7,8 @@ VERSION ?= 0.1.0
 IMG ?= opensandbox.io/controller:v$(VERSION)
 # The image of the task executor, which the operator adds to sandboxes that run tasks.
 TASK_EXECUTOR_IMG ?= opensandbox.io/task-executor:v$(VERSION)
+# The image of the operator's scorecard tests.
+SCORECARD_IMG ?= opensandbox.io/scorecard:v$(VERSION)
 # What builds and pushes images: docker, podman or buildah.
 CONTAINER_TOOL ?= docker
 # What images are built for; more than one, separated by commas, makes a multi-arch image.
@@ -37,7 +39,7 @@ export OPENSANDBOX_CLUSTER_STATE OPENSANDBOX_CLUSTER_BIN
 # kubectl: yours, or the one that the hermetic cluster was built with.
 KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),$(OPENSANDBOX_CLUSTER_BIN)/kubectl)
 
-export IMG TASK_EXECUTOR_IMG KUBECTL TIMEOUT
+export IMG TASK_EXECUTOR_IMG SCORECARD_IMG KUBECTL TIMEOUT
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
@@ -50,6 +52,7 @@ CONTROLLER_GEN := $(BIN)/controller-gen
 KUSTOMIZE := $(BIN)/kustomize
 GOLANGCI_LINT := $(BIN)/golangci-lint
 OPERATOR_SDK := $(BIN)/operator-sdk
+SCORECARD_TEST := $(BIN)/scorecard-test
 OPM := $(BIN)/opm
 OLM := $(BIN)/olm
 OLM_CATALOG := $(BIN)/olm-catalog
@@ -139,6 +142,11 @@ test-install: $(CLUSTER) $(KUSTOMIZE) ## Test dist/install.yaml, its installatio
 test-olm: $(CLUSTER) $(KUSTOMIZE) $(OPM) $(OLM) $(OLM_CATALOG) ## Test installation, upgrade and removal of bundle/ by OLM, on the hermetic cluster.
 	VERSION='$(VERSION)' OPM='$(OPM)' OLM='$(OLM)' OLM_CATALOG='$(OLM_CATALOG)' hack/test-olm.sh
 
+.PHONY: scorecard
+scorecard: $(CLUSTER) $(KUSTOMIZE) $(OPERATOR_SDK) $(SCORECARD_TEST) ## Run the bundle's scorecard tests, on the hermetic cluster or on yours, the operator deployed (KUBECONFIG=...).
+	@SCORECARD_KUBECONFIG='$(if $(filter command,$(firstword $(origin KUBECONFIG))),$(KUBECONFIG))' \
+		MAKE='$(MAKE)' hack/scorecard.sh
+
 .PHONY: bench
 bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes and tasks take, on the hermetic cluster with simulated nodes.
 	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' hack/bench.sh
@@ -160,6 +168,14 @@ docker-build-task-executor: ## Build the task executor's image, TASK_EXECUTOR_IM
 .PHONY: docker-push-task-executor
 docker-push-task-executor: ## Push the task executor's image.
 	$(call image-push,task-executor,$(TASK_EXECUTOR_IMG))
+
+.PHONY: docker-build-scorecard
+docker-build-scorecard: ## Build the image of the operator's scorecard tests, SCORECARD_IMG.
+	$(call image-build,scorecard,scorecard,$(SCORECARD_IMG))
+
+.PHONY: docker-push-scorecard
+docker-push-scorecard: ## Push the image of the operator's scorecard tests.
+	$(call image-push,scorecard,$(SCORECARD_IMG))
 
 ##@ Bundle and catalog, for OLM
 
@@ -248,11 +264,15 @@ $(CONTROLLER_GEN) $(KUSTOMIZE) $(GOLANGCI_LINT): $(BIN)/%: hack/tools/%/go.mod h
 OPERATOR_SDK_VERSION = $(shell cd hack/tools/operator-sdk && go list -m -f '{{.Version}}' github.com/operator-framework/operator-sdk)
 operator-sdk-flag = -X github.com/operator-framework/operator-sdk/internal/version.$(1)=$(OPERATOR_SDK_VERSION)
 
-$(OPERATOR_SDK): hack/tools/operator-sdk/go.mod hack/tools/operator-sdk/go.sum
-	@echo "building operator-sdk (once)" >&2
+# The program of the image of the scorecard's basic and olm suites is of the same module.
+$(OPERATOR_SDK): PACKAGE := cmd/operator-sdk
+$(SCORECARD_TEST): PACKAGE := images/scorecard-test
+
+$(OPERATOR_SDK) $(SCORECARD_TEST): hack/tools/operator-sdk/go.mod hack/tools/operator-sdk/go.sum
+	@echo "building $(@F) (once)" >&2
 	@CGO_ENABLED=0 go build -C hack/tools/operator-sdk -trimpath -tags containers_image_openpgp \
 		-ldflags '-s -w $(call operator-sdk-flag,Version) $(call operator-sdk-flag,GitVersion) $(call operator-sdk-flag,ImageVersion)' \
-		-o $@ github.com/operator-framework/operator-sdk/cmd/operator-sdk
+		-o $@ github.com/operator-framework/operator-sdk/$(PACKAGE)
 	@touch $@
 
 # opm, and OLM itself for the tests.
@@ -275,7 +295,7 @@ docker := $(filter docker,$(notdir $(firstword $(CONTAINER_TOOL))))
 define image-build
 	@for platform in $(platform-list); do \
 		IFS=/ read -r os arch variant <<<"$$platform"; \
-		(set -x; GOOS=$$os GOARCH=$$arch $(GO_BUILD) -o bin/$${os}_$$arch/$(2) ./cmd/$(2)); \
+		(set -x; GOOS=$$os GOARCH=$$arch $(GO_BUILD) -o bin/$${os}_$$arch/$(2) ./$(or $(wildcard cmd/$(2)),$(2))); \
 	done
 	$(if $(docker),,$(if $(multi-arch),@$(CONTAINER_TOOL) manifest rm $(3) >/dev/null 2>&1 || $(CONTAINER_TOOL) rmi $(3) >/dev/null 2>&1 || true))
 	$(CONTAINER_TOOL)$(if $(and $(docker),$(multi-arch)), buildx) build --file Dockerfile --target $(1) --platform $(PLATFORMS) \

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # bundle.sh VERSION CHANNELS DEFAULT_CHANNEL: generates bundle/ and bundle.Dockerfile,
-# with the images that IMG and TASK_EXECUTOR_IMG name.
+# with the images that IMG and TASK_EXECUTOR_IMG name,
+# and SCORECARD_IMG for the operator's scorecard tests.
 set -euo pipefail
 
-: "${IMG:?}" "${TASK_EXECUTOR_IMG:?}"
+: "${IMG:?}" "${TASK_EXECUTOR_IMG:?}" "${SCORECARD_IMG:?}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 mkdir -p bin
@@ -44,6 +45,7 @@ YAML
 rm -rf bundle
 bin/kustomize build "$overlay" | bin/operator-sdk generate bundle -q --overwrite \
   --version "$1" --channels="$2" --default-channel="$3"
+sed -i "s|image: opensandbox.io/scorecard:.*|image: $SCORECARD_IMG|" bundle/tests/scorecard/config.yaml
 # OLM makes a Service of its own for the webhooks.
 rm bundle/manifests/opensandbox-webhook-service_v1_service.yaml
 

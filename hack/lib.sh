@@ -1,4 +1,4 @@
-# Functions of e2e.sh, bench.sh and demo.sh. Sourced, at the root of the source tree,
+# Functions of the scripts that use the hermetic cluster. Sourced, at the root of the source tree,
 # with KUBECTL and the cluster's folders in the environment (the Makefile sets them).
 # shellcheck shell=bash
 
