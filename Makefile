@@ -9,6 +9,8 @@ IMG ?= opensandbox.io/controller:v$(VERSION)
 TASK_EXECUTOR_IMG ?= opensandbox.io/task-executor:v$(VERSION)
 # The image of the operator's scorecard tests.
 SCORECARD_IMG ?= opensandbox.io/scorecard:v$(VERSION)
+# The image of the OLM bundle.
+BUNDLE_IMG ?= opensandbox.io/bundle:v$(VERSION)
 # What builds and pushes images: docker, podman or buildah.
 CONTAINER_TOOL ?= docker
 # What images are built for; more than one, separated by commas, makes a multi-arch image.
@@ -184,6 +186,14 @@ bundle: manifests $(KUSTOMIZE) $(OPERATOR_SDK) ## Generate the OLM bundle, bundl
 	$(OPERATOR_SDK) generate kustomize manifests -q --interactive=false
 	hack/bundle.sh $(VERSION) $(CHANNELS) $(DEFAULT_CHANNEL)
 	$(OPERATOR_SDK) bundle validate ./bundle --select-optional suite=operatorframework
+
+.PHONY: bundle-build
+bundle-build: ## Build the image of bundle/, BUNDLE_IMG.
+	$(CONTAINER_TOOL) build --file bundle.Dockerfile --tag $(BUNDLE_IMG) .
+
+.PHONY: bundle-push
+bundle-push: ## Push the image of bundle/.
+	$(CONTAINER_TOOL) push $(BUNDLE_IMG)
 
 .PHONY: catalog
 catalog: $(OPM) ## Build a file-based catalog of the bundle, dist/catalog, and validate it.
