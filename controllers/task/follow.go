@@ -114,11 +114,10 @@ func (l *leg) start(ctx context.Context) bool {
 	}
 	task, err := func() (executorapi.Task, error) {
 		defer func() { <-slots }()
-		if err := l.Fresh(); err != nil {
-			return executorapi.Task{}, err
+		task, err := l.send(ctx, target, request)
+		if executorclient.IsUnauthorized(err) { // it has restarted, and now its boot id is known
+			task, err = l.send(ctx, target, request)
 		}
-		task, err := l.Executors.Start(ctx, target, taskID(l.job.uid, l.sandbox.shard), request)
-		countDispatch(err)
 		return task, err
 	}()
 	if ctx.Err() != nil {
@@ -134,6 +133,16 @@ func (l *leg) start(ctx context.Context) bool {
 	}
 	l.take(ctx, target, &task)
 	return true
+}
+
+// send sends the task while nobody else may have lent the sandbox on.
+func (l *leg) send(ctx context.Context, target executorclient.Target, request executorapi.TaskRequest) (executorapi.Task, error) {
+	if err := l.Fresh(); err != nil {
+		return executorapi.Task{}, err
+	}
+	task, err := l.Executors.Start(ctx, target, taskID(l.job.uid, l.sandbox.shard), request)
+	countDispatch(err)
+	return task, err
 }
 
 // poll waits for news of the task.
