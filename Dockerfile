@@ -4,8 +4,8 @@
 #
 # The programs are built before, by `make docker-build`, `make
 # docker-build-task-executor` and `make docker-build-scorecard`: the Go compiler
-# cross-compiles for every platform with one cache, and the image build needs neither a compiler nor emulation, nor,
-# with BASE_IMAGE=scratch, a registry.
+# cross-compiles for every platform with one cache, and the image build needs neither a
+# compiler nor emulation, nor, with BASE_IMAGE=scratch, a registry.
 ARG BASE_IMAGE=gcr.io/distroless/static:nonroot
 
 FROM ${BASE_IMAGE} AS controller

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bundle.sh VERSION CHANNELS DEFAULT_CHANNEL: generates bundle/ and bundle.Dockerfile,
-# with the images that IMG and TASK_EXECUTOR_IMG name,
-# and SCORECARD_IMG for the operator's scorecard tests.
+# with the images that IMG and TASK_EXECUTOR_IMG name, and SCORECARD_IMG for the
+# operator's scorecard tests.
 set -euo pipefail
 
 : "${IMG:?}" "${TASK_EXECUTOR_IMG:?}" "${SCORECARD_IMG:?}"

@@ -1,5 +1,6 @@
-# Functions of the scripts that use the hermetic cluster. Sourced, at the root of the source tree,
-# with KUBECTL and the cluster's folders in the environment (the Makefile sets them).
+# Functions of the scripts that use the hermetic cluster. Sourced, at the root of the
+# source tree, with KUBECTL and the cluster's folders in the environment (the Makefile
+# sets them).
 # shellcheck shell=bash
 
 # say TEXT: a heading, between the outputs of commands; bold on a terminal.

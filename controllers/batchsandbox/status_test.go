@@ -2,8 +2,10 @@ package batchsandbox
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -112,6 +114,17 @@ func TestADeletionThatWaitsSaysWhatFor(t *testing.T) {
 	require.NotNil(t, c)
 	require.Equal(t, v1alpha1.ReasonRecycling, c.Reason)
 	require.Contains(t, c.Message, "deleting pod ns/a: forbidden")
+}
+
+func TestALongMessageDoesNotFreezeTheStatus(t *testing.T) {
+	v := view{tasks: &taskreport.Report{Reason: v1alpha1.ReasonTaskTemplateInvalid, Message: strings.Repeat("\u00e9", 40000)}}
+	bs := batch(1)
+	bs.Spec.TaskTemplate = &v1alpha1.TaskTemplate{}
+	status := statusOf(bs, v, now)
+	message := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionTasksCompleted).Message
+	require.LessOrEqual(t, len(message), maxMessage)
+	require.True(t, utf8.ValidString(message))
+	require.True(t, strings.HasSuffix(message, "..."))
 }
 
 func TestTasksAreShown(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -33,7 +34,10 @@ import (
 	"github.com/opensandbox/operator/executor/token"
 )
 
-const patience = 20 * time.Second
+const (
+	patience = 20 * time.Second
+	poll     = time.Millisecond
+)
 
 // bench is one sandbox with what answers on its executor's port. The pod stands in a
 // client without a server: what is tested is what is made of the pod's status, which
@@ -110,8 +114,9 @@ func aPod(ip string) *corev1.Pod {
 // renew gives every container another id; all says that the kubelet restarted them at once.
 func (b *bench) renew(t *testing.T, all bool) {
 	pod := &corev1.Pod{}
-	if !errors.Is(b.Client.Get(context.Background(), client.ObjectKeyFromObject(b.pod), pod), nil) {
-		t.Error("the pod is gone")
+	if err := b.Client.Get(context.Background(), client.ObjectKeyFromObject(b.pod), pod); err != nil {
+		t.Error(err)
+		return
 	}
 	pod.Status.InitContainerStatuses[0].ContainerID += "1"
 	pod.Status.ContainerStatuses[0].ContainerID += "1"
@@ -128,7 +133,7 @@ func (b *bench) renew(t *testing.T, all bool) {
 func (b *bench) stopped(t *testing.T, restart bool) taskreport.Stopping {
 	t.Helper()
 	outcome := func() taskreport.Stopping { return b.Stop(b.bs, b.pod.Name, b.pod.UID, restart) }
-	require.Eventually(t, func() bool { return outcome() != taskreport.StillStopping }, 2*restartPatience, time.Millisecond)
+	require.Eventually(t, func() bool { return outcome() != taskreport.StillStopping }, patience, poll)
 	return outcome()
 }
 
@@ -143,11 +148,16 @@ func TestARestartIsBelievedWhenTheKubeletRestartedAllAtOnce(t *testing.T) {
 				_ = json.NewEncoder(w).Encode(exiting)
 				b.renew(t, all)
 			})
-			want := taskreport.Stopped
 			if all {
-				want = taskreport.Restarted
+				require.Equal(t, taskreport.Restarted, b.stopped(t, true))
+				return
 			}
-			require.Equal(t, want, b.stopped(t, true))
+			time := clocktesting.NewFakeClock(now)
+			b.Clock = time
+			require.Equal(t, taskreport.StillStopping, b.Stop(b.bs, b.pod.Name, b.pod.UID, true))
+			require.Eventually(t, time.HasWaiters, patience, poll)
+			time.Step(restartPatience)
+			require.Equal(t, taskreport.Stopped, b.stopped(t, true))
 		})
 	}
 }
@@ -258,6 +268,28 @@ func TestAFollowerEndsWithItsRecord(t *testing.T) {
 	case <-f.done:
 	case <-time.After(patience):
 		t.Fatal("it goes on")
+	}
+}
+
+func TestASandboxThatPosesAsItsExecutorIsPolledAtAPace(t *testing.T) {
+	t.Parallel()
+	var polls atomic.Int64
+	b := newBench(t, func(b *bench, w http.ResponseWriter, r *http.Request) {
+		task := executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Running}
+		if r.Method == http.MethodPut {
+			_ = json.NewEncoder(w).Encode(task)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(executorapi.TaskList{BootID: "b", Version: polls.Add(1), Tasks: []executorapi.Task{task}})
+	})
+	b.bs.Spec.PoolRef = ""
+	time := clocktesting.NewFakeClock(now)
+	b.Clock = time
+	b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+	for i := range int64(3) {
+		require.Eventually(t, time.HasWaiters, patience, poll)
+		require.Equal(t, 3+i, polls.Load())
+		time.Step(firstPace << i)
 	}
 }
 

@@ -38,8 +38,8 @@ type Config struct {
 	Verifier *token.Verifier
 	// Info is what GET /v1/info answers.
 	Info api.Info
-	// BeforeRestart is called after such a reset and before its answer; when it fails,
-	// the reset has failed and Exit is not called.
+	// BeforeRestart is called after a reset that asks for a restart, before its answer.
+	// When it fails, the reset has failed and Exit is not called.
 	BeforeRestart func() error
 	// Exit is called, once, after the answer to a reset that asks for a restart.
 	// It must not wait for the server.

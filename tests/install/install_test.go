@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/tests/internal/documented"
 )
 
 const (
@@ -91,29 +91,9 @@ func TestInstallUseAndRemove(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(batch.Annotations[v1alpha1.AnnotationEndpoints]), &endpoints))
 	require.Len(t, endpoints, int(ptr.Deref(batch.Spec.Replicas, 0)))
 
-	removal := section(t, "Remove", 0)
-	for _, command := range removal {
+	for _, command := range documented.Commands(t, root, "Remove") {
 		run(t, command)
 	}
 	left := run(t, "kubectl get crd,clusterrole,clusterrolebinding,validatingwebhookconfiguration,mutatingwebhookconfiguration,namespace -o name")
 	require.NotContains(t, left, "opensandbox")
-}
-
-// section returns the commands of the code block number n under a heading of
-// docs/install.md.
-func section(t *testing.T, heading string, n int) []string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(root, "docs/install.md"))
-	require.NoError(t, err)
-	_, rest, found := strings.Cut(string(text), "# "+heading+"\n")
-	require.True(t, found, "docs/install.md has no heading %q", heading)
-	blocks := strings.Split(rest, "```")
-	require.Greater(t, len(blocks), 2*n+1, "no code block under %q", heading)
-	var commands []string
-	for line := range strings.SplitSeq(strings.TrimPrefix(blocks[2*n+1], "sh"), "\n") {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			commands = append(commands, line)
-		}
-	}
-	return commands
 }

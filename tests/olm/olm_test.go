@@ -2,7 +2,6 @@ package olm
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/tests/internal/documented"
 )
 
 const (
@@ -100,7 +100,7 @@ func TestInstallUpgradeAndRemove(t *testing.T) {
 	}
 	until(t, api, working, "tasks of before the upgrade end", func(bs *v1alpha1.BatchSandbox) bool { return bs.Status.TaskSucceed == 2 })
 
-	for _, command := range section(t, "Remove from OLM") {
+	for _, command := range documented.Commands(t, root, "Remove from OLM") {
 		sh(t, command)
 	}
 	requireNothingLeft(t, ns.Name)
@@ -164,23 +164,4 @@ func requireNothingLeft(t *testing.T, used string) {
 	}
 	err := api.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: used}})
 	require.True(t, err == nil || apierrors.IsNotFound(err), err)
-}
-
-// section returns the commands of the first code block under a heading of
-// docs/install.md.
-func section(t *testing.T, heading string) []string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(root, "docs/install.md"))
-	require.NoError(t, err)
-	_, rest, found := strings.Cut(string(text), "# "+heading+"\n")
-	require.True(t, found, "docs/install.md has no heading %q", heading)
-	blocks := strings.SplitN(rest, "```", 3)
-	require.Len(t, blocks, 3, "no code block under %q", heading)
-	var commands []string
-	for line := range strings.SplitSeq(strings.TrimPrefix(blocks[1], "sh"), "\n") {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			commands = append(commands, line)
-		}
-	}
-	return commands
 }
