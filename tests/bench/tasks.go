@@ -11,14 +11,17 @@ import (
 	"syscall"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/webhook"
 )
 
 const (
@@ -62,6 +65,8 @@ func (b *bench) measureTasks(ctx context.Context, list []scenario, pool poolSize
 type hostOperator struct {
 	command  *exec.Cmd
 	replicas int32
+	// webhooks is the configuration that was taken away, nil where there was none.
+	webhooks *admissionregistrationv1.ValidatingWebhookConfiguration
 }
 
 // replaceOperator stops the deployed operator, if there is one, and starts the program.
@@ -74,6 +79,9 @@ func (b *bench) replaceOperator(ctx context.Context, program string) (*hostOpera
 	}
 	if err == nil && deployed.Spec.Replicas != nil {
 		h.replicas = *deployed.Spec.Replicas
+	}
+	if h.webhooks, err = b.removeWebhooks(ctx); err != nil {
+		return h, err
 	}
 	if err := b.scaleOperator(ctx, 0); err != nil {
 		return h, err
@@ -109,16 +117,41 @@ func executorImage(deployed *appsv1.Deployment) string {
 
 // restore ends the program and brings the deployed operator back.
 func (h *hostOperator) restore(ctx context.Context, b *bench) error {
+	var errs []error
 	if h.command != nil {
 		_ = h.command.Process.Signal(syscall.SIGTERM) // Wait tells how it ended, also before this
 		if err := h.command.Wait(); err != nil {
-			return errors.Join(fmt.Errorf("the operator ended with %w: see %s.bench.log", err, h.command.Path), b.scaleOperator(ctx, h.replicas))
+			errs = append(errs, fmt.Errorf("the operator ended with %w: see %s.bench.log", err, h.command.Path))
 		}
 	}
-	if h.replicas == 0 {
-		return nil
+	if h.replicas > 0 {
+		errs = append(errs, b.scaleOperator(ctx, h.replicas))
 	}
-	return b.scaleOperator(ctx, h.replicas)
+	if h.webhooks != nil {
+		h.webhooks.ResourceVersion = ""
+		if err := b.api.Create(ctx, h.webhooks); err != nil {
+			errs = append(errs, fmt.Errorf("bringing back ValidatingWebhookConfiguration %s: %w", h.webhooks.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeWebhooks takes away the configuration of the validating webhooks: while the
+// deployed operator is away, the API server would try for seconds to reach them at every
+// create.
+func (b *bench) removeWebhooks(ctx context.Context) (*admissionregistrationv1.ValidatingWebhookConfiguration, error) {
+	webhooks := &admissionregistrationv1.ValidatingWebhookConfiguration{}
+	err := b.api.Get(ctx, client.ObjectKey{Name: webhook.ValidatingName}, webhooks)
+	if err == nil {
+		err = b.api.Delete(ctx, webhooks)
+	}
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("taking ValidatingWebhookConfiguration %s away: %w", webhook.ValidatingName, err)
+	}
+	return webhooks, nil
 }
 
 // scaleOperator sets the replicas of the deployed operator and waits until so many are
