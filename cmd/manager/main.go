@@ -247,6 +247,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	sandboxes.Tasks = tasks
 	tasks.Client, tasks.Live, tasks.Ledger, tasks.Executors = mgr.GetClient(), mgr.GetAPIReader(), book, executorclient.New(executorclient.Options{})
 	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
+	tasks.OnSettled = sandboxes.Wake
 	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	own := newOwnNamespace(mgr, o, lease)
 	pools.Ending, sandboxes.Ending = own.Ending, own.Ending

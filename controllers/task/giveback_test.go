@@ -68,7 +68,7 @@ func newBench(t *testing.T, handle func(*bench, http.ResponseWriter, *http.Reque
 	b.Reconciler = &Reconciler{
 		Client: api, Live: api, Ledger: ledger.New(ledger.Hooks{}), Executors: executorclient.New(executorclient.Options{}),
 		Signer: func(string) *token.Signer { return signer }, Fresh: func() error { return nil },
-		WaitOpen: func(context.Context) error { return nil }, OnChange: func(types.NamespacedName) {},
+		WaitOpen: func(context.Context) error { return nil }, OnChange: func(types.NamespacedName) {}, OnSettled: func(types.NamespacedName) {},
 		Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{},
 		slots: make(chan struct{}, 8), retries: make(chan struct{}, 8), ctx: t.Context(),
 	}

@@ -129,11 +129,15 @@ func (j *job) unfollow(shard int32) {
 	}
 }
 
-// left notes that a follower has ended.
-func (j *job) left(f *follower) {
+// left notes that the follower of a shard has ended, and says whether it was the last.
+func (j *job) left(shard int32, f *follower) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	delete(j.leaving, f)
+	if j.followers[shard] == f {
+		delete(j.followers, shard)
+	}
+	return len(j.followers) == 0 && !j.dropped
 }
 
 // update changes the record of a shard while it is that of the pod, and says whether

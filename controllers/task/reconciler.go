@@ -47,8 +47,11 @@ type Reconciler struct {
 	// OnChange is told that what is known of a BatchSandbox' tasks has changed. It
 	// must not block.
 	OnChange func(types.NamespacedName)
-	Recorder events.EventRecorder
-	Clock    clock.Clock
+	// OnSettled is told that no task of a BatchSandbox is followed any more: the last
+	// one has ended. It must not block.
+	OnSettled func(types.NamespacedName)
+	Recorder  events.EventRecorder
+	Clock     clock.Clock
 
 	jobs    jobs
 	queue   wakequeue.Queue
@@ -245,7 +248,11 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 	f := &follower{pod: s.uid, cancel: cancel, done: make(chan struct{})}
 	j.followers[s.shard] = f
 	r.work.Go(func() {
-		defer j.left(f)
+		defer func() {
+			if j.left(s.shard, f) {
+				r.OnSettled(j.name)
+			}
+		}()
 		defer close(f.done)
 		defer cancel()
 		l := &leg{Reconciler: r, job: j, sandbox: s, spec: spec}
