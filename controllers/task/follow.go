@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	executorapi "github.com/opensandbox/operator/executor/api"
@@ -260,10 +261,12 @@ var errGone = errors.New("the pod is gone")
 // errNoExecutor says that the pod has no executor that the operator can talk to.
 var errNoExecutor = errors.New("the pod has no task executor")
 
-// target returns how to reach the executor of that very pod, and the pod.
+// target returns how to reach the executor of that very pod, and the pod, which is the
+// cache's own.
 func (r *Reconciler) target(ctx context.Context, namespace, name string, uid types.UID) (executorclient.Target, *corev1.Pod, error) {
 	pod := &corev1.Pod{}
-	if err := r.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, pod); err != nil || pod.UID != uid || pod.DeletionTimestamp != nil {
+	err := r.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, pod, client.UnsafeDisableDeepCopy)
+	if err != nil || pod.UID != uid || pod.DeletionTimestamp != nil {
 		return executorclient.Target{}, nil, errGone
 	}
 	id := pod.Annotations[v1alpha1.AnnotationExecutorKey]

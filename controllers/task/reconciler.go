@@ -143,7 +143,7 @@ func (r *Reconciler) pooledSandboxes(ctx context.Context, bs *v1alpha1.BatchSand
 			continue
 		}
 		pod := &corev1.Pod{}
-		err := r.Client.Get(ctx, types.NamespacedName{Namespace: bs.Namespace, Name: h.Name}, pod)
+		err := r.Client.Get(ctx, types.NamespacedName{Namespace: bs.Namespace, Name: h.Name}, pod, client.UnsafeDisableDeepCopy)
 		if client.IgnoreNotFound(err) != nil {
 			return nil, fmt.Errorf("reading pod %s: %w", h.Name, err)
 		}
