@@ -58,7 +58,7 @@ func run(name string) (err error) {
 	if err != nil {
 		return fmt.Errorf("connecting to the cluster: %w", err)
 	}
-	c := &checks.Check{Client: api, Namespace: os.Getenv("SCORECARD_NAMESPACE"), Bundle: bundleRoot, Name: fmt.Sprintf("%s-%d", name, time.Now().Unix())}
+	c := &checks.Check{Client: api, Namespace: os.Getenv("SCORECARD_NAMESPACE"), Bundle: bundleRoot, Name: fmt.Sprintf("%s-%d", name, time.Now().Unix()), Patience: checks.Patience}
 	ctx := context.Background()
 	defer func() {
 		if cleaned := c.Clean(ctx); err == nil {

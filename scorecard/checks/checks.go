@@ -27,8 +27,10 @@ import (
 )
 
 const (
-	patience = 3 * time.Minute
-	sandbox  = "busybox:latest"
+	// Patience is how long the scorecard waits for what a test wants to see.
+	Patience = 3 * time.Minute
+
+	sandbox = "busybox:latest"
 )
 
 // Check runs in a namespace of the scorecard.
@@ -39,6 +41,8 @@ type Check struct {
 	Bundle string
 	// Name makes the names of the objects of one test differ from those of another.
 	Name string
+	// Patience is how long to wait for what a test wants to see.
+	Patience time.Duration
 }
 
 // All are the tests, by the name that the scorecard's configuration gives.
@@ -248,14 +252,18 @@ func (c *Check) create(ctx context.Context, obj client.Object) error {
 // until reads the object until the condition has no error, and else returns the last.
 func (c *Check) until(ctx context.Context, obj client.Object, condition func() error) error {
 	var last error
-	err := wait.PollUntilContextTimeout(ctx, time.Second/2, patience, true, func(ctx context.Context) (bool, error) {
-		if last = c.Client.Get(ctx, client.ObjectKeyFromObject(obj), obj); last == nil {
-			last = condition()
+	err := wait.PollUntilContextTimeout(ctx, time.Second/2, c.Patience, true, func(ctx context.Context) (bool, error) {
+		err := c.Client.Get(ctx, client.ObjectKeyFromObject(obj), obj)
+		if err == nil {
+			err = condition()
 		}
-		return last == nil, nil
+		if ctx.Err() == nil || last == nil { // else the time is over, which says less
+			last = err
+		}
+		return err == nil, nil
 	})
 	if err != nil {
-		return fmt.Errorf("%T %s after %s: %w", obj, obj.GetName(), patience, last)
+		return fmt.Errorf("%T %s after %s: %w", obj, obj.GetName(), c.Patience, last)
 	}
 	return nil
 }

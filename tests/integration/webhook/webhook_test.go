@@ -36,6 +36,7 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/webhook"
+	"github.com/opensandbox/operator/scorecard/checks"
 )
 
 var (
@@ -189,6 +190,11 @@ func TestWhatIsRefused(t *testing.T) {
 	assert.Empty(t, pods.Items, "a dry run creates nothing")
 }
 
+func TestTheScorecardSeesThatTheyAreRefused(t *testing.T) {
+	c := checks.Check{Client: api, Namespace: newNamespace(t), Name: "check"}
+	require.NoError(t, c.Refuses(t.Context()))
+}
+
 func TestAnUpdateOfAPool(t *testing.T) {
 	ns := newNamespace(t)
 	pool, err := create(t, ns, "Pool", `{spec: {template: `+good+`, `+capacity+`}}`)
@@ -322,6 +328,8 @@ func TestWithTheWebhooksDown(t *testing.T) {
 
 	_, err = create(t, ns, "BatchSandbox", `{metadata: {name: second}, spec: {poolRef: pool}}`)
 	require.NoError(t, err, "they fail open")
+	scorecard := checks.Check{Client: api, Namespace: ns, Name: "check"}
+	require.ErrorContains(t, scorecard.Refuses(t.Context()), "accepted, want a refusal", "the scorecard sees it")
 	_, err = create(t, ns, "BatchSandbox", `{metadata: {name: third}, spec: {poolRef: pool, template: {}}}`)
 	require.ErrorContains(t, err, "exactly one of spec.poolRef and spec.template", "CEL holds")
 
