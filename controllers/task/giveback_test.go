@@ -293,6 +293,30 @@ func TestASandboxThatPosesAsItsExecutorIsPolledAtAPace(t *testing.T) {
 	}
 }
 
+// The tries to reach executors that were silent have slots of their own.
+func TestASilentExecutorKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	var starts atomic.Int64
+	b := newBench(t, func(b *bench, w http.ResponseWriter, r *http.Request) {
+		task := executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Succeeded}
+		if r.Method == http.MethodPut && starts.Add(1) == 1 {
+			panic(http.ErrAbortHandler) // no answer, and the connection is closed
+		}
+		_ = json.NewEncoder(w).Encode(task)
+	})
+	b.bs.Spec.PoolRef = ""
+	time := clocktesting.NewFakeClock(now)
+	b.Clock, b.slots, b.retries = time, make(chan struct{}, 1), make(chan struct{}, 1)
+	b.retries <- struct{}{} // silent ones have all of theirs
+	b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+	require.Eventually(t, time.HasWaiters, patience, poll)
+	require.Equal(t, int64(1), starts.Load(), "the first try does not wait for them")
+	<-b.retries
+	b.slots <- struct{}{} // the others have all of theirs
+	time.Step(lastPause)
+	require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll, "nor does it wait for the others when it was silent")
+}
+
 func TestQuickAnswersAreAskedForMoreAndMoreRarely(t *testing.T) {
 	var p pace
 	var pauses []time.Duration
