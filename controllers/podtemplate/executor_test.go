@@ -1,12 +1,15 @@
 package podtemplate
 
 import (
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/yaml"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
@@ -45,6 +48,15 @@ func TestAnExecutorIsInjectedAsTheFirstRestartableInitContainer(t *testing.T) {
 	require.Equal(t, "k1", pod.Annotations[v1alpha1.AnnotationExecutorKey])
 	require.Equal(t, "sandbox-container", TaskContainer(pod))
 	requireExecutorVariables(t, &c)
+}
+
+func TestTheSampleForOpenShiftAllowsTheExecutorsCapabilities(t *testing.T) {
+	text, err := os.ReadFile("../../config/samples/namespace/security_context_constraints.yaml")
+	require.NoError(t, err)
+	sample, _, _ := strings.Cut(string(text), "\n---\n")
+	var scc struct{ AllowedCapabilities []corev1.Capability }
+	require.NoError(t, yaml.Unmarshal([]byte(sample), &scc))
+	require.ElementsMatch(t, executorCapabilities, scc.AllowedCapabilities)
 }
 
 func requireExecutorVariables(t *testing.T, c *corev1.Container) {
