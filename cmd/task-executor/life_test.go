@@ -7,12 +7,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/client"
@@ -75,6 +78,25 @@ func TestATaskThatKillsItsSupervisorLeavesNothing(t *testing.T) {
 	require.Eventually(t, func() bool { return processes(t, "730373037303") == 0 }, patience, patience/1000)
 	e.startTask("b", e.request("true"))
 	assert.Equal(t, api.Succeeded, e.awaitTask("b").State, "the executor goes on")
+}
+
+func TestAResetEndsWhatSomebodyTraces(t *testing.T) {
+	e := newExecutor(t)
+	e.startTask("a", e.request("sh", "-c", `echo $$ > /tmp/pid; exec sleep 730673067306`))
+	text, err := os.ReadFile(e.sandbox.Path("tmp/pid"))
+	require.NoError(t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	require.NoError(t, err)
+	runtime.LockOSThread() // who traces is a thread
+	defer runtime.UnlockOSThread()
+	require.NoError(t, unix.PtraceSeize(pid))
+	answer, err := e.Reset(t.Context(), e.target, api.ResetRequest{}, patience)
+	require.NoError(t, err)
+	assert.Equal(t, 1, answer.Stopped)
+	var status unix.WaitStatus
+	_, err = unix.Wait4(pid, &status, 0, nil)
+	require.NoError(t, err)
+	assert.Equal(t, unix.SIGKILL, status.Signal(), "it is dead, and only waited for its tracer")
 }
 
 func TestSIGTERMEndsTasksWithGrace(t *testing.T) {

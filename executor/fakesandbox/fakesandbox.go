@@ -187,3 +187,13 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// BuildLeaderless builds the program of ./leaderless at a path.
+func BuildLeaderless(t testing.TB, path string) {
+	t.Helper()
+	build := exec.Command("go", "build", "-o", path, "github.com/opensandbox/operator/executor/fakesandbox/leaderless")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building leaderless: %v\n%s", err, out)
+	}
+}

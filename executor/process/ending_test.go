@@ -91,6 +91,23 @@ func TestATaskThatKillsItsSupervisorFails(t *testing.T) {
 	eventually(t, "it dies with its supervisor", func() bool { return processes(t, "710471047104") == 0 })
 }
 
+func TestAProcessWhoseMainThreadHasEndedIsKilled(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, fakesandbox.Options{})
+	fakesandbox.BuildLeaderless(t, f.sandbox.Path("bin/leaderless"))
+	f.start("a", f.request("sh", "-c", "leaderless /tmp/pid & until [ -s /tmp/pid ]; do sleep 0.05; done"))
+	require.Equal(t, api.Succeeded, f.ended("a").State)
+	pid, err := os.ReadFile(f.sandbox.Path("tmp/pid"))
+	require.NoError(t, err)
+	eventually(t, "its main thread has ended", func() bool {
+		stat, err := os.ReadFile("/proc/" + string(pid) + "/stat")
+		require.NoError(t, err)
+		return strings.Contains(string(stat), ") Z ")
+	})
+	f.stop("a")
+	require.NoDirExists(t, "/proc/"+string(pid))
+}
+
 func TestATaskThatStopsItsSupervisorCanBeEnded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})

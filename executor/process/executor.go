@@ -125,7 +125,7 @@ func killWithDescendants(p store.Process) error {
 		}
 		found := below(all, func(s stat) bool { return s.identity() == p })
 		for _, s := range all {
-			if s.identity() == p && !s.zombie() {
+			if s.identity() == p && !s.dead() {
 				found = append(found, s)
 			}
 		}
@@ -211,6 +211,11 @@ func (e *Executor) change(apply func()) {
 	e.tasksMu.Lock()
 	defer e.tasksMu.Unlock()
 	apply()
+	e.changedNow()
+}
+
+// changedNow tells clients of a change. The lock is held.
+func (e *Executor) changedNow() {
 	e.version++
 	close(e.changed)
 	e.changed = make(chan struct{})

@@ -37,54 +37,54 @@ func (e *Executor) HuntOrphans(ctx context.Context) {
 	}
 }
 
+// killOrphans returns when no orphan lives. One that is dead and that somebody traces
+// cannot be reaped: it stays until the tracer lets go.
 func (e *Executor) killOrphans() error {
 	if !e.hunting.Load() {
 		return nil
 	}
 	for {
-		orphans := e.orphans()
-		if len(orphans) == 0 {
-			return nil
+		if err := kill(e.liveOrphans); err != nil {
+			return err
 		}
-		all := func() ([]stat, error) {
-			processes, err := allProcesses()
-			if err != nil {
-				return nil, err
-			}
-			isOrphan := e.orphanTest()
-			found := below(processes, isOrphan)
-			for _, s := range processes {
-				if isOrphan(s) && !s.zombie() {
-					found = append(found, s)
-				}
-			}
-			return found, nil
+		if err := e.reapOrphans(); err != nil {
+			return err
 		}
-		err := kill(all)
-		for _, s := range e.orphans() {
-			if s.zombie() {
-				_, _ = unix.Wait4(s.pid, nil, unix.WNOHANG, nil)
-			}
-		}
-		if err != nil {
+		// Those that were reaped may have had children.
+		if left, err := e.liveOrphans(); err != nil || len(left) == 0 {
 			return err
 		}
 	}
 }
 
-func (e *Executor) orphans() []stat {
-	all, err := allProcesses()
+// liveOrphans is the tree of the orphans and their descendants.
+func (e *Executor) liveOrphans() ([]stat, error) {
+	processes, err := allProcesses()
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	isOrphan := e.orphanTest()
-	var found []stat
-	for _, s := range all {
-		if isOrphan(s) {
+	found := below(processes, isOrphan)
+	for _, s := range processes {
+		if isOrphan(s) && !s.dead() {
 			found = append(found, s)
 		}
 	}
-	return found
+	return found, nil
+}
+
+func (e *Executor) reapOrphans() error {
+	processes, err := allProcesses()
+	if err != nil {
+		return err
+	}
+	isOrphan := e.orphanTest()
+	for _, s := range processes {
+		if isOrphan(s) && s.dead() {
+			_, _ = unix.Wait4(s.pid, nil, unix.WNOHANG, nil)
+		}
+	}
+	return nil
 }
 
 // orphanTest asks, process by process and under the lock, whether a child is

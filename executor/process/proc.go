@@ -17,11 +17,17 @@ import (
 // stat is what is needed of /proc/PID/stat.
 type stat struct {
 	pid, parent int
-	state       byte
+	state       byte // of the main thread
+	threads     int
 	startTime   uint64
 }
 
+// zombie says that the main thread has ended: others may go on.
 func (s stat) zombie() bool { return s.state == 'Z' || s.state == 'X' }
+
+// dead says that no thread lives. What is left of it waits for its parent, or for
+// whoever traces it.
+func (s stat) dead() bool { return s.zombie() && s.threads <= 1 }
 
 func (s stat) identity() store.Process { return store.Process{PID: s.pid, StartTime: s.startTime} }
 
@@ -47,11 +53,15 @@ func parseStat(pid int, data []byte) (stat, error) {
 	if err != nil {
 		return stat{}, errors.New("malformed stat")
 	}
+	threads, err := strconv.Atoi(fields[17])
+	if err != nil {
+		return stat{}, errors.New("malformed stat")
+	}
 	start, err := strconv.ParseUint(fields[19], 10, 64)
 	if err != nil {
 		return stat{}, errors.New("malformed stat")
 	}
-	return stat{pid: pid, parent: parent, state: fields[0][0], startTime: start}, nil
+	return stat{pid: pid, parent: parent, state: fields[0][0], threads: threads, startTime: start}, nil
 }
 
 // allProcesses lists every process that can be seen.
@@ -98,7 +108,7 @@ func below(all []stat, isRoot func(stat) bool) []stat {
 			}
 			seen[child.pid] = true
 			queue = append(queue, child)
-			if !child.zombie() {
+			if !child.dead() {
 				found = append(found, child)
 			}
 		}

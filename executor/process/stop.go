@@ -29,27 +29,20 @@ func (e *Executor) Stop(id string) (*Attempt, bool) {
 }
 
 func (e *Executor) stop(id string, attempt *Attempt) (*Attempt, bool) {
-	var t *task
 	e.tasksMu.Lock()
-	if t = e.tasks[id]; t != nil && t.attempt != nil {
-		attempt = t.attempt
-		e.tasksMu.Unlock()
-		return attempt, true
-	}
-	e.tasksMu.Unlock()
-	if t == nil {
+	defer e.tasksMu.Unlock()
+	t := e.tasks[id]
+	switch {
+	case t == nil:
 		return nil, false
+	case t.attempt != nil:
+		return t.attempt, true
 	}
 	attempt.Done = make(chan struct{})
-	e.change(func() {
-		if t.attempt != nil { // another call was faster
-			attempt = t.attempt
-			return
-		}
-		t.attempt = attempt
-		t.record.Task.Stopping = true
-		t.stops <- attempt // there is room: one attempt at a time
-	})
+	t.attempt = attempt
+	t.record.Task.Stopping = true
+	t.stops <- attempt // there is room: one attempt at a time
+	e.changedNow()
 	return attempt, true
 }
 

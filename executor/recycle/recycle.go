@@ -137,7 +137,7 @@ func (p Pod) awaitAlone() error {
 }
 
 // others leaves out process 1, which is the pod's pause container, and this
-// process with its ancestors. A zombie does nothing any more.
+// process with its ancestors. What is dead does nothing any more.
 func others() ([]int, error) {
 	mine := []int{1}
 	for pid := os.Getpid(); pid > 1; {
@@ -158,7 +158,7 @@ func others() ([]int, error) {
 		if err != nil || slices.Contains(mine, pid) {
 			continue
 		}
-		if _, state, err := parentOf(pid); err == nil && state != 'Z' && state != 'X' {
+		if _, dead, err := parentOf(pid); err == nil && !dead {
 			pids = append(pids, pid)
 		}
 	}

@@ -3,12 +3,15 @@ package recycle
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/assert"
@@ -16,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/fakesandbox"
 )
 
 // ownNamespaces is set in the test process that has an IPC and a mount namespace
@@ -202,4 +206,22 @@ func TestTheNodesNamespaceIsNotEmptied(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "ipc")
 	require.NoError(t, os.Symlink(nodeIPC, link))
 	assert.ErrorContains(t, refuseNodeIPC(link), "node's IPC namespace")
+}
+
+func TestAProcessWhoseMainThreadHasEndedIsStillThere(t *testing.T) {
+	dir := t.TempDir()
+	fakesandbox.BuildLeaderless(t, filepath.Join(dir, "leaderless"))
+	cmd := exec.Command(filepath.Join(dir, "leaderless"), filepath.Join(dir, "pid"))
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+	})
+	require.Eventually(t, func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		return err == nil && strings.Contains(string(stat), ") Z ")
+	}, time.Minute, time.Millisecond)
+	pids, err := others()
+	require.NoError(t, err)
+	require.Contains(t, pids, cmd.Process.Pid)
 }
