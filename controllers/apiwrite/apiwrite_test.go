@@ -26,6 +26,8 @@ func TestRefused(t *testing.T) {
 		"a server timeout may have been done":     {apierrors.NewServerTimeout(pods, "patch", 1), false},
 		"an internal error may have been done":    {apierrors.NewInternalError(errors.New("etcd")), false},
 		"a client timeout may have been done":     {context.DeadlineExceeded, false},
+		"what etcd cannot take is final":          {apierrors.NewInternalError(errors.New("etcdserver: request is too large")), true},
+		"what its client cannot send is final":    {apierrors.NewInternalError(errors.New("rpc error: code = ResourceExhausted desc = trying to send message larger than max (2097263 vs. 2097152)")), true},
 		"no error":                                {nil, false},
 	}
 	for name, test := range tests {

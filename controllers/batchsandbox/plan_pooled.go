@@ -91,6 +91,14 @@ func allocationTooLarge(bs *v1alpha1.BatchSandbox, size int) *blocked {
 		bs.DesiredReplicas(), bs.Spec.PoolRef, size, allocation.MaxAnnotationBytes)}
 }
 
+// objectTooLarge is what there is to say when the annotations would fit and the object
+// does not, because of what else is in it.
+func objectTooLarge(bs *v1alpha1.BatchSandbox, size int) *blocked {
+	return &blocked{v1alpha1.ReasonAllocationTooLarge, fmt.Sprintf(
+		"spec.replicas: with %d bytes of annotations for %d sandboxes the object would be larger than the API server can store; ask for fewer or make spec.shardTaskPatches smaller",
+		size, bs.DesiredReplicas())}
+}
+
 func names(pods []ledger.HeldPod) []string {
 	list := make([]string, len(pods))
 	for i := range pods {

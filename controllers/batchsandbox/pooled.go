@@ -28,7 +28,7 @@ const (
 
 func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.Duration, error) {
 	if err := r.resolve(ctx, s); err != nil {
-		return r.viewPooled(ctx, s, nil), 0, err
+		return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationRefused, err.Error()}), 0, err
 	}
 	held := r.Ledger.Allocation(s.key, s.owner.UID)
 	if held.Unreadable {
@@ -155,6 +155,9 @@ func (r *Reconciler) persist(ctx context.Context, s *scope, plan pooledPlan, nex
 	}
 	w.grants, w.drops, w.releases = granted, names(plan.lost), names(plan.surplus)
 	if err := r.send(ctx, s, w); err != nil {
+		if apiwrite.TooLarge(err) {
+			return objectTooLarge(s.bs, size), nil
+		}
 		if apiwrite.Refused(err) {
 			return &blocked{v1alpha1.ReasonAllocationRefused, err.Error()}, err
 		}

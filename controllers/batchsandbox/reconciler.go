@@ -25,6 +25,13 @@ import (
 // longer is unknown, and it is repeated until that is known.
 const writeTimeout = 10 * time.Second
 
+const (
+	// pendingPatience is how long an allocation write is repeated before the status says so.
+	pendingPatience = 30 * time.Second
+	// conflictPause is how long the cache gets to show what another write has changed.
+	conflictPause = 100 * time.Millisecond
+)
+
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes,verbs=get;list;watch;patch;delete
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes/status,verbs=patch
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes/finalizers,verbs=update
@@ -93,6 +100,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("reading BatchSandbox %s: %w", req, err)
 	}
+	if err := r.Fresh(); err != nil {
+		// Another leader may know better, and its status must not be overwritten.
+		return ctrl.Result{}, fmt.Errorf("BatchSandbox %s: %w", req, err)
+	}
 	m := r.memory.of(req.NamespacedName, bs.UID)
 	bs, err = m.freshest(bs)
 	if err != nil {
@@ -112,7 +123,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 func (r *Reconciler) reconcileNormal(ctx context.Context, s *scope) (ctrl.Result, error) {
 	expire := expireTime(s.bs)
 	if expire != nil && !r.Clock.Now().Before(expire.Time) {
-		return ctrl.Result{}, r.expire(ctx, s, expire.Time)
+		return r.expire(ctx, s, expire.Time)
 	}
 	var seen view
 	var again time.Duration
@@ -124,8 +135,8 @@ func (r *Reconciler) reconcileNormal(ctx context.Context, s *scope) (ctrl.Result
 	}
 	var later time.Duration
 	var statusErr error
-	if s.memo.pending == nil {
-		// Else it would move the resourceVersion, and the pending write could not be repeated.
+	if p := s.memo.pending; p == nil || r.Clock.Since(p.since) >= pendingPatience {
+		// Before, it would move the resourceVersion, and the pending write could not be repeated.
 		later, statusErr = r.writeStatus(ctx, s, seen)
 	}
 	result := ctrl.Result{RequeueAfter: soonest(again, later)}
@@ -138,16 +149,19 @@ func (r *Reconciler) reconcileNormal(ctx context.Context, s *scope) (ctrl.Result
 	return result, nil
 }
 
-// expire deletes the BatchSandbox, in this very version's lifetime only.
-func (r *Reconciler) expire(ctx context.Context, s *scope, at time.Time) error {
-	err := r.Client.Delete(ctx, s.bs, client.Preconditions{UID: &s.bs.UID})
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("deleting expired BatchSandbox %s: %w", s.owner, err)
-	}
-	if err == nil {
+// expire deletes this very version of the BatchSandbox: in a later one its time may
+// have been moved.
+func (r *Reconciler) expire(ctx context.Context, s *scope, at time.Time) (ctrl.Result, error) {
+	err := r.Client.Delete(ctx, s.bs, client.Preconditions{UID: &s.bs.UID, ResourceVersion: &s.bs.ResourceVersion})
+	switch {
+	case apierrors.IsConflict(err):
+		return ctrl.Result{RequeueAfter: conflictPause}, nil
+	case client.IgnoreNotFound(err) != nil:
+		return ctrl.Result{}, fmt.Errorf("deleting expired BatchSandbox %s: %w", s.owner, err)
+	case err == nil:
 		r.event(s.bs, corev1.EventTypeNormal, "Expired", "Delete", "deleted because its time ended at %s", at.UTC().Format(time.RFC3339))
 	}
-	return nil
+	return ctrl.Result{}, nil
 }
 
 func (r *Reconciler) event(bs *v1alpha1.BatchSandbox, kind, reason, action, message string, args ...any) {

@@ -248,7 +248,8 @@ func TestAClaimOfUnknownOutcome(t *testing.T) {
 		"it was done": {spoil: done, holds: []string{"a", "b"}},
 		"it was lost": {spoil: lost, holds: []string{"a", "b"}},
 		"it was done, and the object has changed since": {spoil: done, meanwhile: touched, holds: []string{"a", "b"}},
-		"it was lost, and the object has changed since": {spoil: lost, meanwhile: touched, fails: true, rival: []string{"a", "b"}},
+		// It might as well have been done and undone: nobody gets the pods any more.
+		"it was lost, and the object has changed since": {spoil: lost, meanwhile: touched, fails: true},
 		"the lease is old": {
 			spoil: done, meanwhile: func(w *world) { w.fresh = errors.New("the lease is old") },
 			fails: true, holds: []string{"a", "b"},
@@ -323,7 +324,105 @@ func TestAnOldLeaseWritesAndDeletesNothing(t *testing.T) {
 	_, err = w.reconcile("batch")
 	require.ErrorIs(t, err, w.fresh)
 	require.True(t, w.podExists(held[0]))
-	require.Equal(t, v1alpha1.ConditionDeleting, w.get("batch").Status.Conditions[1].Type)
+	require.Len(t, w.get("batch").Status.Conditions, 1, "nor is the status written: another leader may know better")
+}
+
+func TestAStatusDoesNotOverwriteALaterVersion(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+	w.spoil = func(write string, do func() error) error {
+		if write == "status batch" {
+			touched(w)
+		}
+		return do()
+	}
+	require.Equal(t, conflictPause, w.mustReconcile("batch").RequeueAfter)
+	require.Empty(t, w.get("batch").Status.Conditions)
+	w.spoil = nil
+	w.mustReconcile("batch")
+	require.Equal(t, v1alpha1.ReasonAllReady, w.ready("batch").Reason)
+}
+
+func TestAClaimThatStaysUnclearIsShownAndFenced(t *testing.T) {
+	for name, done := range map[string]bool{"it was done": true, "it was lost": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a", "b"}, named("batch", 2))
+			w.spoil = func(write string, do func() error) error {
+				switch {
+				case write != "patch batch":
+					return do()
+				case done:
+					_ = do() // the second time it is refused
+				}
+				return errTimeout
+			}
+			for range 2 {
+				_, err := w.reconcile("batch")
+				require.ErrorIs(t, err, errTimeout)
+				require.NotContains(t, w.writes, "status batch")
+				w.clock.Step(pendingPatience / 2)
+			}
+			_, err := w.reconcile("batch")
+			require.ErrorIs(t, err, errTimeout)
+			require.Contains(t, w.writes, "status batch")
+			if done {
+				require.Zero(t, w.idle(), "the pods are the batch's")
+			} else {
+				require.Equal(t, 2, w.idle(), "the claim can no longer land")
+			}
+			require.Equal(t, v1alpha1.ReasonAllocationRefused, w.ready("batch").Reason)
+			w.spoil = nil
+			w.mustReconcile("batch")
+			require.Equal(t, []string{"a", "b"}, w.holds("batch"))
+		})
+	}
+}
+
+func TestAnObjectTooLargeForEtcdKeepsNothingBack(t *testing.T) {
+	for name, first := range map[string]error{"at once": nil, "after a sending of unknown outcome": errTimeout} {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a", "b"}, named("batch", 2))
+			answer := first
+			w.spoil = func(write string, do func() error) error {
+				if write != "patch batch" {
+					return do()
+				}
+				if err := answer; err != nil {
+					answer = nil
+					return err
+				}
+				return apierrors.NewInternalError(errors.New("etcdserver: request is too large"))
+			}
+			if first != nil {
+				_, err := w.reconcile("batch")
+				require.ErrorIs(t, err, first)
+			}
+			_, err := w.reconcile("batch")
+			if first == nil {
+				require.NoError(t, err, "a retry would not help")
+			}
+			require.Equal(t, 2, w.idle())
+			w.mustReconcile("batch")
+			require.Equal(t, v1alpha1.ReasonAllocationTooLarge, w.ready("batch").Reason)
+			require.Contains(t, w.ready("batch").Message, "spec.replicas: ")
+		})
+	}
+}
+
+func TestABatchThatIsBeingDeletedWaitsForNothing(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 3))
+	w.mustReconcile("batch")
+	w.observe("b")
+	require.Zero(t, w.idle(), "the batch comes first")
+	w.spoil = func(write string, do func() error) error {
+		if write == "delete a" {
+			return errTimeout
+		}
+		return do()
+	}
+	require.NoError(t, w.api.Delete(t.Context(), w.get("batch")))
+	_, err := w.reconcile("batch")
+	require.ErrorIs(t, err, errTimeout)
+	require.Equal(t, 1, w.idle())
 }
 
 func TestALostPodIsReplacedAtItsShardInOneWrite(t *testing.T) {
@@ -581,6 +680,19 @@ func TestAStatusFieldThatTheCRDLacksIsNotWrittenAgain(t *testing.T) {
 	require.Empty(t, w.get("batch").Status.Phase)
 }
 
+func TestAnExpiryThatWasMovedMeanwhileHolds(t *testing.T) {
+	past := metav1.NewTime(now.Add(-time.Minute))
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1, func(bs *v1alpha1.BatchSandbox) { bs.Spec.ExpireTime = &past }))
+	w.spoil = func(_ string, do func() error) error {
+		touched(w)
+		return do()
+	}
+	require.Equal(t, conflictPause, w.mustReconcile("batch").RequeueAfter)
+	require.Equal(t, []string{"delete batch"}, w.writes)
+	require.Equal(t, "yes", w.get("batch").Labels["touched"])
+	require.Empty(t, w.events())
+}
+
 func TestAnExpiredBatchIsDeletedWithAnEvent(t *testing.T) {
 	w := newPooledWorld(t, []string{"a"}, named("batch", 1, func(bs *v1alpha1.BatchSandbox) {
 		bs.Spec.ExpireTime = &metav1.Time{Time: now.Add(time.Minute)}
@@ -648,4 +760,32 @@ func TestACreationOfUnknownOutcomeMakesOnePod(t *testing.T) {
 			require.Len(t, pods.Items, 1)
 		})
 	}
+}
+
+func TestATakenNameHoldsUpNoShard(t *testing.T) {
+	w := newWorld(t, named("batch", 2, templated), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "batch-0", UID: "somebody's"}})
+	w.mustReconcile("batch")
+	var pods corev1.PodList
+	require.NoError(t, w.api.List(t.Context(), &pods, client.MatchingLabels{v1alpha1.LabelBatchSandboxName: "batch"}))
+	require.Len(t, pods.Items, 2)
+	require.Regexp(t, "^batch-0-.+", pods.Items[0].Name)
+	require.Equal(t, "batch-1", pods.Items[1].Name)
+}
+
+func TestACreatedPodThatTheCacheNeverShowsIsLookedUp(t *testing.T) {
+	w := newWorld(t, named("batch", 1, templated))
+	w.spoil = func(write string, do func() error) error {
+		if strings.HasPrefix(write, "create") {
+			return nil // created, and deleted by somebody before the cache has seen it
+		}
+		return do()
+	}
+	w.clock.Step(w.mustReconcile("batch").RequeueAfter) // for the status
+	w.spoil = nil
+	again := w.mustReconcile("batch").RequeueAfter
+	require.Positive(t, again)
+	require.LessOrEqual(t, again, cacheLag)
+	w.clock.Step(again)
+	w.mustReconcile("batch")
+	require.True(t, w.podExists("batch-0"))
 }

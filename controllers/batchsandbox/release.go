@@ -62,6 +62,7 @@ func (r *Reconciler) reconcileDelete(ctx context.Context, s *scope) (time.Durati
 	if err := r.resolve(ctx, s); err != nil {
 		return 0, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
 	}
+	r.Ledger.Withdraw(s.key, s.owner) // it waits for nothing any more, however long this takes
 	freed, stopping, err := r.releaseAll(ctx, s.key, s.owner, s.bs)
 	if err != nil || stopping > 0 {
 		v := r.viewPooled(ctx, s, nil)
@@ -112,6 +113,7 @@ func (r *Reconciler) reconcileGone(ctx context.Context, name types.NamespacedNam
 			continue
 		}
 		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
+		r.Ledger.Withdraw(ref.Pool, owner)
 		freed, _, err := r.releaseAll(ctx, ref.Pool, owner, nil)
 		if err != nil {
 			return fmt.Errorf("giving back the sandboxes of BatchSandbox %s, which is gone: %w", name, err)

@@ -8,11 +8,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
@@ -154,8 +156,19 @@ func (r *Reconciler) writeStatus(ctx context.Context, s *scope, v view) (time.Du
 	answer.Status = want
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	if err := r.Client.Status().Patch(ctx, answer, client.MergeFrom(s.bs)); err != nil {
+	err := r.Client.Status().Patch(ctx, answer, client.MergeFromWithOptions(s.bs, client.MergeFromWithOptimisticLock{}))
+	switch {
+	case apierrors.IsConflict(err):
+		return conflictPause, nil
+	case apiwrite.TooLarge(err): // the object is full: events say what its status cannot
+		s.memo.sent, s.memo.answered = &want, is.DeepCopy()
+		r.eventsOf(s.bs, &is, &want)
+		return 0, nil
+	case err != nil:
 		return 0, client.IgnoreNotFound(fmt.Errorf("writing the status: %w", err))
+	}
+	if p := s.memo.pending; p != nil && p.resourceVersion == s.bs.ResourceVersion {
+		r.rollback(s, p) // it was not done until now, and can no longer be
 	}
 	s.memo.latest, s.memo.sent, s.memo.answered, s.memo.statusWritten = answer, &want, answer.Status.DeepCopy(), now
 	r.eventsOf(s.bs, &is, &want)

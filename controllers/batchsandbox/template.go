@@ -61,7 +61,7 @@ func (r *Reconciler) reconcileTemplate(ctx context.Context, s *scope) (view, tim
 		}
 	}
 	later, err := r.writeEndpoints(ctx, s, pods)
-	return v, soonest(plan.retryAfter, later), errors.Join(createErr, err)
+	return v, soonest(plan.retryAfter, soonest(later, r.nextCheck(s))), errors.Join(createErr, err)
 }
 
 // errTemplate marks a template that no pod can be made from, or a shard patch that
@@ -133,6 +133,17 @@ func (r *Reconciler) checkCreations(ctx context.Context, s *scope, pods map[stri
 	return nil
 }
 
+// nextCheck returns when to look up the oldest created pod that the cache does not show.
+func (r *Reconciler) nextCheck(s *scope) time.Duration {
+	var next time.Duration
+	for _, c := range s.memo.creations {
+		if c.confirmed {
+			next = soonest(next, max(time.Millisecond, cacheLag-r.Clock.Since(c.sent)))
+		}
+	}
+	return next
+}
+
 // createShards creates pods for the shards with slow start. A creation of unknown
 // outcome is repeated under the same name, so that it never makes two.
 func (r *Reconciler) createShards(ctx context.Context, s *scope, shards []int32, pods map[string]*corev1.Pod) error {
@@ -151,35 +162,54 @@ func (r *Reconciler) createShards(ctx context.Context, s *scope, shards []int32,
 				name = podtemplate.ShardPodName(s.bs.Name, shard, false)
 			}
 		}
-		pod, err := podtemplate.ForShard(s.bs, shard, name)
+		pod, err := r.shardPod(s.bs, shard, name)
 		if err != nil {
-			return errors.Join(errTemplate, err)
-		}
-		if r.Executor != nil {
-			if err := r.Executor().Complete(pod, podtemplate.ShardInjects(s.bs)); err != nil {
-				return errors.Join(errTemplate, err)
-			}
+			return err
 		}
 		podsToCreate[i] = pod
 	}
 	var mu sync.Mutex // guards the memo's creations
 	_, err := slowstart.Run(ctx, len(shards), createParallel, func(ctx context.Context, i int) error {
-		pod := podsToCreate[i]
-		c := &creation{shard: shards[i], sent: r.Clock.Now()}
-		mu.Lock()
-		s.memo.creations[pod.Name] = c
-		mu.Unlock()
-		err := r.createPod(ctx, pod, s.bs.UID)
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case err == nil:
-			c.confirmed = true
-		case apiwrite.Refused(err) || errors.Is(err, errNameTaken):
-			delete(s.memo.creations, pod.Name)
+		err := r.createShard(ctx, s, &mu, shards[i], podsToCreate[i])
+		if !errors.Is(err, errNameTaken) {
+			return err
 		}
-		return err
+		// A pod of somebody else, or of an earlier BatchSandbox of this name.
+		pod, err := r.shardPod(s.bs, shards[i], podtemplate.ShardPodName(s.bs.Name, shards[i], false))
+		if err != nil {
+			return err
+		}
+		return r.createShard(ctx, s, &mu, shards[i], pod)
 	})
+	return err
+}
+
+func (r *Reconciler) shardPod(bs *v1alpha1.BatchSandbox, shard int32, name string) (*corev1.Pod, error) {
+	pod, err := podtemplate.ForShard(bs, shard, name)
+	if err == nil && r.Executor != nil {
+		err = r.Executor().Complete(pod, podtemplate.ShardInjects(bs))
+	}
+	if err != nil {
+		return nil, errors.Join(errTemplate, err)
+	}
+	return pod, nil
+}
+
+// createShard creates the pod of a shard and remembers it until the cache shows it.
+func (r *Reconciler) createShard(ctx context.Context, s *scope, mu *sync.Mutex, shard int32, pod *corev1.Pod) error {
+	c := &creation{shard: shard, sent: r.Clock.Now()}
+	mu.Lock()
+	s.memo.creations[pod.Name] = c
+	mu.Unlock()
+	err := r.createPod(ctx, pod, s.bs.UID)
+	mu.Lock()
+	defer mu.Unlock()
+	switch {
+	case err == nil:
+		c.confirmed = true
+	case apiwrite.Refused(err) || errors.Is(err, errNameTaken):
+		delete(s.memo.creations, pod.Name)
+	}
 	return err
 }
 

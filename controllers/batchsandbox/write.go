@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,8 +23,9 @@ type write struct {
 	resourceVersion string
 	annotations     allocation.Annotations
 	finalizer       bool
-	// uncertain: it was sent and may have been done, or may still be.
+	// uncertain: it was sent and may have been done, or may still be; since when.
 	uncertain bool
+	since     time.Time
 
 	grants   []string // claimed by it
 	drops    []string // lost pods that it takes out
@@ -87,15 +89,25 @@ func (r *Reconciler) send(ctx context.Context, s *scope, w *write) error {
 	case err == nil:
 		r.commit(s, w, answer)
 		return nil
+	case apiwrite.TooLarge(err): // an earlier sending of the same was so as well
+		r.rollback(s, w)
+		return fmt.Errorf("writing the allocation: %w", err)
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err), w.uncertain && apiwrite.Refused(err):
 		return r.settle(ctx, s, w, err)
 	case apiwrite.Refused(err):
 		r.rollback(s, w)
 		return fmt.Errorf("writing the allocation: %w", err)
 	}
-	w.uncertain = true
-	s.memo.pending = w
+	r.keepPending(s, w)
 	return fmt.Errorf("writing the allocation, to be repeated: %w", err)
+}
+
+// keepPending has the write repeated until its outcome is known.
+func (r *Reconciler) keepPending(s *scope, w *write) {
+	if !w.uncertain {
+		w.uncertain, w.since = true, r.Clock.Now()
+	}
+	s.memo.pending = w
 }
 
 // settle finds out by a live read what came of a write whose precondition no longer holds.
@@ -111,8 +123,7 @@ func (r *Reconciler) settle(ctx context.Context, s *scope, w *write, cause error
 		s.memo.pending = nil
 		return nil
 	case err != nil:
-		w.uncertain = true
-		s.memo.pending = w
+		r.keepPending(s, w)
 		return fmt.Errorf("reading back after a refused allocation write: %w", err)
 	}
 	done := allocation.Of(live) == w.annotations &&
@@ -123,11 +134,14 @@ func (r *Reconciler) settle(ctx context.Context, s *scope, w *write, cause error
 		return nil
 	case live.ResourceVersion == w.resourceVersion:
 		// It has not moved, so an earlier sending may still land.
-		w.uncertain = true
-		s.memo.pending = w
+		r.keepPending(s, w)
 		return fmt.Errorf("writing the allocation, to be repeated: %w", cause)
 	}
-	r.rollback(s, w)
+	if w.uncertain {
+		r.abandon(s, w)
+	} else {
+		r.rollback(s, w)
+	}
 	s.memo.latest = live
 	return fmt.Errorf("writing the allocation, to be planned anew: %w", cause)
 }
@@ -151,6 +165,15 @@ func (r *Reconciler) rollback(s *scope, w *write) {
 	s.memo.pending = nil
 	r.Ledger.Withdraw(s.key, s.owner)
 	r.Ledger.Unclaim(s.key, s.owner.UID, w.grants)
+}
+
+// abandon gives up what a write would have claimed that may have been done for a while,
+// and then undone by somebody else: its endpoints may have been read. The pods are
+// never lent again.
+func (r *Reconciler) abandon(s *scope, w *write) {
+	s.memo.pending = nil
+	r.Ledger.Withdraw(s.key, s.owner)
+	r.Ledger.Drop(s.key, s.owner.UID, w.grants)
 }
 
 // resolve repeats the write that is pending, if one is, until its outcome is known.

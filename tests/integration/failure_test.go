@@ -238,3 +238,29 @@ func TestAStatusFieldThatTheCRDLacksMakesNoHotLoop(t *testing.T) {
 	require.Empty(t, bs.Status.Phase, "the CRD lacks it")
 	require.LessOrEqual(t, writes(t, ns, "batchsandboxes"), 3+wakes+3, "a delivery, each change and another delivery")
 }
+
+// An object may be so big that it can be created and not be given its sandboxes: etcd
+// takes 1.5 MiB.
+func TestABatchTooLargeForEtcdKeepsNothingFromOthers(t *testing.T) {
+	ns := newNamespace(t)
+	pool := newPool(t, ns, 2, 2)
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Available == 2 })
+	big := pooled(ns, "big", 2)
+	for padding := 1536<<10 - 512; ; padding -= 64 {
+		big.Spec.TaskTemplate = &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{
+			Command: []string{"true"}, Args: []string{strings.Repeat("x", padding)},
+		}}}
+		err := api.Create(t.Context(), big)
+		if err == nil {
+			break
+		}
+		require.ErrorContains(t, err, "request is too large")
+	}
+	require.Eventually(t, func() bool { return eventsOf(t, big, v1alpha1.ReasonAllocationTooLarge) > 0 }, patience, poll)
+	other := pooled(ns, "other", 2)
+	require.NoError(t, api.Create(t.Context(), other))
+	until(t, other, ready(2))
+	require.NoError(t, api.Delete(t.Context(), big))
+	gone(t, big)
+	require.Zero(t, writes(t, ns, "pods", "delete"), "it never had any")
+}
