@@ -83,10 +83,13 @@ func TestATaskThatKillsItsSupervisorLeavesNothing(t *testing.T) {
 func TestAResetEndsWhatSomebodyTraces(t *testing.T) {
 	e := newExecutor(t)
 	e.startTask("a", e.request("sh", "-c", `echo $$ > /tmp/pid; exec sleep 730673067306`))
-	text, err := os.ReadFile(e.sandbox.Path("tmp/pid"))
-	require.NoError(t, err)
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	require.NoError(t, err)
+	pid := 0
+	require.Eventually(t, func() bool {
+		text, _ := os.ReadFile(e.sandbox.Path("tmp/pid"))
+		var err error
+		pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+		return err == nil
+	}, patience, patience/1000)
 	runtime.LockOSThread() // who traces is a thread
 	defer runtime.UnlockOSThread()
 	require.NoError(t, unix.PtraceSeize(pid))

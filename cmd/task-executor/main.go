@@ -48,7 +48,7 @@ type options struct {
 	shutdownGrace time.Duration
 
 	podUID   string
-	verifier func(bootID string) (*token.Verifier, error)
+	verifier *token.Verifier
 }
 
 func parse(args []string, getenv func(string) string, output io.Writer) (options, error) {
@@ -94,8 +94,6 @@ func (o *options) readEnvironment(getenv func(string) string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", api.EnvPublicKeys, err)
 	}
-	o.verifier = func(bootID string) (*token.Verifier, error) {
-		return token.NewVerifier(keys, o.podUID, bootID)
-	}
-	return nil
+	o.verifier, err = token.NewVerifier(keys, o.podUID)
+	return err
 }

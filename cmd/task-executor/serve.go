@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -38,21 +36,16 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 	defer echoOut.Close(answerPatience)
 	log := slog.New(slog.NewTextHandler(echoErr, nil))
 
-	bootID := newBootID()
-	verifier, err := o.verifier(bootID)
-	if err != nil {
-		return 1, err
-	}
 	records, err := store.Open(o.stateDir)
 	if err != nil {
 		return 1, err
 	}
-	info := api.Info{BootID: bootID, StartedAt: time.Now().UTC(), Recycle: api.Recycle{State: api.RecycleOff}}
+	info := api.Info{StartedAt: time.Now().UTC(), Recycle: api.Recycle{State: api.RecycleOff}}
 	if o.cleanOnStart {
 		info.Recycle = recycle.ThisPod().AtStart(o.stateDir)
 	}
 	executor, err := process.Open(process.Config{
-		Store: records, BootID: bootID, LogBytes: o.logBytes, MaxTasks: o.maxTasks,
+		Store: records, LogBytes: o.logBytes, MaxTasks: o.maxTasks,
 		Stdout: echoOut, Stderr: echoErr, Log: log,
 	})
 	if err != nil {
@@ -61,11 +54,11 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 	info.Capabilities = executor.Capabilities()
 	info.Problems = executor.SelfTest()
 	info.Supported = len(info.Problems) == 0
-	log.Info("The executor starts", "boot", bootID, "pod", o.podUID, "supported", info.Supported,
+	log.Info("The executor starts", "boot", executor.BootID(), "pod", o.podUID, "supported", info.Supported,
 		"problems", info.Problems, "recycle", info.Recycle.State, "differences", info.Recycle.Differences)
 
 	l := &life{options: o, log: log, executor: executor, restart: make(chan struct{})}
-	handler := server.New(server.Config{Executor: executor, Verifier: verifier, Info: info, BeforeRestart: l.beforeRestart, Exit: l.exit, Log: log})
+	handler := server.New(server.Config{Executor: executor, Verifier: o.verifier, Info: info, BeforeRestart: l.beforeRestart, Exit: l.exit, Log: log})
 	return l.run(handler)
 }
 
@@ -81,12 +74,6 @@ func protect() error {
 	// would be inherited by tasks; catching it is not.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	return nil
-}
-
-func newBootID() string {
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the program instead
-	return hex.EncodeToString(id[:])
 }
 
 // life is the executor from listening to its end.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -37,8 +38,8 @@ type leg struct {
 	sandbox sandbox
 	spec    executorapi.TaskSpec
 	pause   time.Duration
-	// silent: the executor did not answer the last time.
-	silent bool
+	// failed: the last dispatch did, if only by a refusal that took its time.
+	failed bool
 }
 
 // run has the executor start the task and follows it until it has ended.
@@ -52,46 +53,34 @@ func (l *leg) run(ctx context.Context, delay time.Duration) {
 		}
 	}
 	var since executorapi.Cursor
-	var pace pace
-	for ctx.Err() == nil && !l.ended() {
-		began := l.Clock.Now()
-		list, err := l.poll(ctx, since)
-		pause := pace.next(l.Clock.Since(began))
-		if err != nil {
-			pause = l.nextPause()
-		}
-		if !l.ended() && !l.sleep(ctx, pause) {
-			return
-		}
+	pace := newPace()
+	for l.sleep(ctx, pace.next(l.Clock.Now())) && !l.ended() {
+		cursor, err := l.poll(ctx, since)
 		if err == nil {
-			since = list.Cursor()
+			since = cursor
+		} else if !l.sleep(ctx, l.nextPause()) {
+			return
 		}
 	}
 }
 
 const (
-	// quickPoll: an honest executor answers sooner only when something has changed.
-	quickPoll = 200 * time.Millisecond
-	// firstPace and lastPace are the least and the most time between quick answers.
-	firstPace, lastPace = 10 * time.Millisecond, 2 * time.Second
+	// freePolls are polls without a pause: an honest executor answers soon twice, with
+	// what is and with how it ended.
+	freePolls = 5
+	// steadyPoll is the time between two polls in the long run: less than an honest
+	// executor takes when there is no news.
+	steadyPoll = 2 * time.Second
 )
 
 // pace keeps a sandbox that poses as its executor from keeping the operator busy with
-// news: each quick answer doubles the time to the next poll. Two are free, as an
-// honest executor gives them: what is, and how it ended.
-type pace struct{ quick int }
+// news, however fast or slowly it tells them.
+type pace struct{ limit *rate.Limiter }
 
-func (p *pace) next(took time.Duration) time.Duration {
-	if took >= quickPoll {
-		p.quick = 0
-		return 0
-	}
-	p.quick++
-	if p.quick <= 2 {
-		return 0
-	}
-	return min(firstPace<<min(p.quick-3, 16), lastPace)
-}
+func newPace() pace { return pace{rate.NewLimiter(rate.Every(steadyPoll), freePolls)} }
+
+// next returns how long to wait before the next poll, which is to be made then.
+func (p pace) next(now time.Time) time.Duration { return p.limit.ReserveN(now, 1).DelayFrom(now) }
 
 // start asks the executor to run the task and says whether it has, or never will.
 func (l *leg) start(ctx context.Context) bool {
@@ -104,17 +93,20 @@ func (l *leg) start(ctx context.Context) bool {
 		l.noteUnless(errGone, err) // then the reconciler finds another pod
 		return false
 	}
-	slots := l.slots
-	if l.silent {
-		slots = l.retries
+	slots := []chan struct{}{l.slots}
+	if l.failed {
+		slots = []chan struct{}{l.job.retries, l.retries}
 	}
-	select {
-	case slots <- struct{}{}:
-	case <-ctx.Done():
-		return false
+	for i, slot := range slots {
+		select {
+		case slot <- struct{}{}:
+		case <-ctx.Done():
+			give(slots[:i])
+			return false
+		}
 	}
 	task, err := func() (executorapi.Task, error) {
-		defer func() { <-slots }()
+		defer give(slots)
 		task, err := l.send(ctx, target, request)
 		if executorclient.IsUnauthorized(err) { // it has restarted, and now its boot id is known
 			task, err = l.send(ctx, target, request)
@@ -124,7 +116,7 @@ func (l *leg) start(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	l.silent = err != nil && !executorclient.IsRefusal(err)
+	l.failed = err != nil
 	if executorclient.Reason(err) == executorapi.ProblemSpecDiffers {
 		return true // an earlier version of the operator has started it: its result counts
 	}
@@ -134,6 +126,13 @@ func (l *leg) start(ctx context.Context) bool {
 	}
 	l.take(ctx, target, &task)
 	return true
+}
+
+// give gives slots back.
+func give(slots []chan struct{}) {
+	for _, slot := range slots {
+		<-slot
+	}
 }
 
 // send sends the task while nobody else may have lent the sandbox on.
@@ -146,38 +145,41 @@ func (l *leg) send(ctx context.Context, target executorclient.Target, request ex
 	return task, err
 }
 
-// poll waits for news of the task.
-func (l *leg) poll(ctx context.Context, since executorapi.Cursor) (executorapi.TaskList, error) {
+// poll waits for news of the task. It returns no more of the answer than is needed:
+// thousands of followers keep it while they wait.
+func (l *leg) poll(ctx context.Context, since executorapi.Cursor) (executorapi.Cursor, error) {
 	target, _, err := l.target(ctx, l.job.name.Namespace, l.sandbox.pod, l.sandbox.uid)
 	if err != nil {
 		l.noteUnless(errGone, err)
-		return executorapi.TaskList{}, err
+		return since, err
 	}
 	list, err := l.Executors.List(ctx, target, since, pollWait)
 	if ctx.Err() != nil {
-		return list, ctx.Err()
+		return since, ctx.Err()
 	}
 	if err != nil {
 		l.note(nil, err)
-		return list, err
+		return since, err
 	}
 	for i := range list.Tasks {
 		if list.Tasks[i].ID == taskID(l.job.uid, l.sandbox.shard) {
 			l.take(ctx, target, &list.Tasks[i])
-			return list, nil
+			return list.Cursor(), nil
 		}
 	}
 	l.change(func(k *known) {
 		k.hear(l.Clock.Now())
 		k.fail("TaskLost", "the task executor knows nothing of the task any more")
 	})
-	return list, nil
+	return list.Cursor(), nil
 }
 
 // take takes in what the executor told of the task. Of one that could not start it
-// asks whether any could.
+// asks whether any could, unless that very task has run.
 func (l *leg) take(ctx context.Context, target executorclient.Target, task *executorapi.Task) {
-	if task.State == executorapi.Failed && task.Reason == executorapi.ReasonCannotStart {
+	begun := false
+	l.job.update(l.sandbox.shard, l.sandbox.uid, func(k *known) { begun = k.begun() })
+	if task.State == executorapi.Failed && task.Reason == executorapi.ReasonCannotStart && !begun {
 		if info, err := l.Executors.Info(ctx, target); err == nil && !info.Supported {
 			l.change(func(k *known) { k.cannot(info.Problems, l.Clock.Now()) })
 			return

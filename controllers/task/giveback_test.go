@@ -288,43 +288,52 @@ func TestASandboxThatPosesAsItsExecutorIsPolledAtAPace(t *testing.T) {
 	b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
 	for i := range int64(3) {
 		require.Eventually(t, time.HasWaiters, patience, poll)
-		require.Equal(t, 3+i, polls.Load())
-		time.Step(firstPace << i)
+		require.Equal(t, freePolls+i, polls.Load())
+		time.Step(steadyPoll)
 	}
 }
 
-// The tries to reach executors that were silent have slots of their own.
-func TestASilentExecutorKeepsNobodyWaiting(t *testing.T) {
+// The tries of dispatches that failed before have slots of their own.
+func TestAnExecutorThatFailsKeepsNobodyWaiting(t *testing.T) {
 	t.Parallel()
-	var starts atomic.Int64
-	b := newBench(t, func(b *bench, w http.ResponseWriter, r *http.Request) {
-		task := executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Succeeded}
-		if r.Method == http.MethodPut && starts.Add(1) == 1 {
-			panic(http.ErrAbortHandler) // no answer, and the connection is closed
-		}
-		_ = json.NewEncoder(w).Encode(task)
-	})
-	b.bs.Spec.PoolRef = ""
-	time := clocktesting.NewFakeClock(now)
-	b.Clock, b.slots, b.retries = time, make(chan struct{}, 1), make(chan struct{}, 1)
-	b.retries <- struct{}{} // silent ones have all of theirs
-	b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
-	require.Eventually(t, time.HasWaiters, patience, poll)
-	require.Equal(t, int64(1), starts.Load(), "the first try does not wait for them")
-	<-b.retries
-	b.slots <- struct{}{} // the others have all of theirs
-	time.Step(lastPause)
-	require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll, "nor does it wait for the others when it was silent")
+	for name, fail := range map[string]func(w http.ResponseWriter){
+		"it does not answer": func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+		"it refuses":         func(w http.ResponseWriter) { w.WriteHeader(http.StatusConflict) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var starts atomic.Int64
+			b := newBench(t, func(b *bench, w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPut && starts.Add(1) == 1 {
+					fail(w)
+					return
+				}
+				_ = json.NewEncoder(w).Encode(executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Succeeded})
+			})
+			b.bs.Spec.PoolRef = ""
+			time := clocktesting.NewFakeClock(now)
+			b.Clock, b.slots, b.retries = time, make(chan struct{}, 1), make(chan struct{}, 1)
+			b.retries <- struct{}{} // those that failed have all of theirs
+			b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+			require.Eventually(t, time.HasWaiters, patience, poll)
+			require.Equal(t, int64(1), starts.Load(), "the first try does not wait for them")
+			<-b.retries
+			b.slots <- struct{}{} // the others have all of theirs
+			time.Step(lastPause)
+			require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll, "nor does it wait for the others when it has failed")
+		})
+	}
 }
 
-func TestQuickAnswersAreAskedForMoreAndMoreRarely(t *testing.T) {
-	var p pace
-	var pauses []time.Duration
-	for range 14 {
-		pauses = append(pauses, p.next(time.Millisecond))
+func TestPollsAreFreeAtFirstAndAgainAfterAWhile(t *testing.T) {
+	p := newPace()
+	at := now
+	for range freePolls {
+		require.Zero(t, p.next(at))
 	}
-	require.Equal(t, []time.Duration{0, 0, firstPace, 2 * firstPace, 4 * firstPace}, pauses[:5])
-	require.Equal(t, lastPace, pauses[13])
-	require.Zero(t, p.next(time.Minute), "a poll that waited is honest")
-	require.Zero(t, p.next(time.Millisecond))
+	for i := range 3 {
+		require.Equal(t, steadyPoll, p.next(at), "poll %d", i)
+		at = at.Add(steadyPoll)
+	}
+	at = at.Add(freePolls * steadyPoll)
+	require.Zero(t, p.next(at))
 }

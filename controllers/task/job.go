@@ -16,6 +16,9 @@ type job struct {
 	name    types.NamespacedName
 	uid     types.UID
 	created time.Time
+	// retries bound how many executors whose last dispatch failed are tried at a time:
+	// those of one BatchSandbox must not keep those of others waiting.
+	retries chan struct{}
 
 	mu      sync.Mutex // guards the fields below
 	records map[int32]*known
@@ -28,6 +31,9 @@ type job struct {
 	stops   map[types.UID]*stop
 	dropped bool
 }
+
+// retriesOfJob is how many of those there are.
+const retriesOfJob = 8
 
 // follower is the goroutine that follows one executor.
 type follower struct {
@@ -60,7 +66,7 @@ func (j *jobs) of(bs *v1alpha1.BatchSandbox) *job {
 		return found
 	}
 	fresh := &job{
-		name: name, uid: bs.UID, created: bs.CreationTimestamp.Time, records: seed(bs),
+		name: name, uid: bs.UID, created: bs.CreationTimestamp.Time, retries: make(chan struct{}, retriesOfJob), records: seed(bs),
 		followers: map[int32]*follower{}, leaving: map[*follower]struct{}{},
 		ready: map[types.UID]bool{}, stops: map[types.UID]*stop{},
 	}

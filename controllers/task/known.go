@@ -61,7 +61,10 @@ func (k *known) begun() bool { return k.state != pending }
 // learn takes in what the executor told of the task.
 func (k *known) learn(t *executorapi.Task, now time.Time) {
 	k.hear(now)
-	k.stale, k.unsupported, k.lacking = false, "", t.MissingCapabilities
+	if !k.begun() || k.stale {
+		k.lacking = t.MissingCapabilities // what it lacks cannot change any more
+	}
+	k.stale, k.unsupported = false, ""
 	switch t.State {
 	case executorapi.Succeeded:
 		k.state = succeeded
@@ -123,7 +126,7 @@ func cut(text string, most int) string {
 	if len(text) > most {
 		text = text[len(text)-most:]
 	}
-	return strings.ToValidUTF8(text, "")
+	return strings.Clone(strings.ToValidUTF8(text, "")) // not to keep all of it in memory
 }
 
 // seed returns what the status says of the tasks.

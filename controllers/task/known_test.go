@@ -118,3 +118,11 @@ func TestTheStatusIsTheSeed(t *testing.T) {
 	require.Equal(t, []int32{1, 2}, r.Failed)
 	require.Len(t, r.FailedTasks, 1)
 }
+
+// A sandbox that poses as its executor and answers by turns keeps nobody busy.
+func TestWhatATaskLacksIsTakenInOnce(t *testing.T) {
+	k := &known{}
+	k.learn(&executorapi.Task{State: executorapi.Running, MissingCapabilities: []string{"NET_RAW"}}, now)
+	k.learn(&executorapi.Task{State: executorapi.Running}, now)
+	require.Equal(t, []string{"NET_RAW"}, k.lacking)
+}

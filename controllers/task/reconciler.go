@@ -56,8 +56,8 @@ type Reconciler struct {
 	jobs    jobs
 	queue   wakequeue.Queue
 	changes podChanges
-	// slots bound the dispatches under way; retries those to executors that did not
-	// answer before, so that others need not wait behind them.
+	// slots bound the dispatches under way; retries those to executors with which the
+	// last one failed, so that others need not wait behind them.
 	slots, retries chan struct{}
 	// ctx ends what followers and stops do; work waits for them.
 	ctx  context.Context

@@ -87,17 +87,21 @@ const (
 
 var capability = regexp.MustCompile(`^[A-Z_]{1,32}$`)
 
+// sanitize returns a copy: a part of an answer must not keep all of it in memory.
 func sanitize(s string) string {
-	if len(s) > maxText {
-		s = s[:maxText]
+	return strings.Clone(strings.ToValidUTF8(s[:min(len(s), maxText)], "\uFFFD"))
+}
+
+// cut returns a copy of at most so many elements, for the same reason.
+func cut[T any](list []T, most int) []T {
+	if list == nil {
+		return nil
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	return append([]T{}, list[:min(len(list), most)]...)
 }
 
 func sanitizeStrings(list []string) []string {
-	if len(list) > maxList {
-		list = list[:maxList]
-	}
+	list = cut(list, maxList)
 	for i := range list {
 		list[i] = sanitize(list[i])
 	}
@@ -107,16 +111,16 @@ func sanitizeStrings(list []string) []string {
 func sanitizeTask(t api.Task) api.Task {
 	t.ID, t.Reason, t.Message = sanitize(t.ID), sanitize(t.Reason), sanitize(t.Message)
 	t.State = api.TaskState(sanitize(string(t.State)))
-	t.MissingCapabilities = slices.DeleteFunc(t.MissingCapabilities, func(name string) bool { return !capability.MatchString(name) })
-	t.MissingCapabilities = t.MissingCapabilities[:min(len(t.MissingCapabilities), maxCapabilities)]
+	t.MissingCapabilities = cut(slices.DeleteFunc(t.MissingCapabilities, func(name string) bool { return !capability.MatchString(name) }), maxCapabilities)
+	for i := range t.MissingCapabilities {
+		t.MissingCapabilities[i] = strings.Clone(t.MissingCapabilities[i])
+	}
 	return t
 }
 
 func sanitizeList(l api.TaskList) api.TaskList {
 	l.BootID = plausibleBootID(l.BootID)
-	if len(l.Tasks) > maxList {
-		l.Tasks = l.Tasks[:maxList]
-	}
+	l.Tasks = cut(l.Tasks, maxList)
 	for i := range l.Tasks {
 		l.Tasks[i] = sanitizeTask(l.Tasks[i])
 	}
@@ -148,5 +152,5 @@ func plausibleBootID(s string) string {
 			return ""
 		}
 	}
-	return s
+	return strings.Clone(s)
 }

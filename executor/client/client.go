@@ -178,11 +178,10 @@ func (c *Client) call(ctx context.Context, t Target, method, path string, wait t
 	}
 	bootID := c.bootID(t)
 	status, told, err := c.once(ctx, t, bootID, method, path, body, out)
-	if told != "" && told != bootID {
-		c.boots.Store(t.PodUID, told)
-		if IsUnauthorized(err) && (bootID == "" || method == http.MethodGet) {
-			status, _, err = c.once(ctx, t, told, method, path, body, out)
-		}
+	c.learn(t, told)
+	if told != "" && told != bootID && IsUnauthorized(err) && (bootID == "" || method == http.MethodGet) {
+		status, told, err = c.once(ctx, t, told, method, path, body, out)
+		c.learn(t, told)
 	}
 	if err != nil {
 		return status, fmt.Errorf("%s %s of %s: %w", method, path, t.Address, err)
@@ -194,6 +193,13 @@ func (c *Client) bootID(t Target) string {
 	known, _ := c.boots.Load(t.PodUID)
 	bootID, _ := known.(string)
 	return bootID
+}
+
+// learn remembers the boot id that an answer told; a reset changes it, too.
+func (c *Client) learn(t Target, told string) {
+	if told != "" && told != c.bootID(t) {
+		c.boots.Store(t.PodUID, told)
+	}
 }
 
 func (c *Client) once(ctx context.Context, t Target, bootID, method, path string, body []byte, out any) (status int, told string, err error) {

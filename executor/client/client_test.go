@@ -131,3 +131,22 @@ func TestOddAnswers(t *testing.T) {
 	_, err := c.Stop(t.Context(), target, "a", 0)
 	assert.True(t, IsRefusal(err))
 }
+
+func TestLittleOfABigAnswerIsKept(t *testing.T) {
+	answer := `{"id":"a","missingCapabilities":["` + strings.Repeat(`A","`, 10000) + `"],"reason":"` + strings.Repeat("r", 20000) + `"}`
+	c, target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == api.TasksPath {
+			answer = `{"tasks":[` + strings.Repeat("{},", 20000) + `{}]}`
+		}
+		_, _ = io.WriteString(w, answer)
+	})
+	task, err := c.Get(t.Context(), target, "a")
+	require.NoError(t, err)
+	assert.Len(t, task.MissingCapabilities, maxCapabilities)
+	assert.Less(t, cap(task.MissingCapabilities), 2*maxCapabilities)
+	assert.Len(t, task.Reason, maxText)
+	list, err := c.List(t.Context(), target, api.Cursor{}, 0)
+	require.NoError(t, err)
+	assert.Len(t, list.Tasks, maxList)
+	assert.Less(t, cap(list.Tasks), 2*maxList)
+}

@@ -2,6 +2,8 @@ package process
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +24,8 @@ var (
 	ErrStopping     = errors.New("the task of this id is being deleted")
 	ErrTooManyTasks = errors.New("there are as many tasks as this executor takes")
 	ErrResetting    = errors.New("the executor is being reset")
+	// ErrAnotherLife refuses what was meant for the time before a reset.
+	ErrAnotherLife = errors.New("the executor was reset since")
 )
 
 // ErrRemain is what Stop and Reset fail with when processes outlive SIGKILL.
@@ -30,7 +34,6 @@ var ErrRemain = errRemain
 // Config of an Executor. All fields are required.
 type Config struct {
 	Store    *store.Store
-	BootID   string
 	LogBytes int64
 	MaxTasks int
 	// Stdout and Stderr get every line that tasks print.
@@ -52,6 +55,7 @@ type Executor struct {
 	supervisors   map[int]bool // by pid
 
 	tasksMu   sync.Mutex // guards the rest, and the fields of tasks that say so
+	bootID    string
 	tasks     map[string]*task
 	version   int64
 	changed   chan struct{} // closed and replaced at every change
@@ -72,6 +76,7 @@ func Open(config Config) (*Executor, error) {
 		own:         own,
 		hurry:       make(chan struct{}),
 		supervisors: map[int]bool{},
+		bootID:      newBootID(),
 		tasks:       map[string]*task{},
 		version:     1,
 		changed:     make(chan struct{}),
@@ -89,6 +94,20 @@ func Open(config Config) (*Executor, error) {
 		}
 	}
 	return e, nil
+}
+
+func newBootID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the program instead
+	return hex.EncodeToString(id[:])
+}
+
+// BootID names the executor's present life, from its start or its last reset: what was
+// asked of it before is no longer done.
+func (e *Executor) BootID() string {
+	e.tasksMu.Lock()
+	defer e.tasksMu.Unlock()
+	return e.bootID
 }
 
 // recover takes a record of the last run over.
@@ -135,12 +154,14 @@ func killWithDescendants(p store.Process) error {
 
 // Start starts a task, or returns the one that was started before by the same
 // request. It returns when the command is being executed or has failed to be.
-// If ctx ends first, the task goes on.
-func (e *Executor) Start(ctx context.Context, id string, request api.TaskRequest) (api.Task, bool, error) {
+// If ctx ends first, the task goes on. The request is for the life of that boot id.
+func (e *Executor) Start(ctx context.Context, bootID, id string, request api.TaskRequest) (api.Task, bool, error) {
 	e.tasksMu.Lock()
 	t, found := e.tasks[id]
 	var err error
 	switch {
+	case bootID != e.bootID:
+		err = ErrAnotherLife
 	case e.resetting:
 		err = ErrResetting
 	case found && t.attempt != nil:
@@ -198,7 +219,7 @@ func (e *Executor) Wait(ctx context.Context, since api.Cursor) api.TaskList {
 func (e *Executor) list() (api.TaskList, <-chan struct{}) {
 	e.tasksMu.Lock()
 	defer e.tasksMu.Unlock()
-	list := api.TaskList{BootID: e.BootID, Version: e.version, Tasks: []api.Task{}}
+	list := api.TaskList{BootID: e.bootID, Version: e.version, Tasks: []api.Task{}}
 	for _, t := range e.tasks {
 		list.Tasks = append(list.Tasks, t.record.Task)
 	}

@@ -58,7 +58,7 @@ func (f *fixture) open(stdout io.Writer) {
 	f.t.Helper()
 	var err error
 	f.Executor, err = process.Open(process.Config{
-		Store: f.store, BootID: "boot", LogBytes: 1 << 20, MaxTasks: 16,
+		Store: f.store, LogBytes: 1 << 20, MaxTasks: 16,
 		Stdout: stdout, Stderr: io.Discard, Log: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(f.t, err)
@@ -82,7 +82,7 @@ func (f *fixture) start(id string, request api.TaskRequest) api.Task {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
 	defer cancel()
-	task, _, err := f.Start(ctx, id, request)
+	task, _, err := f.Start(ctx, f.BootID(), id, request)
 	require.NoError(f.t, err)
 	return task
 }

@@ -47,15 +47,12 @@ func (e *Executor) stop(id string, attempt *Attempt) (*Attempt, bool) {
 }
 
 // Reset stops all tasks and wipes all records. New tasks are refused meanwhile,
-// and afterwards too if last is true.
-func (e *Executor) Reset(ctx context.Context, mostGrace *int64, last bool) (int, error) {
-	e.tasksMu.Lock()
-	if e.resetting {
-		e.tasksMu.Unlock()
-		return 0, ErrResetting
+// and afterwards too if last is true. Otherwise a new life begins, for the next owner:
+// what is still on its way from the last one's time is refused.
+func (e *Executor) Reset(ctx context.Context, bootID string, mostGrace *int64, last bool) (int, error) {
+	if err := e.beginReset(bootID); err != nil {
+		return 0, err
 	}
-	e.resetting = true
-	e.tasksMu.Unlock()
 	stopped, err := e.stopAll(ctx, mostGrace, false)
 	if err == nil {
 		err = e.killOrphans()
@@ -63,8 +60,26 @@ func (e *Executor) Reset(ctx context.Context, mostGrace *int64, last bool) (int,
 	if err == nil {
 		err = e.Store.Wipe()
 	}
-	e.change(func() { e.resetting = err == nil && last })
+	e.change(func() {
+		e.resetting = err == nil && last
+		if err == nil && !last {
+			e.bootID = newBootID()
+		}
+	})
 	return stopped, err
+}
+
+func (e *Executor) beginReset(bootID string) error {
+	e.tasksMu.Lock()
+	defer e.tasksMu.Unlock()
+	switch {
+	case bootID != e.bootID:
+		return ErrAnotherLife
+	case e.resetting:
+		return ErrResetting
+	}
+	e.resetting = true
+	return nil
 }
 
 // Close stops all tasks for the executor's own end. When ctx ends, it does not

@@ -108,7 +108,7 @@ func TestTheContainerMustBeThere(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
 	request := f.request("true")
 	request.ContainerID = "containerd://" + strings.Repeat("0", 64)
-	_, _, err := f.Start(t.Context(), "a", request)
+	_, _, err := f.Start(t.Context(), f.BootID(), "a", request)
 	require.ErrorIs(t, err, process.ErrContainerNotFound)
 	_, found := f.Get("a")
 	assert.False(t, found, "nothing is kept of it")
@@ -126,7 +126,7 @@ func TestStartIsIdempotent(t *testing.T) {
 	var created sync.Map
 	for i := range 50 {
 		wait.Go(func() {
-			_, fresh, err := f.Start(t.Context(), "a", request)
+			_, fresh, err := f.Start(t.Context(), f.BootID(), "a", request)
 			require.NoError(t, err)
 			if fresh {
 				created.Store(i, true)
@@ -143,11 +143,11 @@ func TestStartIsIdempotent(t *testing.T) {
 	assert.Equal(t, 1, count)
 
 	other := f.request("true")
-	_, _, err = f.Start(t.Context(), "a", other)
+	_, _, err = f.Start(t.Context(), f.BootID(), "a", other)
 	require.ErrorIs(t, err, process.ErrSpecDiffers)
 
 	request.ContainerID = "containerd://" + strings.Repeat("1", 64)
-	_, _, err = f.Start(t.Context(), "a", request)
+	_, _, err = f.Start(t.Context(), f.BootID(), "a", request)
 	assert.NoError(t, err, "the container may have restarted since; the spec is the same")
 }
 
@@ -157,6 +157,6 @@ func TestThereIsALimitOfTasks(t *testing.T) {
 	for i := range 16 {
 		f.start(fmt.Sprint(i), f.request("true"))
 	}
-	_, _, err := f.Start(t.Context(), "more", f.request("true"))
+	_, _, err := f.Start(t.Context(), f.BootID(), "more", f.request("true"))
 	assert.ErrorIs(t, err, process.ErrTooManyTasks)
 }

@@ -22,12 +22,12 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request) {
 		invalid(w, err)
 		return
 	}
-	request, err := api.DecodeTaskRequest(bodyOf(r))
+	request, err := api.DecodeTaskRequest(grantOf(r).body)
 	if err != nil {
 		invalid(w, err)
 		return
 	}
-	task, created, err := s.Executor.Start(r.Context(), id, request)
+	task, created, err := s.Executor.Start(r.Context(), grantOf(r).bootID, id, request)
 	switch {
 	case err != nil:
 		s.startRefused(w, id, err)
@@ -41,6 +41,9 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request) {
 func (s *Server) startRefused(w http.ResponseWriter, id string, err error) {
 	p := api.Problem{Detail: err.Error()}
 	switch {
+	case errors.Is(err, process.ErrAnotherLife):
+		s.unauthorized(w)
+		return
 	case errors.Is(err, process.ErrSpecDiffers):
 		p.Status, p.Reason = http.StatusConflict, api.ProblemSpecDiffers
 	case errors.Is(err, process.ErrStopping):
@@ -163,7 +166,7 @@ func (s *Server) stopFailed(w http.ResponseWriter, err error) {
 // does not wait that long.
 func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 	var request api.ResetRequest
-	if body := bodyOf(r); len(body) > 0 {
+	if body := grantOf(r).body; len(body) > 0 {
 		if err := api.Decode(body, &request); err != nil {
 			invalid(w, err)
 			return
@@ -173,8 +176,11 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 		invalid(w, err)
 		return
 	}
-	stopped, err := s.Executor.Reset(context.WithoutCancel(r.Context()), request.GraceSeconds, request.Restart)
+	stopped, err := s.Executor.Reset(context.WithoutCancel(r.Context()), grantOf(r).bootID, request.GraceSeconds, request.Restart)
 	switch {
+	case errors.Is(err, process.ErrAnotherLife):
+		s.unauthorized(w)
+		return
 	case errors.Is(err, process.ErrResetting):
 		refuse(w, api.Problem{Status: http.StatusConflict, Reason: api.ProblemResetting, Detail: err.Error()})
 		return
@@ -189,6 +195,7 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	w.Header().Set(api.HeaderBootID, s.Executor.BootID())
 	answer(w, http.StatusOK, api.ResetAnswer{Stopped: stopped, Exiting: request.Restart})
 	if request.Restart {
 		_ = http.NewResponseController(w).Flush()
@@ -196,7 +203,11 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *Server) info(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.Info) }
+func (s *Server) info(w http.ResponseWriter, _ *http.Request) {
+	info := s.Info
+	info.BootID = s.Executor.BootID()
+	answer(w, http.StatusOK, info)
+}
 
 // parseWait reads a duration (25s) and bounds it by api.MaxWait.
 func parseWait(text string) (time.Duration, error) {

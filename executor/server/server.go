@@ -24,19 +24,20 @@ import (
 // Tasks is what the API is about: a process.Executor, or one of the benchmark's,
 // which runs no process. The methods are as that one's.
 type Tasks interface {
-	Start(ctx context.Context, id string, request api.TaskRequest) (task api.Task, created bool, err error)
+	BootID() string
+	Start(ctx context.Context, bootID, id string, request api.TaskRequest) (task api.Task, created bool, err error)
 	Get(id string) (task api.Task, found bool)
 	Wait(ctx context.Context, since api.Cursor) api.TaskList
 	Logs(id string, stream store.Stream, tail int64) (data []byte, found bool, err error)
 	Stop(id string) (attempt *process.Attempt, found bool)
-	Reset(ctx context.Context, mostGrace *int64, last bool) (stopped int, err error)
+	Reset(ctx context.Context, bootID string, mostGrace *int64, last bool) (stopped int, err error)
 }
 
 // Config of a Server. All fields are required.
 type Config struct {
 	Executor Tasks
 	Verifier *token.Verifier
-	// Info is what GET /v1/info answers.
+	// Info is what GET /v1/info answers, with the boot id.
 	Info api.Info
 	// BeforeRestart is called after a reset that asks for a restart, before its answer.
 	// When it fails, the reset has failed and Exit is not called.
@@ -88,14 +89,15 @@ func (s *Server) HTTPServer(ctx context.Context) *http.Server {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set(api.HeaderBootID, s.Info.BootID)
+	life := s.Executor.BootID() // what follows is done in this one or not at all
+	w.Header().Set(api.HeaderBootID, life)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if r.URL.Path == api.HealthPath {
 		s.health(w, r)
 		return
 	}
-	body, err := s.authenticate(w, r)
+	body, err := s.authenticate(w, r, life)
 	switch {
 	case errors.Is(err, errTooLarge):
 		refuse(w, api.Problem{
@@ -104,29 +106,39 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			Detail: "the body has more than 1 MiB",
 		})
 	case errors.Is(err, token.ErrUnauthorized):
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		refuse(w, api.Problem{Status: http.StatusUnauthorized})
+		s.unauthorized(w)
 	case err != nil:
 		refuse(w, api.Problem{Status: http.StatusBadRequest, Reason: api.ProblemInvalid, Detail: "the body could not be read"})
 	default:
-		s.routes.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), bodyKey{}, body)))
+		s.routes.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), grantKey{}, grant{life, body})))
 	}
 }
 
-type bodyKey struct{}
-
-// bodyOf returns the body that the token was found good for.
-func bodyOf(r *http.Request) []byte {
-	body, _ := r.Context().Value(bodyKey{}).([]byte)
-	return body
+func (s *Server) unauthorized(w http.ResponseWriter) {
+	w.Header().Set(api.HeaderBootID, s.Executor.BootID())
+	w.Header().Set("WWW-Authenticate", "Bearer")
+	refuse(w, api.Problem{Status: http.StatusUnauthorized})
 }
 
-func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// grant is what the token was found good for.
+type grant struct {
+	bootID string
+	body   []byte
+}
+
+type grantKey struct{}
+
+func grantOf(r *http.Request) grant {
+	g, _ := r.Context().Value(grantKey{}).(grant)
+	return g
+}
+
+func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, bootID string) ([]byte, error) {
 	bearer, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !found {
 		return nil, token.ErrUnauthorized
 	}
-	return s.Verifier.Verify(bearer, r.Method, r.RequestURI, func() ([]byte, error) {
+	return s.Verifier.Verify(bearer, bootID, r.Method, r.RequestURI, func() ([]byte, error) {
 		body, err := readBody(w, r)
 		// The rest may take longer than a request may take to arrive.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})

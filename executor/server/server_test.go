@@ -47,7 +47,6 @@ func TestMain(m *testing.M) {
 
 const (
 	podUID = "0b5f8f2e-0000-4000-8000-000000000001"
-	bootID = "11112222333344445555666677778888"
 
 	patience = 3 * time.Minute // with a busy machine
 )
@@ -61,6 +60,8 @@ type fixture struct {
 	signer  *token.Signer
 	target  client.Target
 	exited  chan struct{}
+	// executor is what the server serves.
+	executor *process.Executor
 	// restartErr is why a restart cannot be prepared.
 	restartErr error
 }
@@ -71,18 +72,19 @@ func newFixture(t *testing.T, recycle api.RecycleState, changes ...func(*http.Se
 	key, err := token.GenerateKey()
 	require.NoError(t, err)
 	f.key, f.signer = key, token.NewSigner(key)
-	verifier, err := token.NewVerifier(map[string]ed25519.PublicKey{f.signer.KeyID(): f.signer.PublicKey()}, podUID, bootID)
+	verifier, err := token.NewVerifier(map[string]ed25519.PublicKey{f.signer.KeyID(): f.signer.PublicKey()}, podUID)
 	require.NoError(t, err)
 	records, err := store.Open(t.TempDir())
 	require.NoError(t, err)
 	executor, err := process.Open(process.Config{
-		Store: records, BootID: bootID, LogBytes: 1 << 20, MaxTasks: 16,
+		Store: records, LogBytes: 1 << 20, MaxTasks: 16,
 		Stdout: io.Discard, Stderr: io.Discard, Log: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(t, err)
+	f.executor = executor
 	handler := server.New(server.Config{
 		Executor: executor, Verifier: verifier, Log: slog.New(slog.DiscardHandler),
-		Info:          api.Info{BootID: bootID, Supported: true, Capabilities: []string{"KILL"}, Recycle: api.Recycle{State: recycle}},
+		Info:          api.Info{Supported: true, Capabilities: []string{"KILL"}, Recycle: api.Recycle{State: recycle}},
 		BeforeRestart: func() error { return f.restartErr }, Exit: func() { close(f.exited) },
 	})
 	f.http = httptest.NewUnstartedServer(handler)
@@ -118,7 +120,7 @@ type reply struct {
 // raw makes a request with a good token, which change may spoil.
 func (f *fixture) raw(method, path string, body []byte, change func(*http.Request)) reply {
 	f.t.Helper()
-	bearer, err := f.signer.Sign(token.Request{PodUID: podUID, BootID: bootID, Method: method, Path: path, Body: body})
+	bearer, err := f.signer.Sign(token.Request{PodUID: podUID, BootID: f.executor.BootID(), Method: method, Path: path, Body: body})
 	require.NoError(f.t, err)
 	request, err := http.NewRequestWithContext(f.t.Context(), method, f.http.URL+path, bytes.NewReader(body))
 	require.NoError(f.t, err)
@@ -137,7 +139,7 @@ func (f *fixture) raw(method, path string, body []byte, change func(*http.Reques
 func (r reply) problem(t *testing.T) api.Problem {
 	t.Helper()
 	assert.Equal(t, "application/problem+json", r.header.Get("Content-Type"))
-	assert.Equal(t, bootID, r.header.Get(api.HeaderBootID))
+	assert.NotEmpty(t, r.header.Get(api.HeaderBootID))
 	var p api.Problem
 	require.NoError(t, json.Unmarshal([]byte(r.body), &p))
 	assert.Equal(t, r.status, p.Status)
@@ -295,7 +297,7 @@ func (f *fixture) expired(body []byte) func(*http.Request) {
 	sum := sha256.Sum256(body)
 	now := time.Now().Add(-10 * time.Minute)
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{
-		"mth": "PUT", "pth": "/v1/tasks/a", "dig": base64.RawURLEncoding.EncodeToString(sum[:]), "bid": bootID,
+		"mth": "PUT", "pth": "/v1/tasks/a", "dig": base64.RawURLEncoding.EncodeToString(sum[:]), "bid": f.executor.BootID(),
 		"aud": podUID, "jti": "expired", "iat": now.Unix(), "exp": now.Add(token.Lifetime).Unix(),
 	})
 	t.Header["kid"] = f.signer.KeyID()
@@ -309,7 +311,7 @@ func TestRequestsWithoutAGoodToken(t *testing.T) {
 	body, err := json.Marshal(f.request("sh", "-c", "touch /tmp/ran"))
 	require.NoError(t, err)
 	sign := func(change func(*token.Request)) func(*http.Request) {
-		r := token.Request{PodUID: podUID, BootID: bootID, Method: "PUT", Path: "/v1/tasks/a", Body: body}
+		r := token.Request{PodUID: podUID, BootID: f.executor.BootID(), Method: "PUT", Path: "/v1/tasks/a", Body: body}
 		change(&r)
 		bearer, err := f.signer.Sign(r)
 		require.NoError(t, err)
@@ -334,7 +336,7 @@ func TestRequestsWithoutAGoodToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			response := f.raw("PUT", "/v1/tasks/a", body, change)
 			require.Equal(t, http.StatusUnauthorized, response.status)
-			assert.Equal(t, bootID, response.header.Get(api.HeaderBootID))
+			assert.Equal(t, f.executor.BootID(), response.header.Get(api.HeaderBootID))
 			assert.JSONEq(t, `{"type":"about:blank","title":"Unauthorized","status":401}`, response.body, "nothing else is said")
 		})
 	}
@@ -353,7 +355,7 @@ func TestHealthAndInfo(t *testing.T) {
 		require.NoError(t, err)
 		response.Body.Close()
 		assert.Equal(t, status, response.StatusCode)
-		assert.Equal(t, bootID, response.Header.Get(api.HeaderBootID))
+		assert.Equal(t, f.executor.BootID(), response.Header.Get(api.HeaderBootID))
 		info, err := f.client.Info(t.Context(), f.target)
 		require.NoError(t, err)
 		assert.Equal(t, state, info.Recycle.State)
@@ -377,6 +379,48 @@ func TestReset(t *testing.T) {
 	<-f.exited
 	_, err := f.client.Start(t.Context(), f.target, "a", f.request("true"))
 	assert.Equal(t, api.ProblemResetting, client.Reason(err))
+}
+
+// What was sent in the last owner's time may come late: also when its token was looked
+// at before the reset.
+func TestAResetBeginsAnotherLife(t *testing.T) {
+	f := newFixture(t, api.RecycleOff)
+	body, err := json.Marshal(f.request("sh", "-c", "touch /tmp/ran"))
+	require.NoError(t, err)
+	bearer, err := f.signer.Sign(token.Request{PodUID: podUID, BootID: f.executor.BootID(), Method: "PUT", Path: "/v1/tasks/a", Body: body})
+	require.NoError(t, err)
+	reader, writer := io.Pipe()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, f.http.URL+"/v1/tasks/a", reader)
+	require.NoError(t, err)
+	request.Header.Set("Authorization", "Bearer "+bearer)
+	answered := make(chan reply, 1)
+	go func() {
+		response, err := http.DefaultClient.Do(request)
+		if assert.NoError(t, err) {
+			assert.NoError(t, response.Body.Close())
+			answered <- reply{status: response.StatusCode, header: response.Header}
+		}
+		close(answered)
+	}()
+	_, err = writer.Write(body[:1]) // returns when the request is being read
+	require.NoError(t, err)
+	before := f.executor.BootID()
+	kept, err := f.signer.Sign(token.Request{PodUID: podUID, BootID: before, Method: "PUT", Path: "/v1/tasks/b", Body: body})
+	require.NoError(t, err)
+	_, err = f.client.Reset(t.Context(), f.target, api.ResetRequest{}, patience)
+	require.NoError(t, err)
+	require.NotEqual(t, before, f.executor.BootID())
+	_, err = writer.Write(body[1:])
+	require.NoError(t, err)
+	require.NoError(t, writer.Close())
+	response := <-answered
+	assert.Equal(t, http.StatusUnauthorized, response.status)
+	assert.Equal(t, f.executor.BootID(), response.header.Get(api.HeaderBootID))
+	late := f.raw("PUT", "/v1/tasks/b", body, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+kept) })
+	assert.Equal(t, http.StatusUnauthorized, late.status)
+	require.NoFileExists(t, f.sandbox.Path("tmp/ran"))
+	_, err = f.client.Start(t.Context(), f.target, "c", f.request("true"))
+	require.NoError(t, err, "the client was told of it")
 }
 
 func TestARestartThatCannotBePreparedIsNone(t *testing.T) {
@@ -403,7 +447,7 @@ func (f *fixture) oneOfMany(i int, request api.TaskRequest) (err error) {
 			err = nil
 		}
 	case 2:
-		_, err = f.client.List(ctx, f.target, api.Cursor{BootID: bootID, Version: 1 << 40}, 0)
+		_, err = f.client.List(ctx, f.target, api.Cursor{BootID: f.executor.BootID(), Version: 1 << 40}, 0)
 	default:
 		_, err = f.client.List(ctx, f.target, api.Cursor{}, time.Second)
 	}

@@ -31,7 +31,7 @@ func verifier(t testing.TB, signers ...*Signer) *Verifier {
 	for _, s := range signers {
 		keys[s.KeyID()] = s.PublicKey()
 	}
-	v, err := NewVerifier(keys, pod, boot)
+	v, err := NewVerifier(keys, pod)
 	require.NoError(t, err)
 	return v
 }
@@ -47,10 +47,10 @@ func TestAGoodTokenIsGoodOnce(t *testing.T) {
 	v := verifier(t, s)
 	bearer, err := s.Sign(good)
 	require.NoError(t, err)
-	got, err := v.Verify(bearer, "PUT", "/v1/tasks/a?x=1", body("{}"))
+	got, err := v.Verify(bearer, boot, "PUT", "/v1/tasks/a?x=1", body("{}"))
 	require.NoError(t, err)
 	assert.Equal(t, "{}", string(got))
-	_, err = v.Verify(bearer, "PUT", "/v1/tasks/a?x=1", body("{}"))
+	_, err = v.Verify(bearer, boot, "PUT", "/v1/tasks/a?x=1", body("{}"))
 	assert.Equal(t, ErrUnauthorized, err, "replayed")
 }
 
@@ -113,7 +113,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := verifier(t, s)
-			_, err := v.Verify(bearer, good.Method, good.Path, body("{}"))
+			_, err := v.Verify(bearer, boot, good.Method, good.Path, body("{}"))
 			assert.Equal(t, ErrUnauthorized, err, "and nothing else is said")
 		})
 	}
@@ -121,7 +121,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 
 func TestTheBodyIsNotReadForABadToken(t *testing.T) {
 	v := verifier(t, NewSigner(key('a')))
-	_, err := v.Verify("a.b.c", "PUT", "/", func() ([]byte, error) {
+	_, err := v.Verify("a.b.c", boot, "PUT", "/", func() ([]byte, error) {
 		t.Fatal("read")
 		return nil, nil
 	})
@@ -133,7 +133,7 @@ func TestAnErrorOfTheBodyIsPassedOn(t *testing.T) {
 	bearer, err := s.Sign(good)
 	require.NoError(t, err)
 	broken := errors.New("broken")
-	_, err = verifier(t, s).Verify(bearer, good.Method, good.Path, func() ([]byte, error) { return nil, broken })
+	_, err = verifier(t, s).Verify(bearer, boot, good.Method, good.Path, func() ([]byte, error) { return nil, broken })
 	assert.Equal(t, broken, err)
 }
 
@@ -147,7 +147,7 @@ func TestUsedTokensAreForgottenInTime(t *testing.T) {
 		for range 100 {
 			bearer, err := s.Sign(good)
 			require.NoError(t, err)
-			_, err = v.Verify(bearer, good.Method, good.Path, body("{}"))
+			_, err = v.Verify(bearer, boot, good.Method, good.Path, body("{}"))
 			require.NoError(t, err)
 		}
 		now = now.Add(2 * (Lifetime + leeway))
@@ -161,7 +161,7 @@ func TestRotation(t *testing.T) {
 	for _, s := range []*Signer{old, fresh} {
 		bearer, err := s.Sign(good)
 		require.NoError(t, err)
-		_, err = v.Verify(bearer, good.Method, good.Path, body("{}"))
+		_, err = v.Verify(bearer, boot, good.Method, good.Path, body("{}"))
 		assert.NoError(t, err)
 	}
 }
@@ -209,7 +209,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add(strings.Repeat("a.", 100), "GET", "/v1/tasks", "")
 	v := verifier(f, s)
 	f.Fuzz(func(t *testing.T, bearer, method, path, text string) {
-		_, err := v.Verify(bearer, method, path, body(text))
+		_, err := v.Verify(bearer, boot, method, path, body(text))
 		require.Equal(t, ErrUnauthorized, err, "no input without the key is good")
 	})
 }

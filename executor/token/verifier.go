@@ -18,12 +18,10 @@ var ErrUnauthorized = errors.New("unauthorized")
 // it: a token is remembered only if it was good.
 const maxRemembered = 1 << 14
 
-// Verifier checks tokens for one pod and one boot of its executor. It is safe
-// for concurrent use.
+// Verifier checks tokens for one pod. It is safe for concurrent use.
 type Verifier struct {
 	keys   map[string]ed25519.PublicKey
 	podUID string
-	bootID string
 	parser *jwt.Parser
 	now    func() time.Time
 
@@ -32,17 +30,15 @@ type Verifier struct {
 	sweepAt time.Time
 }
 
-// NewVerifier returns a verifier for this boot of this pod's executor.
-func NewVerifier(keys map[string]ed25519.PublicKey, podUID, bootID string) (*Verifier, error) {
+// NewVerifier returns a verifier for this pod's executor.
+func NewVerifier(keys map[string]ed25519.PublicKey, podUID string) (*Verifier, error) {
 	switch {
 	case len(keys) == 0:
 		return nil, errors.New("there is no public key")
 	case podUID == "":
 		return nil, errors.New("the pod's UID is not known")
-	case bootID == "":
-		return nil, errors.New("the boot id is empty")
 	}
-	v := &Verifier{keys: keys, podUID: podUID, bootID: bootID, now: time.Now, used: map[string]time.Time{}}
+	v := &Verifier{keys: keys, podUID: podUID, now: time.Now, used: map[string]time.Time{}}
 	v.parser = jwt.NewParser(
 		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
 		jwt.WithAudience(podUID),
@@ -54,12 +50,12 @@ func NewVerifier(keys map[string]ed25519.PublicKey, podUID, bootID string) (*Ver
 	return v, nil
 }
 
-// Verify checks that the token is good for a request and spends it. The body is
-// read only once everything else is in order; an error of readBody is returned
-// as it is, any other failure is ErrUnauthorized.
-func (v *Verifier) Verify(token, method, path string, readBody func() ([]byte, error)) ([]byte, error) {
+// Verify checks that the token is good for a request in the executor's present life,
+// which bootID names, and spends it. The body is read only once everything else is in
+// order; an error of readBody is returned as it is, any other failure is ErrUnauthorized.
+func (v *Verifier) Verify(token, bootID, method, path string, readBody func() ([]byte, error)) ([]byte, error) {
 	c, err := v.parse(token)
-	if err != nil || !equal(c.Method, method) || !equal(c.Path, path) || !equal(c.BootID, v.bootID) {
+	if err != nil || bootID == "" || !equal(c.Method, method) || !equal(c.Path, path) || !equal(c.BootID, bootID) {
 		return nil, ErrUnauthorized
 	}
 	body, err := readBody()

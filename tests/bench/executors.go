@@ -105,13 +105,13 @@ func (f *fleet) boot() error {
 		}
 		x.target.Address = listener.Addr().String()
 		boot := strings.ToLower(rand.Text())
-		verifier, err := token.NewVerifier(x.keys, x.target.PodUID, boot)
+		verifier, err := token.NewVerifier(x.keys, x.target.PodUID)
 		if err != nil {
 			return errors.Join(err, listener.Close())
 		}
 		handler := server.New(server.Config{
 			Executor: newShortTasks(boot, x.request.ContainerID), Verifier: verifier, Log: slog.New(slog.DiscardHandler), Exit: func() {},
-			Info: executorapi.Info{BootID: boot, Supported: true, StartedAt: time.Now()},
+			Info: executorapi.Info{Supported: true, StartedAt: time.Now()},
 		})
 		x.server = handler.HTTPServer(context.Background())
 		x.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

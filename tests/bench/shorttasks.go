@@ -31,8 +31,11 @@ func newShortTasks(boot, container string) *shortTasks {
 	return &shortTasks{boot: boot, container: container, tasks: map[string]executorapi.Task{}, version: 1, changed: make(chan struct{})}
 }
 
+// BootID implements server.Tasks.
+func (t *shortTasks) BootID() string { return t.boot }
+
 // Start implements server.Tasks.
-func (t *shortTasks) Start(_ context.Context, id string, request executorapi.TaskRequest) (executorapi.Task, bool, error) {
+func (t *shortTasks) Start(_ context.Context, _, id string, request executorapi.TaskRequest) (executorapi.Task, bool, error) {
 	if request.ContainerID != t.container {
 		return executorapi.Task{}, false, fmt.Errorf("%w: %s is another pod's", process.ErrContainerNotFound, request.ContainerID)
 	}
@@ -122,7 +125,7 @@ func (t *shortTasks) Stop(id string) (*process.Attempt, bool) {
 }
 
 // Reset implements server.Tasks.
-func (t *shortTasks) Reset(context.Context, *int64, bool) (int, error) {
+func (t *shortTasks) Reset(context.Context, string, *int64, bool) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := len(t.tasks)

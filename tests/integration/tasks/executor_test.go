@@ -52,7 +52,7 @@ func newExecutor(pod *corev1.Pod, container *corev1.Container, ip string) *execu
 			if err != nil {
 				panic(err)
 			}
-			if x.verifier, err = token.NewVerifier(keys, x.podUID, x.boot); err != nil {
+			if x.verifier, err = token.NewVerifier(keys, x.podUID); err != nil {
 				panic(err)
 			}
 		}
@@ -83,7 +83,7 @@ func (x *executor) close() {
 func (x *executor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(executorapi.HeaderBootID, x.boot)
 	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	body, err := x.verifier.Verify(bearer, r.Method, r.RequestURI, func() ([]byte, error) { return io.ReadAll(r.Body) })
+	body, err := x.verifier.Verify(bearer, x.boot, r.Method, r.RequestURI, func() ([]byte, error) { return io.ReadAll(r.Body) })
 	if err != nil {
 		refuse(w, http.StatusUnauthorized, "")
 		return
