@@ -193,3 +193,25 @@ func build(ctx context.Context, args []string) error {
 		return c.Build(ctx, builds.ControlPlane, builds.Node)
 	}
 }
+
+// networkPolicies is not a flag of up: a test turns enforcement on for itself, in a
+// cluster that serves other tests without.
+func networkPolicies(ctx context.Context, args []string) error {
+	const name = "network-policies"
+	if len(args) == 0 || args[0] != "on" && args[0] != "off" {
+		return errors.New(name + ": say on or off")
+	}
+	c, err := newOptions(name).openStarted(args[1:])
+	if err != nil {
+		return err
+	}
+	unlock, err := c.Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if args[0] == "off" {
+		return c.IgnoreNetworkPolicies()
+	}
+	return c.EnforceNetworkPolicies(ctx)
+}

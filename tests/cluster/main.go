@@ -27,6 +27,7 @@ func commands() []command {
 		{"kubeconfig", "[flags]", "print the path of the kubeconfig", kubeconfig},
 		{"env", "[flags]", "print shell exports to use the cluster", env},
 		{"build", "[flags]", "only build the programs", build},
+		{"network-policies", "on|off [flags]", "enforce NetworkPolicies, or ignore them again", networkPolicies},
 		{"image", "--tag T --binary B [flags]", "make an image of a static program and give it to the cluster", buildImage},
 		{"load", "FILE.tar [flags]", "give the images of an OCI or docker archive to the cluster", load},
 		{"sample-images", "[flags]", "make nginx:latest, ubuntu:latest and busybox:latest of Debian packages", sampleImages},

@@ -40,6 +40,7 @@ const (
 	containerdModule  = "hack/tools/containerd"
 	cniModule         = "hack/tools/cni"
 	kwokModule        = "hack/tools/kwok"
+	firewallModule    = "tests/firewall"
 )
 
 // kubernetesLDFlags sets the version, or clients see v0.0.0.
@@ -91,6 +92,11 @@ var Node = []Program{
 // Kwok simulates nodes and pods.
 var Kwok = []Program{
 	{Name: "kwok", Module: kwokModule, Package: "sigs.k8s.io/kwok/cmd/kwok", LDFlags: stripped},
+}
+
+// Firewall enforces NetworkPolicies.
+var Firewall = []Program{
+	{Name: "firewall", Module: firewallModule, Package: ".", LDFlags: stripped, Source: "."},
 }
 
 // Builder compiles programs of one source tree into one folder.

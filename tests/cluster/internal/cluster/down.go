@@ -14,7 +14,7 @@ import (
 // stopOrder ends first what would restart or miss the others. The node's containers
 // end after containerd.
 var (
-	stopNode         = []string{"kwok", "kubelet", "kube-proxy", "containerd"}
+	stopNode         = []string{"kwok", "firewall", "kubelet", "kube-proxy", "containerd"}
 	stopControlPlane = []string{"registry", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"}
 )
 

@@ -30,6 +30,8 @@ var (
 	Go          = Need{Program: "go", Hint: "install Go from https://go.dev/dl"}
 	Runc        = Need{Program: "runc", Package: "runc", Hint: "install runc 1.1 or later (https://github.com/opencontainers/runc/releases)"}
 	Nft         = Need{Program: "nft", Package: "nftables", Hint: "install the nftables package of your distribution"}
+	Iptables    = Need{Program: "iptables", Package: "iptables", Hint: "install the iptables package of your distribution"}
+	Ipset       = Need{Program: "ipset", Package: "ipset", Hint: "install the ipset package of your distribution"}
 	Mount       = Need{Program: "mount", Package: "mount", Hint: "install the util-linux package of your distribution"}
 	AptGet      = Need{Program: "apt-get", Hint: "the sample images are made of Debian packages: use a Debian or Ubuntu machine, or let the node pull nginx, ubuntu and busybox from docker.io"}
 	Dpkg        = Need{Program: "dpkg", Hint: "the sample images are made of Debian packages: use a Debian or Ubuntu machine"}
