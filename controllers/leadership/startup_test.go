@@ -2,7 +2,9 @@ package leadership
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
@@ -110,6 +113,9 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 						return err
 					}
 				}
+				if err := w.checkPreconditions(ctx, obj, patch); err != nil {
+					return err
+				}
 				w.touched = append(w.touched, obj.GetName())
 				if err := c.Patch(ctx, obj, patch, opts...); err != nil {
 					return err
@@ -121,6 +127,30 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		Ledger: book, Lease: lease, Gate: NewGate(), Recorder: w.recorder,
 	}
 	return w
+}
+
+// checkPreconditions does what the API server does and the fake one does not.
+func (w *world) checkPreconditions(ctx context.Context, obj client.Object, patch client.Patch) error {
+	raw, err := patch.Data(obj)
+	if err != nil {
+		return err
+	}
+	var sent metav1.PartialObjectMetadata
+	if err := json.Unmarshal(raw, &sent); err != nil {
+		return err
+	}
+	live := obj.DeepCopyObject().(client.Object)
+	if err := w.api.Get(ctx, client.ObjectKeyFromObject(obj), live); err != nil {
+		return err
+	}
+	if sent.ResourceVersion != "" && sent.ResourceVersion != live.GetResourceVersion() {
+		return apierrors.NewConflict(schema.GroupResource{Resource: "batchsandboxes"}, obj.GetName(), errors.New("it has been modified"))
+	}
+	if sent.UID != "" && sent.UID != live.GetUID() {
+		return apierrors.NewInvalid(schema.GroupKind{Group: v1alpha1.GroupName, Kind: v1alpha1.KindBatchSandbox}, obj.GetName(),
+			field.ErrorList{field.Invalid(field.NewPath("metadata", "uid"), sent.UID, "field is immutable")})
+	}
+	return nil
 }
 
 // show brings the cache to what the API server has of the object.
@@ -273,6 +303,102 @@ func TestAPodThatIsGoneIsNotLentAlthoughTheCacheShowsIt(t *testing.T) {
 	require.Equal(t, []string{"b"}, w.claims())
 }
 
+// leave has the named pod leave while it is waited for: it is in the list, and neither
+// the cache nor the API server has it as the pool's after that. A start that looks at
+// it again and again ends.
+func (w *world) leave(name string, cached bool, change func(*corev1.Pod)) (start func() error) {
+	ctx, cancel := context.WithCancelCause(w.t.Context())
+	looks, left := 0, false
+	w.Live = interceptor.NewClient(w.api, interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			if err := c.List(ctx, list, opts...); err != nil {
+				return err
+			}
+			if _, pods := list.(*metav1.PartialObjectMetadataList); !pods || left {
+				return nil
+			}
+			left = true
+			live := pod(name)
+			require.NoError(w.t, w.api.Get(ctx, client.ObjectKeyFromObject(live), live))
+			change(live)
+			require.NoError(w.t, w.api.Update(ctx, live))
+			if cached {
+				return w.show(ctx, live)
+			}
+			return w.cached.Delete(ctx, pod(name))
+		},
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if looks++; key.Name == name && looks > 3 {
+				cancel(errors.New("it is waited for in vain"))
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+	})
+	return func() error { return w.Start(ctx) }
+}
+
+func TestAPodThatLeavesItsPoolDuringTheStartIsWaitedForNoMoreAndNotLent(t *testing.T) {
+	hide := func(p *corev1.Pod) { delete(p.Labels, v1alpha1.LabelManagedBy) }
+	orphan := func(p *corev1.Pod) { p.OwnerReferences = nil }
+	move := func(p *corev1.Pod) { p.OwnerReferences[0].UID = "another-pool" }
+	tests := map[string]struct {
+		cached bool
+		change func(*corev1.Pod)
+	}{
+		"it loses the label that the cache selects by":    {false, hide},
+		"it is taken from its pool":                       {false, orphan},
+		"the cache shows that it was taken from its pool": {true, orphan},
+		"the cache shows that it is another pool's":       {true, move},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pod("a"), pod("b"))
+			start := w.leave("a", test.cached, test.change)
+			require.NoError(t, start())
+			require.True(t, w.open())
+			require.Equal(t, []string{"b"}, w.claims())
+		})
+	}
+}
+
+// Only a pod whose UID is known can be deleted.
+func TestAHeldPodThatIsHiddenFromTheCacheIsLost(t *testing.T) {
+	a := pod("a")
+	a.Labels[v1alpha1.LabelPoolName] = "pool"
+	hide := func(p *corev1.Pod) { delete(p.Labels, v1alpha1.LabelManagedBy) }
+	tests := map[string]func(w *world) (start func() error){
+		"during the start": func(w *world) func() error { return w.leave("a", false, hide) },
+		"before the start": func(w *world) func() error {
+			live := pod("a")
+			require.NoError(w.t, w.api.Get(w.t.Context(), client.ObjectKeyFromObject(live), live))
+			hide(live)
+			require.NoError(w.t, w.api.Update(w.t.Context(), live))
+			require.NoError(w.t, w.cached.Delete(w.t.Context(), live))
+			return w.start
+		},
+		"before the start, and the cache does not know yet": func(w *world) func() error {
+			live := pod("a")
+			require.NoError(w.t, w.api.Get(w.t.Context(), client.ObjectKeyFromObject(live), live))
+			hide(live)
+			require.NoError(w.t, w.api.Update(w.t.Context(), live))
+			return w.start
+		},
+	}
+	for name, prepare := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, a.DeepCopy(), pod("b"), batch("holder", 1, `{"pods":["a"]}`))
+			start := prepare(w)
+			require.NoError(t, start())
+			held := w.Ledger.Allocation(poolKey, "uid-holder").Held
+			require.Len(t, held, 1)
+			require.True(t, held[0].Lost())
+			require.Equal(t, a.UID, held[0].UID)
+			require.Equal(t, []string{"holder"}, w.touched, "it gets another one")
+			require.Equal(t, []string{"b"}, w.claims())
+		})
+	}
+}
+
 func TestTheGateStaysClosedUntilTheCacheHasCaughtUp(t *testing.T) {
 	tests := map[string]struct {
 		make func(w *world) client.Object // what the cache does not show
@@ -358,6 +484,49 @@ func TestATouch(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A tenant may write the object as often as it likes.
+func TestAnObjectThatIsWrittenAllTheTimeIsTouched(t *testing.T) {
+	w := newWorld(t, pod("a"), pod("b"), batch("batch", 2, `{"pods":["a"]}`))
+	writes := 0
+	w.refuse = func(string) error {
+		live := batch("batch", 2, "")
+		require.NoError(t, w.api.Get(context.Background(), client.ObjectKeyFromObject(live), live))
+		writes++
+		live.Annotations["tenant"] = strconv.Itoa(writes)
+		if writes == 1 { // and a late write of the last leader
+			live.Annotations[v1alpha1.AnnotationAllocStatus] = `{"pods":["a","b"]}`
+		}
+		require.NoError(t, w.api.Update(context.Background(), live))
+		return w.show(context.Background(), live)
+	}
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"batch"}, w.touched)
+	require.ElementsMatch(t, []string{"a", "b"}, w.held("batch"), "the answer counts, not the list")
+}
+
+func TestATouchMovesTheVersionAlwaysAndNeverThatOfAnotherObject(t *testing.T) {
+	marked := batch("marked", 1, "")
+	marked.Annotations = map[string]string{v1alpha1.AnnotationAllocator: "me/3"}
+	again := batch("again", 1, "")
+	w := newWorld(t, marked, again)
+	w.refuse = func(name string) error {
+		if name != "again" || again.UID == "another" {
+			return nil
+		}
+		require.NoError(t, w.api.Delete(context.Background(), again))
+		again = batch("again", 1, "")
+		again.UID = "another"
+		return w.api.Create(context.Background(), again)
+	}
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"marked"}, w.touched)
+	require.NoError(t, w.api.Get(t.Context(), client.ObjectKeyFromObject(marked), marked))
+	require.NotEqual(t, "me/3", marked.Annotations[v1alpha1.AnnotationAllocator], "a patch that changes nothing moves no version")
+	require.Empty(t, w.Ledger.Lookup(client.ObjectKeyFromObject(again)), "the one that was listed is gone")
+	require.NoError(t, w.api.Get(t.Context(), client.ObjectKeyFromObject(again), again))
+	require.Empty(t, again.Annotations)
 }
 
 func TestAnEndingProcessOpensNoGate(t *testing.T) {
