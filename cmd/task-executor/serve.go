@@ -56,6 +56,9 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 	info.Supported = len(info.Problems) == 0
 	log.Info("The executor starts", "boot", executor.BootID(), "pod", o.podUID, "supported", info.Supported,
 		"problems", info.Problems, "recycle", info.Recycle.State, "differences", info.Recycle.Differences)
+	if why := info.Recycle.NotRestartable; why != "" {
+		log.Warn("The containers cannot be restarted in place: the pod would not be clean", "why", why)
+	}
 
 	l := &life{options: o, log: log, executor: executor, restart: make(chan struct{})}
 	handler := server.New(server.Config{Executor: executor, Verifier: o.verifier, Info: info, BeforeRestart: l.beforeRestart, Exit: l.exit, Log: log})

@@ -186,7 +186,8 @@ func ParseCursor(s string) (Cursor, error) {
 type ResetRequest struct {
 	// Restart makes the executor, once everything is stopped and wiped and the
 	// answer is on its way, exit with the code that its container's restart rule
-	// maps to RestartAllContainers.
+	// maps to RestartAllContainers. Where that could not make the pod clean, the
+	// request is refused (ProblemNotRestartable).
 	Restart bool `json:"restart,omitempty"`
 	// GraceSeconds shortens (never lengthens) the grace of the running tasks.
 	GraceSeconds *int64 `json:"graceSeconds,omitempty"`
@@ -236,6 +237,9 @@ type Recycle struct {
 	State RecycleState `json:"state"`
 	// Differences that make the pod dirty.
 	Differences []string `json:"differences,omitempty"`
+	// NotRestartable is why a restart could not make the pod clean, or empty. A reset
+	// that asks for one is refused then, and nothing is done.
+	NotRestartable string `json:"notRestartable,omitempty"`
 }
 
 // Problem is a problem document (RFC 9457) with two members of our own.
@@ -262,5 +266,6 @@ const (
 	ProblemTooManyTasks      = "TooManyTasks"
 	ProblemContainerNotFound = "ContainerNotFound"
 	ProblemProcessesRemain   = "ProcessesRemain"
+	ProblemNotRestartable    = "NotRestartable"
 	ProblemInternal          = "Internal"
 )

@@ -132,6 +132,7 @@ func sanitizeInfo(i api.Info) api.Info {
 	i.Problems, i.Capabilities = sanitizeStrings(i.Problems), sanitizeStrings(i.Capabilities)
 	i.Recycle.State = api.RecycleState(sanitize(string(i.Recycle.State)))
 	i.Recycle.Differences = sanitizeStrings(i.Recycle.Differences)
+	i.Recycle.NotRestartable = sanitize(i.Recycle.NotRestartable)
 	return i
 }
 

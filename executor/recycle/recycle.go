@@ -1,7 +1,8 @@
 // Package recycle cleans, at the executor's start, what a restart of all
 // containers in place leaves of the last owner, because it belongs to the pod
 // and not to a container: /dev/shm, System V IPC, POSIX message queues, and the
-// files that the runtime shares among the pod's containers.
+// files that the runtime shares among the pod's containers. What it could not clean is
+// the pod's first process, which is not restarted: so it guards that from the start.
 //
 // It only works in the pod's first restartable init container: then nothing else
 // of the pod runs yet. What it cannot make clean it reports, so that the pod is
@@ -20,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,6 +43,8 @@ type Pod struct {
 	Mqueue string
 	// Files that must be as they were when the executor first started.
 	Files []string
+	// First is the process that is not restarted.
+	First First
 	// Others returns the pids of the pod's other processes.
 	Others func() ([]int, error)
 }
@@ -51,6 +55,7 @@ func ThisPod() Pod {
 		Shm:    "/dev/shm",
 		Mqueue: "/dev/mqueue",
 		Files:  []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"},
+		First:  First{PID: 1, Yama: "/proc/sys/kernel/yama/ptrace_scope"},
 		Others: others,
 	}
 }
@@ -70,16 +75,23 @@ func (p Pod) AtStart(stateDir string) api.Recycle {
 	baseline, err := readBaseline(stateDir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !requested:
+		// In this order: without a baseline nothing of a user's has run yet.
+		if err := p.First.guard(stateDir); err != nil {
+			return dirty(err.Error())
+		}
 		if err := p.recordBaseline(stateDir); err != nil {
 			return dirty(err.Error())
 		}
-		return api.Recycle{State: api.RecycleFirstStart}
+		return api.Recycle{State: api.RecycleFirstStart, NotRestartable: text(p.First.guarded(stateDir))}
 	case err != nil:
 		return dirty(fmt.Sprintf("what the pod's files were at first is not known: %v", err))
 	case !requested:
-		return api.Recycle{State: api.RecycleNotRequested}
+		return api.Recycle{State: api.RecycleNotRequested, NotRestartable: text(p.First.guarded(stateDir))}
 	}
 	differences := p.clean(baseline)
+	if err := p.First.guarded(stateDir); err != nil {
+		differences = append(differences, err.Error())
+	}
 	if len(differences) == 0 {
 		if err := os.Remove(marker); err != nil {
 			differences = append(differences, err.Error())
@@ -89,6 +101,13 @@ func (p Pod) AtStart(stateDir string) api.Recycle {
 		return dirty(differences...)
 	}
 	return api.Recycle{State: api.RecycleClean}
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func dirty(differences ...string) api.Recycle {
@@ -136,8 +155,8 @@ func (p Pod) awaitAlone() error {
 	}
 }
 
-// others leaves out process 1, which is the pod's pause container, and this
-// process with its ancestors. What is dead does nothing any more.
+// others leaves out process 1, which is the pod's pause container and guarded, and
+// this process with its ancestors. What is dead does nothing any more.
 func others() ([]int, error) {
 	mine := []int{1}
 	for pid := os.Getpid(); pid > 1; {
@@ -165,7 +184,8 @@ func others() ([]int, error) {
 	return pids, nil
 }
 
-// fileState is what of a file must not have changed.
+// fileState is what of a file, or of a directory with the names in it, must not have
+// changed.
 type fileState struct {
 	Digest string      `json:"digest,omitempty"` // empty if there is no file
 	Mode   fs.FileMode `json:"mode,omitempty"`
@@ -185,10 +205,14 @@ func look(path string) (fileState, error) {
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
 		state.UID, state.GID = owner.Uid, owner.Gid
 	}
-	if info.Mode().IsRegular() {
-		if state.Digest, err = digest(path); err != nil {
-			return fileState{}, err
-		}
+	switch {
+	case info.Mode().IsRegular():
+		state.Digest, err = digest(path)
+	case info.IsDir():
+		state.Digest, err = digestNames(path)
+	}
+	if err != nil {
+		return fileState{}, err
 	}
 	return state, nil
 }
@@ -205,6 +229,19 @@ func digest(path string) (string, error) {
 		return "", err
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+func digestNames(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	var names strings.Builder
+	for _, entry := range entries { // sorted
+		fmt.Fprintf(&names, "%s\x00%s\x00", entry.Name(), entry.Type())
+	}
+	sum := sha256.Sum256([]byte(names.String()))
+	return hex.EncodeToString(sum[:]), nil
 }
 
 func (p Pod) recordBaseline(stateDir string) error {

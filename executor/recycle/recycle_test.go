@@ -69,8 +69,22 @@ func newFixture(t *testing.T) *fixture {
 		f.Files = append(f.Files, file)
 	}
 	f.Others = func() ([]int, error) { return nil, nil }
+	f.First = First{PID: newFirst(t), Yama: filepath.Join(dir, "ptrace_scope")}
 	require.Equal(t, api.Recycle{State: api.RecycleFirstStart}, f.AtStart(f.stateDir))
 	return f
+}
+
+// newFirst starts the first process of a process namespace, without any rights.
+func newFirst(t *testing.T) int {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Credential: &syscall.Credential{Uid: 65535, Gid: 65535}}
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd.Process.Pid
 }
 
 // as runs an action with another effective user, on a thread of its own.
@@ -169,7 +183,13 @@ func TestWhatMakesThePodDirty(t *testing.T) {
 		"an unreadable one": func(t *testing.T, f *fixture) {
 			require.NoError(t, os.WriteFile(filepath.Join(f.stateDir, baselineFile), []byte("{"), 0o600))
 		},
-		"an attached segment": plantAttached,
+		"an attached segment":   plantAttached,
+		"another first process": func(t *testing.T, f *fixture) { f.First.PID = newFirst(t) },
+		"no first process":      func(_ *testing.T, f *fixture) { f.First.PID = 1<<22 + 1 },
+		"its changed OOM score": func(t *testing.T, f *fixture) {
+			require.NoError(t, os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", f.First.PID), []byte("900"), 0))
+		},
+		"a lost record of it": func(t *testing.T, f *fixture) { require.NoError(t, os.Remove(filepath.Join(f.stateDir, firstFile))) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)

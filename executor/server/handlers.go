@@ -176,6 +176,10 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 		invalid(w, err)
 		return
 	}
+	if why := s.Info.Recycle.NotRestartable; request.Restart && why != "" {
+		refuse(w, api.Problem{Status: http.StatusConflict, Reason: api.ProblemNotRestartable, Detail: why})
+		return
+	}
 	stopped, err := s.Executor.Reset(context.WithoutCancel(r.Context()), grantOf(r).bootID, request.GraceSeconds, request.Restart)
 	switch {
 	case errors.Is(err, process.ErrAnotherLife):

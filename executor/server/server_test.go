@@ -54,6 +54,7 @@ const (
 type fixture struct {
 	t       *testing.T
 	sandbox *fakesandbox.Sandbox
+	handler *server.Server
 	http    *httptest.Server
 	client  *client.Client
 	key     ed25519.PrivateKey
@@ -82,13 +83,13 @@ func newFixture(t *testing.T, recycle api.RecycleState, changes ...func(*http.Se
 	})
 	require.NoError(t, err)
 	f.executor = executor
-	handler := server.New(server.Config{
+	f.handler = server.New(server.Config{
 		Executor: executor, Verifier: verifier, Log: slog.New(slog.DiscardHandler),
 		Info:          api.Info{Supported: true, Capabilities: []string{"KILL"}, Recycle: api.Recycle{State: recycle}},
 		BeforeRestart: func() error { return f.restartErr }, Exit: func() { close(f.exited) },
 	})
-	f.http = httptest.NewUnstartedServer(handler)
-	f.http.Config = handler.HTTPServer(context.Background())
+	f.http = httptest.NewUnstartedServer(f.handler)
+	f.http.Config = f.handler.HTTPServer(context.Background())
 	f.http.Config.ReadHeaderTimeout, f.http.Config.ReadTimeout = patience, patience
 	for _, change := range changes {
 		change(f.http.Config)
@@ -432,6 +433,29 @@ func TestARestartThatCannotBePreparedIsNone(t *testing.T) {
 	select {
 	case <-f.exited:
 		t.Fatal("it ends as if the next start would clean")
+	default:
+	}
+}
+
+func TestARestartThatWouldNotCleanIsRefused(t *testing.T) {
+	f := newFixture(t, api.RecycleFirstStart)
+	f.handler.Info.Recycle.NotRestartable = "the pod's first process is not guarded"
+	_, err := f.client.Start(t.Context(), f.target, "a", f.request("sleep", "720272027202"))
+	require.NoError(t, err)
+	_, err = f.client.Reset(t.Context(), f.target, api.ResetRequest{Restart: true}, 30*time.Second)
+	assert.Equal(t, api.ProblemNotRestartable, client.Reason(err))
+	require.ErrorContains(t, err, "is not guarded")
+	list, err := f.client.List(t.Context(), f.target, api.Cursor{}, 0)
+	require.NoError(t, err)
+	require.Len(t, list.Tasks, 1)
+	assert.Equal(t, api.Running, list.Tasks[0].State, "nothing is done")
+	grace := int64(0)
+	answer, err := f.client.Reset(t.Context(), f.target, api.ResetRequest{GraceSeconds: &grace}, 30*time.Second)
+	require.NoError(t, err)
+	assert.Equal(t, api.ResetAnswer{Stopped: 1}, answer)
+	select {
+	case <-f.exited:
+		t.Fatal("it ends as if it restarted")
 	default:
 	}
 }

@@ -92,6 +92,36 @@ func TestASandboxThatListensInTheExecutorsPlaceIsReplaced(t *testing.T) {
 	}
 }
 
+// takeover of the pod's first process, which no restart ends, by a task that becomes the
+// user that it runs as. The first lines show that this would do for another process.
+const takeover = `set -ex
+	grep "^Uid:.65535" /proc/1/status
+	become="setpriv --reuid=65535 --regid=65535 --clear-groups"
+	$become sleep 1000 &
+	until grep sleep /proc/$!/comm; do sleep 0.1; done
+	$become cat /proc/$!/maps /proc/$!/limits >/dev/null
+	$become sh -c "exec 3<>/proc/$!/mem"
+	for at in mem maps root/dev/planted; do
+		if $become sh -c "exec 3<>/proc/1/$at"; then exit 1; fi
+		if sh -c "exec 3<>/proc/1/$at"; then exit 1; fi
+	done`
+
+func TestASandboxThatTriesToOutliveItsRestartInTheFirstProcess(t *testing.T) {
+	ns := newNamespace(t)
+	pool := restartingPool(t, ns, sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"))
+	bs := runTask(t, pool, "hostile", takeover)
+	first := podOf(t, bs)
+	log := kubectl(t, "", "--namespace", ns, "logs", first.Name, "-c", "task-executor")
+	require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v %s", bs.Status.FailedTasks, log)
+	require.NotContains(t, log, "cannot be restarted in place")
+	require.NoError(t, api.Delete(t.Context(), bs))
+	untilGone(t, bs)
+
+	next := runTask(t, pool, "next", takeover)
+	require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
+	require.Equal(t, first.UID, podOf(t, next).UID, "it is restarted in place")
+}
+
 // A task does what it can to the sandbox' executor; its result is true, and others
 // of the batch go on.
 func TestTasksThatMisbehave(t *testing.T) {
