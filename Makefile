@@ -141,7 +141,7 @@ test-install: $(CLUSTER) $(KUSTOMIZE) ## Test dist/install.yaml, its installatio
 	hack/test-install.sh ./tests/install/...
 
 .PHONY: test-olm
-test-olm: $(CLUSTER) $(KUSTOMIZE) $(OPM) $(OLM) $(OLM_CATALOG) ## Test installation, upgrade and removal of bundle/ by OLM, on the hermetic cluster.
+test-olm: $(CLUSTER) $(KUSTOMIZE) $(OPM) $(OLM) $(OLM_CATALOG) ## Test installation in each mode, upgrade and removal of bundle/ by OLM, on the hermetic cluster.
 	VERSION='$(VERSION)' OPM='$(OPM)' OLM='$(OLM)' OLM_CATALOG='$(OLM_CATALOG)' hack/test-olm.sh
 
 .PHONY: scorecard

@@ -1,6 +1,6 @@
 // Package olm tests the way in by OLM: its own two programs, run beside the cluster,
-// install the bundle from a catalog, upgrade it from a version before, and it is removed
-// in the order that docs/install.md gives. KUBECONFIG names a cluster without the
+// install the bundle from a catalog in each install mode, upgrade it from a version before,
+// and it is removed in the order that docs/install.md gives. KUBECONFIG names a cluster without the
 // operator; 'make test-olm' starts one and builds what the test needs.
 package olm
 
@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,16 +21,19 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 	certutil "k8s.io/client-go/util/cert"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/yaml"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/tests/internal/documented"
 )
 
 const (
@@ -37,6 +41,9 @@ const (
 	patience = 3 * time.Minute
 	// catalogPort is where opm serves the catalog.
 	catalogPort = "50051"
+
+	namespace  = "opensandbox-system"
+	deployment = "opensandbox-controller-manager"
 )
 
 // environment is what hack/test-olm.sh says.
@@ -176,6 +183,67 @@ func withoutExpires(t *testing.T, dir string) string {
 	return dir
 }
 
+// subscribe applies what users apply, for these namespaces or, without any, for all. The
+// catalog is the test's own.
+func subscribe(t *testing.T, targets ...string) {
+	t.Helper()
+	enforce := "restricted"
+	if slices.Contains(targets, namespace) {
+		enforce = "privileged" // the sandboxes live there, too
+	}
+	apply(t, `
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: `+namespace+`
+  labels: {pod-security.kubernetes.io/enforce: `+enforce+`}
+---
+apiVersion: operators.coreos.com/v1alpha1
+kind: CatalogSource
+metadata: {name: opensandbox, namespace: `+namespace+`}
+spec: {sourceType: grpc, address: "127.0.0.1:`+catalogPort+`"}
+---`+operatorGroup(targets...)+`---
+apiVersion: operators.coreos.com/v1alpha1
+kind: Subscription
+metadata: {name: opensandbox-operator, namespace: `+namespace+`}
+spec: {channel: stable, name: opensandbox-operator, source: opensandbox, sourceNamespace: `+namespace+`}
+`)
+}
+
+func operatorGroup(targets ...string) string {
+	spec := ""
+	if len(targets) > 0 {
+		spec = "targetNamespaces: [" + strings.Join(targets, ", ") + "]"
+	}
+	return `
+apiVersion: operators.coreos.com/v1
+kind: OperatorGroup
+metadata: {name: opensandbox, namespace: ` + namespace + `}
+spec: {` + spec + `}
+`
+}
+
+func apply(t *testing.T, manifest string) {
+	t.Helper()
+	sh(t, "kubectl apply -f - <<'YAML'"+manifest+"YAML")
+}
+
+// follow runs the commands under a heading of docs/install.md; NAMESPACE stands for the
+// one given.
+func follow(t *testing.T, heading, namespace string) {
+	t.Helper()
+	for _, command := range documented.Commands(t, root, heading) {
+		sh(t, strings.ReplaceAll(command, "NAMESPACE", namespace))
+	}
+}
+
+func newNamespace(t *testing.T, api client.Client) string {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "olm-"}}
+	require.NoError(t, api.Create(t.Context(), ns))
+	return ns.Name
+}
+
 func read(ctx context.Context, api client.Client, group, version, kind, namespace, name string) (*unstructured.Unstructured, error) {
 	obj := &unstructured.Unstructured{}
 	obj.SetGroupVersionKind(schema.GroupVersionKind{Group: group, Version: version, Kind: kind})
@@ -194,13 +262,59 @@ func succeeded(t *testing.T, api client.Client, namespace, version string) {
 	}, patience, 500*time.Millisecond, "ClusterServiceVersion v%s", version)
 }
 
-// until waits for the batch to be as wanted.
-func until(t *testing.T, api client.Client, bs *v1alpha1.BatchSandbox, what string, wanted func(*v1alpha1.BatchSandbox) bool) {
+// until waits for the object to be as wanted.
+func until[T client.Object](t *testing.T, api client.Client, obj T, what string, wanted func(T) bool) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		require.NoError(c, api.Get(t.Context(), client.ObjectKeyFromObject(bs), bs))
-		require.True(c, wanted(bs), "%s: %+v", what, bs.Status)
+		require.NoError(c, api.Get(t.Context(), client.ObjectKeyFromObject(obj), obj))
+		require.True(c, wanted(obj), "%s: %+v", what, obj)
 	}, patience, 200*time.Millisecond)
+}
+
+// pooled applies the pooled example.
+func pooled(t *testing.T, namespace string) *v1alpha1.BatchSandbox {
+	t.Helper()
+	sh(t, "kubectl -n "+namespace+" apply -f config/samples/pool.yaml -f config/samples/batchsandbox_pooled.yaml")
+	return &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "pooled-batch-sandbox"}}
+}
+
+// tasks is a batch of two sandboxes, in each of which the script runs.
+func tasks(namespace, name, script string) *v1alpha1.BatchSandbox {
+	return &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: v1alpha1.BatchSandboxSpec{
+		Replicas: ptr.To(int32(2)),
+		Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
+			TerminationGracePeriodSeconds: ptr.To(int64(1)),
+			Containers: []corev1.Container{{Name: "sandbox-container", Image: "busybox:latest", ImagePullPolicy: corev1.PullIfNotPresent,
+				Command: []string{"sleep", "3600"}}},
+		}}},
+		TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"sh", "-c", script}}}},
+	}}
+}
+
+func ready(bs *v1alpha1.BatchSandbox) bool {
+	return bs.Status.ObservedGeneration == bs.Generation && bs.Status.Phase == v1alpha1.PhaseSucceed
+}
+
+// requireExecutor sees that the sandboxes hold the executor that the CSV names.
+func requireExecutor(t *testing.T, api client.Client, tasks *v1alpha1.BatchSandbox, image string) {
+	t.Helper()
+	pod := &corev1.Pod{}
+	require.NoError(t, api.Get(t.Context(), client.ObjectKey{Namespace: tasks.Namespace, Name: tasks.Name + "-0"}, pod))
+	require.Equal(t, image, pod.Spec.InitContainers[0].Image)
+}
+
+const unknownField = `unknown field "spec.contaners"`
+
+// misspelt says what comes of a template with a misspelt field. The CRDs do not know
+// the fields of pods: the webhook refuses it, with unknownField, where the API server
+// reaches it and trusts the certificate that OLM made.
+func misspelt(t *testing.T, api client.Client, namespace string) error {
+	t.Helper()
+	obj := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"contaners": []any{}}}}}}
+	obj.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(v1alpha1.KindBatchSandbox))
+	obj.SetNamespace(namespace)
+	obj.SetName("misspelt")
+	return api.Create(t.Context(), obj, client.DryRunAll)
 }
 
 // containers returns what tells that the pods of a namespace are the same and were not
@@ -217,4 +331,51 @@ func containers(t *testing.T, api client.Client, namespace string) map[string]st
 		}
 	}
 	return ids
+}
+
+func requireSame(t *testing.T, was, now map[string]string) {
+	t.Helper()
+	for name, id := range was {
+		assert.Equal(t, id, now[name], "%s is the same, not restarted", name)
+	}
+}
+
+// requireNothingLeft sees that the cluster does not know the operator any more, and that
+// no sandbox is left in the namespaces that it served.
+func requireNothingLeft(t *testing.T, api client.Client, used ...string) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) { // the garbage collector takes what OLM made for CRDs and CSVs
+		for _, kind := range []schema.GroupVersionKind{
+			{Version: "v1", Kind: "Namespace"},
+			{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"},
+			{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingWebhookConfiguration"},
+			{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingWebhookConfiguration"},
+			{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRole"},
+			{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRoleBinding"},
+			{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role"},
+			{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding"},
+			{Group: "operators.coreos.com", Version: "v1", Kind: "Operator"},
+			{Group: "operators.coreos.com", Version: "v1alpha1", Kind: "ClusterServiceVersion"},
+		} {
+			left := &metav1.PartialObjectMetadataList{}
+			left.SetGroupVersionKind(kind)
+			require.NoError(c, api.List(t.Context(), left))
+			for i := range left.Items {
+				require.NotContains(c, left.Items[i].Name, "sandbox", kind.Kind)
+			}
+		}
+	}, patience, 500*time.Millisecond)
+	for _, namespace := range used {
+		requireNoPods(t, api, namespace)
+		require.NoError(t, api.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}))
+	}
+}
+
+func requireNoPods(t *testing.T, api client.Client, namespace string) {
+	t.Helper()
+	pods := &corev1.PodList{}
+	require.NoError(t, api.List(t.Context(), pods, client.InNamespace(namespace)))
+	for i := range pods.Items {
+		require.NotNil(t, pods.Items[i].DeletionTimestamp, pods.Items[i].Name)
+	}
 }
