@@ -2,7 +2,9 @@ package leadership
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
@@ -110,17 +113,49 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 						return err
 					}
 				}
-				w.touched = append(w.touched, obj.GetName())
-				if err := c.Patch(ctx, obj, patch, opts...); err != nil {
+				if err := w.checkPreconditions(ctx, obj, patch); err != nil {
 					return err
 				}
-				return w.show(ctx, obj)
+				w.touched = append(w.touched, obj.GetName())
+				answer := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: obj.GetNamespace(), Name: obj.GetName()}}
+				if err := c.Patch(ctx, answer, patch, opts...); err != nil {
+					return err
+				}
+				// As client-go does: what the answer does not have stays.
+				raw, err := json.Marshal(answer)
+				require.NoError(t, err)
+				require.NoError(t, json.Unmarshal(raw, obj))
+				return w.show(ctx, answer)
 			},
 		}),
 		Live: w.api, Cache: lateCache{client: w.cached},
 		Ledger: book, Lease: lease, Gate: NewGate(), Recorder: w.recorder,
 	}
 	return w
+}
+
+// checkPreconditions does what the API server does and the fake one does not.
+func (w *world) checkPreconditions(ctx context.Context, obj client.Object, patch client.Patch) error {
+	raw, err := patch.Data(obj)
+	if err != nil {
+		return err
+	}
+	var sent metav1.PartialObjectMetadata
+	if err := json.Unmarshal(raw, &sent); err != nil {
+		return err
+	}
+	live := obj.DeepCopyObject().(client.Object)
+	if err := w.api.Get(ctx, client.ObjectKeyFromObject(obj), live); err != nil {
+		return err
+	}
+	if sent.ResourceVersion != "" && sent.ResourceVersion != live.GetResourceVersion() {
+		return apierrors.NewConflict(schema.GroupResource{Resource: "batchsandboxes"}, obj.GetName(), errors.New("it has been modified"))
+	}
+	if sent.UID != "" && sent.UID != live.GetUID() {
+		return apierrors.NewInvalid(schema.GroupKind{Group: v1alpha1.GroupName, Kind: v1alpha1.KindBatchSandbox}, obj.GetName(),
+			field.ErrorList{field.Invalid(field.NewPath("metadata", "uid"), sent.UID, "field is immutable")})
+	}
+	return nil
 }
 
 // show brings the cache to what the API server has of the object.
@@ -358,6 +393,63 @@ func TestATouch(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A tenant may write the object as often as it likes.
+func TestAnObjectThatIsWrittenAllTheTimeIsTouched(t *testing.T) {
+	w := newWorld(t, pod("a"), pod("b"), batch("batch", 2, `{"pods":["a"]}`))
+	writes := 0
+	w.refuse = func(string) error {
+		live := batch("batch", 2, "")
+		require.NoError(t, w.api.Get(context.Background(), client.ObjectKeyFromObject(live), live))
+		writes++
+		live.Annotations["tenant"] = strconv.Itoa(writes)
+		if writes == 1 { // and a late write of the last leader
+			live.Annotations[v1alpha1.AnnotationAllocStatus] = `{"pods":["a","b"]}`
+		}
+		require.NoError(t, w.api.Update(context.Background(), live))
+		return w.show(context.Background(), live)
+	}
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"batch"}, w.touched)
+	require.ElementsMatch(t, []string{"a", "b"}, w.held("batch"), "the answer counts, not the list")
+}
+
+func TestWhatTheLastLeaderHasTakenAwaySinceTheListIsNotHeld(t *testing.T) {
+	w := newWorld(t, pod("a"), pod("b"), batch("batch", 3, `{"pods":["a","b"]}`))
+	w.refuse = func(string) error {
+		live := batch("batch", 3, "")
+		require.NoError(t, w.api.Get(context.Background(), client.ObjectKeyFromObject(live), live))
+		live.Annotations = map[string]string{v1alpha1.AnnotationAllocRelease: `{"pods":["a"]}`}
+		require.NoError(t, w.api.Update(context.Background(), live))
+		return w.show(context.Background(), live)
+	}
+	require.NoError(t, w.start())
+	require.Empty(t, w.held("batch"))
+	require.Len(t, w.Ledger.Allocation(poolKey, "uid-batch").Releasing, 1)
+}
+
+func TestATouchMovesTheVersionAlwaysAndNeverThatOfAnotherObject(t *testing.T) {
+	marked := batch("marked", 1, "")
+	marked.Annotations = map[string]string{v1alpha1.AnnotationAllocator: "me/3"}
+	again := batch("again", 1, "")
+	w := newWorld(t, marked, again)
+	w.refuse = func(name string) error {
+		if name != "again" || again.UID == "another" {
+			return nil
+		}
+		require.NoError(t, w.api.Delete(context.Background(), again))
+		again = batch("again", 1, "")
+		again.UID = "another"
+		return w.api.Create(context.Background(), again)
+	}
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"marked"}, w.touched)
+	require.NoError(t, w.api.Get(t.Context(), client.ObjectKeyFromObject(marked), marked))
+	require.NotEqual(t, "me/3", marked.Annotations[v1alpha1.AnnotationAllocator], "a patch that changes nothing moves no version")
+	require.Empty(t, w.Ledger.Lookup(client.ObjectKeyFromObject(again)), "the one that was listed is gone")
+	require.NoError(t, w.api.Get(t.Context(), client.ObjectKeyFromObject(again), again))
+	require.Empty(t, again.Annotations)
 }
 
 func TestAnEndingProcessOpensNoGate(t *testing.T) {

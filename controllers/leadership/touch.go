@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
@@ -65,39 +66,43 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 	return held < int(bs.DesiredReplicas())
 }
 
+// touch returns the object as it is afterwards, or nil when it is gone. A version is no
+// precondition: an object that somebody writes all the time would never be touched. The
+// API server repeats such a patch itself, and answers with what it has made of it, a
+// late write of the last leader included. The UID is one: another object of the name is
+// refused as invalid.
 func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alpha1.BatchSandbox, error) {
+	if !s.unmet(bs) {
+		return bs, nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid":         bs.UID,
+		"annotations": map[string]string{v1alpha1.AnnotationAllocator: s.mark(bs)},
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("building the touch of BatchSandbox %s/%s: %w", bs.Namespace, bs.Name, err)
+	}
+	var touched *v1alpha1.BatchSandbox
 	var last error
-	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		if !s.unmet(bs) {
-			return true, nil
-		}
-		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-			"resourceVersion": bs.ResourceVersion,
-			"annotations":     map[string]string{v1alpha1.AnnotationAllocator: s.Lease.Term()},
-		}})
-		if err != nil {
-			return false, err
-		}
-		written := bs.DeepCopy()
+	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		// Empty: what the object has lost since the list would stay in a copy.
+		written := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: bs.Namespace, Name: bs.Name}}
 		if last = s.Client.Patch(ctx, written, client.RawPatch(types.MergePatchType, patch)); last == nil {
-			bs = written
+			touched = written
 			return true, nil
 		}
 		live := &v1alpha1.BatchSandbox{}
-		err = s.Live.Get(ctx, client.ObjectKeyFromObject(bs), live)
+		err := s.Live.Get(ctx, client.ObjectKeyFromObject(bs), live)
 		switch {
 		case apierrors.IsNotFound(err) || err == nil && live.UID != bs.UID:
-			bs = nil
 			return true, nil
 		case err != nil:
 			last = err
 		case apiwrite.Refused(last):
 			// One object that takes no write must not keep the operator from starting.
 			log.FromContext(ctx).Error(last, "going on without touching a BatchSandbox", "batchSandbox", client.ObjectKeyFromObject(bs))
-			bs = live
+			touched = live
 			return true, nil
-		default:
-			bs = live
 		}
 		return false, nil
 	})
@@ -105,7 +110,19 @@ func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alph
 		if last != nil {
 			err = last
 		}
-		return bs, fmt.Errorf("touching BatchSandbox %s/%s: %w", bs.Namespace, bs.Name, err)
+		return nil, fmt.Errorf("touching BatchSandbox %s/%s: %w", bs.Namespace, bs.Name, err)
 	}
-	return bs, nil
+	return touched, nil
+}
+
+// mark is what the annotation is set to: never what the listed object has there, because
+// a patch that changes nothing does not move the version. Where the patch finds the same
+// value even so, somebody has written it, and moved the version, since the list; and the
+// last leader has read nothing since.
+func (s *Startup) mark(listed *v1alpha1.BatchSandbox) string {
+	mark := s.Lease.Term()
+	if listed.Annotations[v1alpha1.AnnotationAllocator] == mark {
+		mark += "/again"
+	}
+	return mark
 }

@@ -1,13 +1,17 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -115,4 +119,54 @@ func TestWhatHappensWhileTheOperatorIsDown(t *testing.T) {
 	until(t, garbled, ready(1))
 	require.Equal(t, garbledBefore, held(t, garbled))
 	requireDisjoint(t, lost, garbled, whole, more)
+}
+
+// A tenant that writes its waiting BatchSandbox all the time holds up nobody.
+func TestABusyObjectDoesNotKeepTheOperatorFromStarting(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 1, 1)
+	busy := pooled(ns, "busy", 1)
+	busy.Spec.PoolRef = "missing"
+	require.NoError(t, api.Create(t.Context(), busy))
+	until(t, busy, reasonIs(v1alpha1.ReasonPoolNotFound))
+	ctx, cancel := context.WithCancel(t.Context())
+	var tenants sync.WaitGroup
+	for tenant := range 8 { // so that a version lives for some milliseconds
+		tenants.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"tenant-%d":"%d"}}}`, tenant, n)
+				_ = api.Patch(ctx, pooled(ns, "busy", 1), client.RawPatch(types.MergePatchType, patch))
+			}
+		})
+	}
+	whileDown(t, func() {
+		require.NoError(t, api.Create(t.Context(), pooled(ns, "other", 1)))
+	})
+	until(t, pooled(ns, "other", 1), ready(1))
+	cancel()
+	tenants.Wait()
+	require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(busy), busy))
+	require.NotEmpty(t, busy.Annotations[v1alpha1.AnnotationAllocator], "it was touched")
+}
+
+// What a leader's touch relies on.
+func TestAPatchMovesTheVersionOfNoOtherUIDAndOnlyWithAChange(t *testing.T) {
+	bs := pooled(newNamespace(t), "batch", 1)
+	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, reasonIs(v1alpha1.ReasonPoolNotFound))
+	patch := func(uid types.UID) error {
+		return api.Patch(t.Context(), bs, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"uid":%q,"annotations":{"a":"b"}}}`, uid)))
+	}
+	whileDown(t, func() { // so that nobody else moves it
+		require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(bs), bs))
+		before := bs.ResourceVersion
+		require.NoError(t, patch(bs.UID))
+		moved := bs.ResourceVersion
+		require.NotEqual(t, before, moved)
+		require.NoError(t, patch(bs.UID))
+		require.Equal(t, moved, bs.ResourceVersion, "a patch that changes nothing")
+		err := patch("another")
+		require.True(t, apierrors.IsInvalid(err), err)
+		require.ErrorContains(t, err, "metadata.uid")
+	})
 }
