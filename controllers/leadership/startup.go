@@ -3,13 +3,16 @@ package leadership
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -76,7 +79,9 @@ func (s *Startup) Start(ctx context.Context) error {
 	if err := s.waitForPods(ctx); err != nil {
 		return err
 	}
-	s.restore(ctx, sandboxes)
+	if err := s.restore(ctx, sandboxes); err != nil {
+		return err
+	}
 	if err := s.waitForSandboxes(ctx, sandboxes); err != nil {
 		return err
 	}
@@ -86,7 +91,7 @@ func (s *Startup) Start(ctx context.Context) error {
 	return nil
 }
 
-func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbox) {
+func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbox) error {
 	logger := log.FromContext(ctx)
 	byUID := map[string]*v1alpha1.BatchSandbox{}
 	var records []ledger.Record
@@ -109,7 +114,11 @@ func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 				"pod %s stands in the allocation of another BatchSandbox too: it is deleted and replaced", conflict.Pod)
 		}
 	}
+	if err := s.loseHidden(ctx, records); err != nil {
+		return err
+	}
 	s.Ledger.ForgetUnseen()
+	return nil
 }
 
 // namespaces returns what to list: one entry that stands for all, or each.
@@ -144,17 +153,28 @@ func (s *Startup) listSandboxes(ctx context.Context) ([]*v1alpha1.BatchSandbox, 
 // idle and ready that the last leader has lent and deleted since.
 func (s *Startup) waitForPods(ctx context.Context) error {
 	listed := map[types.UID]bool{}
+	shown := client.MatchingLabels{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy}
+	err := s.eachPod(ctx, shown, func(pod *metav1.PartialObjectMetadata) error {
+		listed[pod.UID] = true
+		return s.waitForPod(ctx, pod)
+	})
+	if err != nil {
+		return err
+	}
+	return s.markGonePods(ctx, listed)
+}
+
+// eachPod calls fn with every pod that the API server has and the selector fits.
+func (s *Startup) eachPod(ctx context.Context, selector client.ListOption, fn func(*metav1.PartialObjectMetadata) error) error {
 	for _, namespace := range s.namespaces() {
 		for token := ""; ; {
 			page := &metav1.PartialObjectMetadataList{}
 			page.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
-			if err := s.Live.List(ctx, page, client.InNamespace(namespace), client.Limit(listPage), client.Continue(token),
-				client.MatchingLabels{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy}); err != nil {
+			if err := s.Live.List(ctx, page, client.InNamespace(namespace), client.Limit(listPage), client.Continue(token), selector); err != nil {
 				return fmt.Errorf("listing pods of namespace %q: %w", namespace, err)
 			}
 			for i := range page.Items {
-				listed[page.Items[i].UID] = true
-				if err := s.waitForPod(ctx, &page.Items[i]); err != nil {
+				if err := fn(&page.Items[i]); err != nil {
 					return err
 				}
 			}
@@ -163,7 +183,7 @@ func (s *Startup) waitForPods(ctx context.Context) error {
 			}
 		}
 	}
-	return s.markGonePods(ctx, listed)
+	return nil
 }
 
 // waitForPod returns when the cache is at or past the listed pod and the ledger knows.
@@ -182,6 +202,10 @@ func (s *Startup) waitForPod(ctx context.Context, pod *metav1.PartialObjectMetad
 				return false, err
 			}
 			// The handler may lag behind the cache that feeds it.
+			if !controlledBy(cached, key, poolUID) {
+				s.Ledger.MarkDeleted(key, pod.Name, pod.UID)
+				return true, nil
+			}
 			s.Ledger.Observe(key, podfeed.Facts(cached, poolUID))
 			return true, nil
 		case err != nil && !apierrors.IsNotFound(err):
@@ -189,9 +213,11 @@ func (s *Startup) waitForPod(ctx context.Context, pod *metav1.PartialObjectMetad
 		case !lookLive:
 			return false, nil
 		}
-		live := &metav1.PartialObjectMetadata{}
-		live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
-		return s.isGone(ctx, live, pod)
+		left, err := s.hasLeft(ctx, pod, key, poolUID)
+		if left {
+			s.Ledger.MarkDeleted(key, pod.Name, pod.UID)
+		}
+		return left, err
 	})
 	if err != nil {
 		return fmt.Errorf("waiting for the cache to show pod %s/%s: %w", pod.Namespace, pod.Name, err)
@@ -199,7 +225,7 @@ func (s *Startup) waitForPod(ctx context.Context, pod *metav1.PartialObjectMetad
 	return nil
 }
 
-// markGonePods marks the pods that the cache still shows although they are gone.
+// markGonePods marks the pods that the cache still shows although they have left.
 func (s *Startup) markGonePods(ctx context.Context, listed map[types.UID]bool) error {
 	var cached corev1.PodList
 	if err := s.Cache.List(ctx, &cached, client.UnsafeDisableDeepCopy); err != nil {
@@ -207,22 +233,63 @@ func (s *Startup) markGonePods(ctx context.Context, listed map[types.UID]bool) e
 	}
 	for i := range cached.Items {
 		pod := &cached.Items[i]
-		key, _, ok := podfeed.PoolOf(pod)
+		key, poolUID, ok := podfeed.PoolOf(pod)
 		if !ok || listed[pod.UID] {
 			continue
 		}
-		live := &metav1.PartialObjectMetadata{}
-		live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
-		gone, err := s.isGone(ctx, live, pod)
+		left, err := s.hasLeft(ctx, pod, key, poolUID)
 		if err != nil {
 			return fmt.Errorf("reading pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}
-		if gone {
+		if left {
 			s.Ledger.MarkDeleted(key, pod.Name, pod.UID)
 		}
 	}
 	return nil
 }
+
+// hasLeft says that the pod is gone, is hidden from the cache, which selects by a label,
+// or was taken from its Pool. The event that tells the ledger so may still be on its way.
+func (s *Startup) hasLeft(ctx context.Context, pod client.Object, key ledger.Key, poolUID types.UID) (bool, error) {
+	live := &metav1.PartialObjectMetadata{}
+	live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
+	if gone, err := s.isGone(ctx, live, pod); gone || err != nil {
+		return gone, err
+	}
+	return live.Labels[v1alpha1.LabelManagedBy] != v1alpha1.ManagedBy || !controlledBy(live, key, poolUID), nil
+}
+
+func controlledBy(pod client.Object, key ledger.Key, poolUID types.UID) bool {
+	poolKey, uid, ok := podfeed.PoolOf(pod)
+	return ok && poolKey == key && uid == poolUID
+}
+
+// loseHidden tells the ledger of the pods that the records name and the cache does not
+// show because they have lost its label, and that they are lost: known by their UID,
+// they are deleted and replaced, as they are when it happens later.
+func (s *Startup) loseHidden(ctx context.Context, records []ledger.Record) error {
+	named := map[types.NamespacedName]ledger.Key{}
+	for _, r := range records {
+		for _, name := range slices.Concat(r.Pods, r.Releasing) {
+			named[types.NamespacedName{Namespace: r.Pool.Namespace, Name: name}] = r.Pool
+		}
+	}
+	return s.eachPod(ctx, client.MatchingLabelsSelector{Selector: hidden}, func(pod *metav1.PartialObjectMetadata) error {
+		key, poolUID, ok := podfeed.PoolOf(pod)
+		if ok && named[client.ObjectKeyFromObject(pod)] == key {
+			s.Ledger.Observe(key, ledger.Pod{Name: pod.Name, UID: pod.UID, PoolUID: poolUID, Terminating: pod.DeletionTimestamp != nil})
+			s.Ledger.Forget(key, pod.Name, pod.UID)
+		}
+		return nil
+	})
+}
+
+// hidden selects the pods of pools that the pod cache does not.
+var hidden = func() labels.Selector {
+	selector, err := labels.Parse(v1alpha1.LabelPoolName + "," + v1alpha1.LabelManagedBy + "!=" + v1alpha1.ManagedBy)
+	utilruntime.Must(err)
+	return selector
+}()
 
 // waitForSandboxes returns when the cache is at or past every listed object, so
 // that no reconciler acts on a copy older than what the ledger was rebuilt from.

@@ -308,6 +308,102 @@ func TestAPodThatIsGoneIsNotLentAlthoughTheCacheShowsIt(t *testing.T) {
 	require.Equal(t, []string{"b"}, w.claims())
 }
 
+// leave has the named pod leave while it is waited for: it is in the list, and neither
+// the cache nor the API server has it as the pool's after that. A start that looks at
+// it again and again ends.
+func (w *world) leave(name string, cached bool, change func(*corev1.Pod)) (start func() error) {
+	ctx, cancel := context.WithCancelCause(w.t.Context())
+	looks, left := 0, false
+	w.Live = interceptor.NewClient(w.api, interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			if err := c.List(ctx, list, opts...); err != nil {
+				return err
+			}
+			if _, pods := list.(*metav1.PartialObjectMetadataList); !pods || left {
+				return nil
+			}
+			left = true
+			live := pod(name)
+			require.NoError(w.t, w.api.Get(ctx, client.ObjectKeyFromObject(live), live))
+			change(live)
+			require.NoError(w.t, w.api.Update(ctx, live))
+			if cached {
+				return w.show(ctx, live)
+			}
+			return w.cached.Delete(ctx, pod(name))
+		},
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if looks++; key.Name == name && looks > 3 {
+				cancel(errors.New("it is waited for in vain"))
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+	})
+	return func() error { return w.Start(ctx) }
+}
+
+func TestAPodThatLeavesItsPoolDuringTheStartIsWaitedForNoMoreAndNotLent(t *testing.T) {
+	hide := func(p *corev1.Pod) { delete(p.Labels, v1alpha1.LabelManagedBy) }
+	orphan := func(p *corev1.Pod) { p.OwnerReferences = nil }
+	move := func(p *corev1.Pod) { p.OwnerReferences[0].UID = "another-pool" }
+	tests := map[string]struct {
+		cached bool
+		change func(*corev1.Pod)
+	}{
+		"it loses the label that the cache selects by":    {false, hide},
+		"it is taken from its pool":                       {false, orphan},
+		"the cache shows that it was taken from its pool": {true, orphan},
+		"the cache shows that it is another pool's":       {true, move},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, pod("a"), pod("b"))
+			start := w.leave("a", test.cached, test.change)
+			require.NoError(t, start())
+			require.True(t, w.open())
+			require.Equal(t, []string{"b"}, w.claims())
+		})
+	}
+}
+
+// Only a pod whose UID is known can be deleted.
+func TestAHeldPodThatIsHiddenFromTheCacheIsLost(t *testing.T) {
+	a := pod("a")
+	a.Labels[v1alpha1.LabelPoolName] = "pool"
+	hide := func(p *corev1.Pod) { delete(p.Labels, v1alpha1.LabelManagedBy) }
+	tests := map[string]func(w *world) (start func() error){
+		"during the start": func(w *world) func() error { return w.leave("a", false, hide) },
+		"before the start": func(w *world) func() error {
+			live := pod("a")
+			require.NoError(w.t, w.api.Get(w.t.Context(), client.ObjectKeyFromObject(live), live))
+			hide(live)
+			require.NoError(w.t, w.api.Update(w.t.Context(), live))
+			require.NoError(w.t, w.cached.Delete(w.t.Context(), live))
+			return w.start
+		},
+		"before the start, and the cache does not know yet": func(w *world) func() error {
+			live := pod("a")
+			require.NoError(w.t, w.api.Get(w.t.Context(), client.ObjectKeyFromObject(live), live))
+			hide(live)
+			require.NoError(w.t, w.api.Update(w.t.Context(), live))
+			return w.start
+		},
+	}
+	for name, prepare := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, a.DeepCopy(), pod("b"), batch("holder", 1, `{"pods":["a"]}`))
+			start := prepare(w)
+			require.NoError(t, start())
+			held := w.Ledger.Allocation(poolKey, "uid-holder").Held
+			require.Len(t, held, 1)
+			require.True(t, held[0].Lost())
+			require.Equal(t, a.UID, held[0].UID)
+			require.Equal(t, []string{"holder"}, w.touched, "it gets another one")
+			require.Equal(t, []string{"b"}, w.claims())
+		})
+	}
+}
+
 func TestTheGateStaysClosedUntilTheCacheHasCaughtUp(t *testing.T) {
 	tests := map[string]struct {
 		make func(w *world) client.Object // what the cache does not show
