@@ -37,8 +37,9 @@ type pair struct {
 }
 
 // nextPair returns the pair to serve at this time: the given one, or, where it cannot
-// be used or ends soon, a new one.
-func nextPair(old pair, names []string, now time.Time) (next pair, renewed bool, err error) {
+// be used or ends soon, a new one. The bundle of a new one holds what is served until
+// then too: the Secret may have been deleted or emptied.
+func nextPair(old pair, served *tls.Certificate, names []string, now time.Time) (next pair, renewed bool, err error) {
 	if usable(old, names, now) {
 		return old, false, nil
 	}
@@ -46,7 +47,7 @@ func nextPair(old pair, names []string, now time.Time) (next pair, renewed bool,
 	if err != nil {
 		return pair{}, false, err
 	}
-	next.bundle = append(next.bundle, unexpired(old.bundle, now)...)
+	next.bundle = joined(now, next.certificate, old.bundle, bundleOf(served))
 	return next, true, nil
 }
 
@@ -104,16 +105,34 @@ func newPair(names []string, now time.Time) (pair, error) {
 	}, nil
 }
 
-// unexpired returns the certificates of the bundle that have not ended.
-func unexpired(bundle []byte, now time.Time) []byte {
-	var kept []byte
-	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
-		certificate, err := x509.ParseCertificate(block.Bytes)
-		if err == nil && now.Before(certificate.NotAfter) {
-			kept = append(kept, pem.EncodeToMemory(block)...)
+// mostTrusted bounds a bundle; without it, a Secret that is deleted again and again
+// would let it grow for a year.
+const mostTrusted = 10
+
+// joined returns the certificates of the bundles that have not ended, each once, and of
+// too many the first.
+func joined(now time.Time, bundles ...[]byte) []byte {
+	var all []byte
+	seen := map[string]bool{}
+	for _, bundle := range bundles {
+		for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
+			certificate, err := x509.ParseCertificate(block.Bytes)
+			if err != nil || !now.Before(certificate.NotAfter) || seen[string(certificate.Raw)] || len(seen) == mostTrusted {
+				continue
+			}
+			seen[string(certificate.Raw)] = true
+			all = append(all, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw})...)
 		}
 	}
-	return kept
+	return all
+}
+
+// bundleOf returns the certificate itself, without those that lead to its root.
+func bundleOf(served *tls.Certificate) []byte {
+	if served == nil {
+		return nil
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: served.Certificate[0]})
 }
 
 var errNoCertificate = errors.New("the webhook has no certificate yet")

@@ -36,7 +36,7 @@ func certificatesIn(bundle []byte) int {
 }
 
 func TestANewPairIsTrustedByItsBundle(t *testing.T) {
-	p, renewed, err := nextPair(pair{}, someNames, someTime)
+	p, renewed, err := nextPair(pair{}, nil, someNames, someTime)
 	require.NoError(t, err)
 	assert.True(t, renewed)
 	for _, name := range someNames {
@@ -45,16 +45,16 @@ func TestANewPairIsTrustedByItsBundle(t *testing.T) {
 	assert.False(t, trusts(t, p.bundle, p, "other.ns.svc", someTime))
 	assert.False(t, trusts(t, p.bundle, p, someNames[0], someTime.Add(validity+time.Hour)), "it ends")
 
-	same, renewed, err := nextPair(p, someNames, someTime.Add(validity-renewal-time.Minute))
+	same, renewed, err := nextPair(p, nil, someNames, someTime.Add(validity-renewal-time.Minute))
 	require.NoError(t, err)
 	assert.False(t, renewed)
 	assert.Equal(t, p, same)
 }
 
 func TestWhenAPairIsRenewed(t *testing.T) {
-	good, _, err := nextPair(pair{}, someNames, someTime)
+	good, _, err := nextPair(pair{}, nil, someNames, someTime)
 	require.NoError(t, err)
-	other, _, err := nextPair(pair{}, someNames, someTime)
+	other, _, err := nextPair(pair{}, nil, someNames, someTime)
 	require.NoError(t, err)
 	cases := []struct {
 		name  string
@@ -73,7 +73,7 @@ func TestWhenAPairIsRenewed(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			p, renewed, err := nextPair(c.old, c.names, c.now)
+			p, renewed, err := nextPair(c.old, nil, c.names, c.now)
 			require.NoError(t, err)
 			assert.True(t, renewed)
 			assert.True(t, trusts(t, p.bundle, p, c.names[0], c.now))
@@ -81,12 +81,52 @@ func TestWhenAPairIsRenewed(t *testing.T) {
 	}
 }
 
+// The Secret may be deleted while replicas serve what was in it.
+func TestWhatIsServedIsTrustedUntilItEnds(t *testing.T) {
+	first, _, err := nextPair(pair{}, nil, someNames, someTime)
+	require.NoError(t, err)
+	served, err := tls.X509KeyPair(first.certificate, first.key)
+	require.NoError(t, err)
+	for name, old := range map[string]pair{"deleted": {}, "emptied": {bundle: []byte{}}, "without a key": {certificate: first.certificate, bundle: first.bundle}} {
+		second, renewed, err := nextPair(old, &served, someNames, someTime)
+		require.NoError(t, err)
+		require.True(t, renewed)
+		assert.True(t, trusts(t, second.bundle, first, someNames[0], someTime), name)
+		assert.Equal(t, 2, certificatesIn(second.bundle), name)
+	}
+	third, _, err := nextPair(pair{}, &served, someNames, someTime.Add(validity))
+	require.NoError(t, err)
+	assert.Equal(t, 1, certificatesIn(third.bundle), "what has ended is of no use")
+}
+
+func TestJoined(t *testing.T) {
+	pairs := make([]pair, mostTrusted+1)
+	var all []byte
+	for i := range pairs {
+		p, err := newPair(someNames, someTime)
+		require.NoError(t, err)
+		pairs[i], all = p, append(all, p.certificate...)
+	}
+	a, b := pairs[0], pairs[1]
+	ended, err := newPair(someNames, someTime.Add(-validity))
+	require.NoError(t, err)
+	garbage := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("no")})
+	both := string(a.certificate) + string(b.certificate)
+	assert.Equal(t, both, string(joined(someTime, a.certificate, b.certificate)))
+	assert.Equal(t, both, string(joined(someTime, []byte(both), []byte(both), a.certificate)), "each once")
+	assert.Equal(t, both, string(joined(someTime, garbage, a.certificate, []byte("text\n"), ended.certificate, b.certificate)), "what is of use")
+	assert.Equal(t, b.certificate, joined(someTime, nil, b.certificate))
+	bounded := joined(someTime, pairs[mostTrusted].certificate, all)
+	assert.Equal(t, mostTrusted, certificatesIn(bounded))
+	assert.True(t, trusts(t, bounded, pairs[mostTrusted], someNames[0], someTime), "the first is the newest")
+}
+
 // A replica that has not seen the new certificate yet serves the one before.
 func TestTheOneBeforeIsTrustedUntilItEnds(t *testing.T) {
-	first, _, err := nextPair(pair{}, someNames, someTime)
+	first, _, err := nextPair(pair{}, nil, someNames, someTime)
 	require.NoError(t, err)
 	now := someTime.Add(validity - renewal + time.Hour)
-	second, renewed, err := nextPair(first, someNames, now)
+	second, renewed, err := nextPair(first, nil, someNames, now)
 	require.NoError(t, err)
 	require.True(t, renewed)
 	assert.True(t, trusts(t, second.bundle, first, someNames[0], now))
@@ -94,7 +134,7 @@ func TestTheOneBeforeIsTrustedUntilItEnds(t *testing.T) {
 	assert.Equal(t, 2, certificatesIn(second.bundle))
 
 	later := now.Add(validity - renewal + time.Hour)
-	third, renewed, err := nextPair(second, someNames, later)
+	third, renewed, err := nextPair(second, nil, someNames, later)
 	require.NoError(t, err)
 	require.True(t, renewed)
 	assert.Equal(t, 2, certificatesIn(third.bundle), "the first has ended and is dropped")

@@ -116,7 +116,7 @@ func (c *Certificates) stored(ctx context.Context) (pair, error) {
 		return pair{}, fmt.Errorf("reading Secret %s: %w", name, err)
 	}
 	old := pair{certificate: secret.Data[certificateEntry], key: secret.Data[keyEntry], bundle: secret.Data[caEntry]}
-	current, renewed, err := nextPair(old, c.names(), c.Clock.Now())
+	current, renewed, err := nextPair(old, c.served.Load(), c.names(), c.Clock.Now())
 	if err != nil || !renewed {
 		return current, err
 	}
@@ -137,7 +137,9 @@ func (c *Certificates) stored(ctx context.Context) (pair, error) {
 	return current, nil
 }
 
-// trust names the bundle in both webhook configurations. One that is not there was
+// trust names the bundle in both webhook configurations, beside what they trust already:
+// another replica may serve that for as long as checkEvery, or may have renewed the
+// certificate since this one has read the Secret. A configuration that is not there was
 // taken away by an administrator.
 func (c *Certificates) trust(ctx context.Context, bundle []byte) error {
 	validating := &admissionregistrationv1.ValidatingWebhookConfiguration{}
@@ -167,10 +169,11 @@ func (c *Certificates) trust(ctx context.Context, bundle []byte) error {
 func (c *Certificates) inject(ctx context.Context, obj client.Object, configs []*admissionregistrationv1.WebhookClientConfig, bundle []byte) error {
 	patch := []map[string]any{{"op": "test", "path": "/metadata/resourceVersion", "value": obj.GetResourceVersion()}}
 	for i, config := range configs {
-		if !bytes.Equal(config.CABundle, bundle) {
+		trusted := joined(c.Clock.Now(), bundle, config.CABundle)
+		if !bytes.Equal(config.CABundle, trusted) {
 			patch = append(patch, map[string]any{
 				"op": "add", "path": fmt.Sprintf("/webhooks/%d/clientConfig/caBundle", i),
-				"value": base64.StdEncoding.EncodeToString(bundle),
+				"value": base64.StdEncoding.EncodeToString(trusted),
 			})
 		}
 	}
