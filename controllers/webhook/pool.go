@@ -37,7 +37,7 @@ func defaultPool(_ context.Context, req admission.Request) admission.Response {
 		Metadata struct {
 			DeletionTimestamp *metav1.Time `json:"deletionTimestamp"`
 		} `json:"metadata"`
-		Spec struct {
+		Spec *struct {
 			UpdateStrategy *struct {
 				MaxUnavailable any `json:"maxUnavailable"`
 			} `json:"updateStrategy"`
@@ -49,8 +49,8 @@ func defaultPool(_ context.Context, req admission.Request) admission.Response {
 	if err := json.Unmarshal(req.Object.Raw, &pool); err != nil {
 		return admission.Errored(http.StatusBadRequest, err)
 	}
-	if pool.Metadata.DeletionTimestamp != nil {
-		return admission.Allowed("")
+	if pool.Metadata.DeletionTimestamp != nil || pool.Spec == nil {
+		return admission.Allowed("") // the API server says itself that there must be a spec
 	}
 	var patch []jsonpatch.Operation
 	if pool.Spec.UpdateStrategy == nil || pool.Spec.UpdateStrategy.MaxUnavailable == nil {

@@ -43,6 +43,8 @@ func TestDefaultPool(t *testing.T) {
 		{"nothing is said", `spec: {template: {}}`, `[{"op":"add","path":"/spec/updateStrategy","value":{"maxUnavailable":"25%"}},{"op":"add","path":"/spec/recycleStrategy","value":{"type":"Delete"}}]`},
 		{"an empty strategy", `spec: {updateStrategy: {}, recycleStrategy: {type: Noop}}`, `[{"op":"add","path":"/spec/updateStrategy","value":{"maxUnavailable":"25%"}}]`},
 		{"a paused update stays paused", `spec: {updateStrategy: {maxUnavailable: 0}, recycleStrategy: {type: Noop}}`, `null`},
+		{"there is no spec", `{}`, `null`},
+		{"a spec of null", `spec: null`, `null`},
 		{"an object that is being deleted is left alone", `{metadata: {deletionTimestamp: "2030-01-01T00:00:00Z"}, spec: {}}`, `null`},
 	}
 	for _, c := range cases {
@@ -65,9 +67,11 @@ metadata: {annotations: {mine: kept, sandbox.opensandbox.io/alloc-status: "x", s
 	assert.JSONEq(t, `[{"op":"remove","path":"/metadata/annotations/sandbox.opensandbox.io~1alloc-status"},{"op":"remove","path":"/metadata/annotations/sandbox.opensandbox.io~1endpoints"}]`, string(got))
 	assert.Len(t, response.Warnings, 2)
 
-	response = defaultBatchSandbox(t.Context(), request(object(t, `metadata: {annotations: {mine: kept}}`)))
-	assert.True(t, response.Allowed)
-	assert.Empty(t, response.Patches)
+	for _, text := range []string{`metadata: {annotations: {mine: kept}}`, `metadata: {annotations: null}`, `metadata: {}`, `metadata: null`, `{}`} {
+		response = defaultBatchSandbox(t.Context(), request(object(t, text)))
+		assert.True(t, response.Allowed, text)
+		assert.Empty(t, response.Patches, text)
+	}
 }
 
 func TestPropagation(t *testing.T) {

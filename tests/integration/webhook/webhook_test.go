@@ -190,6 +190,24 @@ func TestWhatIsRefused(t *testing.T) {
 	assert.Empty(t, pods.Items, "a dry run creates nothing")
 }
 
+// The API server's own validation answers.
+func TestAnObjectWithoutASpec(t *testing.T) {
+	ns := newNamespace(t)
+	annotated := `metadata: {annotations: {sandbox.opensandbox.io/endpoints: '[]'}}`
+	for _, kind := range []string{"Pool", "BatchSandbox"} {
+		for _, text := range []string{`{}`, `{spec: null}`, `{` + annotated + `}`, `{metadata: {annotations: null}}`} {
+			_, err := create(t, ns, kind, text)
+			require.True(t, apierrors.IsInvalid(err), "%s %s: %v", kind, text, err)
+			assert.Contains(t, err.Error(), "spec: Required value")
+		}
+	}
+	pool, err := create(t, ns, "Pool", `{spec: {template: `+good+`, `+capacity+`}}`)
+	require.NoError(t, err)
+	err = api.Patch(t.Context(), pool, client.RawPatch("application/merge-patch+json", []byte(`{"spec":null}`)))
+	require.True(t, apierrors.IsInvalid(err), err)
+	assert.Contains(t, err.Error(), "spec: Required value")
+}
+
 func TestTheScorecardSeesThatTheyAreRefused(t *testing.T) {
 	c := checks.Check{Client: api, Namespace: newNamespace(t), Name: "check"}
 	require.NoError(t, c.Refuses(t.Context()))
