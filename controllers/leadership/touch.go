@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
@@ -84,7 +85,8 @@ func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alph
 	var touched *v1alpha1.BatchSandbox
 	var last error
 	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		written := bs.DeepCopy()
+		// Empty: a decoder may leave in a copy what the object has lost since the list.
+		written := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: bs.Namespace, Name: bs.Name}}
 		if last = s.Client.Patch(ctx, written, client.RawPatch(types.MergePatchType, patch)); last == nil {
 			touched = written
 			return true, nil

@@ -153,18 +153,22 @@ func TestABusyObjectDoesNotKeepTheOperatorFromStarting(t *testing.T) {
 func TestAPatchMovesTheVersionOfNoOtherUIDAndOnlyWithAChange(t *testing.T) {
 	bs := pooled(newNamespace(t), "batch", 1)
 	require.NoError(t, api.Create(t.Context(), bs))
+	until(t, bs, reasonIs(v1alpha1.ReasonPoolNotFound))
 	patch := func(uid types.UID) error {
 		return api.Patch(t.Context(), bs, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"uid":%q,"annotations":{"a":"b"}}}`, uid)))
 	}
-	before := bs.ResourceVersion
-	require.NoError(t, patch(bs.UID))
-	moved := bs.ResourceVersion
-	require.NotEqual(t, before, moved)
-	require.NoError(t, patch(bs.UID))
-	require.Equal(t, moved, bs.ResourceVersion, "a patch that changes nothing")
-	err := patch("another")
-	require.True(t, apierrors.IsInvalid(err), err)
-	require.ErrorContains(t, err, "metadata.uid")
+	whileDown(t, func() { // so that nobody else moves it
+		require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(bs), bs))
+		before := bs.ResourceVersion
+		require.NoError(t, patch(bs.UID))
+		moved := bs.ResourceVersion
+		require.NotEqual(t, before, moved)
+		require.NoError(t, patch(bs.UID))
+		require.Equal(t, moved, bs.ResourceVersion, "a patch that changes nothing")
+		err := patch("another")
+		require.True(t, apierrors.IsInvalid(err), err)
+		require.ErrorContains(t, err, "metadata.uid")
+	})
 }
 
 func TestAHeldPodThatIsHiddenWhileTheOperatorIsDownIsReplaced(t *testing.T) {
