@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -75,11 +76,7 @@ func TestInstallUseAndRemove(t *testing.T) {
 	ns.GenerateName = "install-"
 	require.NoError(t, api.Create(t.Context(), ns))
 	t.Cleanup(func() { _ = api.Delete(context.Background(), ns) })
-	refused := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"contaners": []any{}}}}}}
-	refused.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(v1alpha1.KindBatchSandbox))
-	refused.SetNamespace(ns.Name)
-	refused.SetName("misspelt")
-	require.ErrorContains(t, api.Create(t.Context(), refused), `unknown field "spec.contaners"`, "the API server reaches the webhook and trusts it")
+	requireRefused(t, api, ns.Name)
 	run(t, "kubectl -n "+ns.Name+" apply -f config/samples/namespace/network_policy.yaml")
 	run(t, "kubectl -n "+ns.Name+" apply -f config/samples/pool.yaml -f config/samples/batchsandbox_pooled.yaml")
 	batch := &v1alpha1.BatchSandbox{}
@@ -91,9 +88,35 @@ func TestInstallUseAndRemove(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(batch.Annotations[v1alpha1.AnnotationEndpoints]), &endpoints))
 	require.Len(t, endpoints, int(ptr.Deref(batch.Spec.Replicas, 0)))
 
+	before := trusted(t, api)
+	for _, command := range documented.Commands(t, root, "Replace the webhooks' certificate") {
+		run(t, command)
+	}
+	requireRefused(t, api, ns.Name)
+	require.NotContains(t, trusted(t, api), before)
+
 	for _, command := range documented.Commands(t, root, "Remove") {
 		run(t, command)
 	}
 	left := run(t, "kubectl get crd,clusterrole,clusterrolebinding,validatingwebhookconfiguration,mutatingwebhookconfiguration,namespace -o name")
 	require.NotContains(t, left, "opensandbox")
+}
+
+// requireRefused sees that the API server reaches the webhook and trusts it.
+func requireRefused(t *testing.T, api client.Client, namespace string) {
+	t.Helper()
+	refused := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"contaners": []any{}}}}}}
+	refused.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(v1alpha1.KindBatchSandbox))
+	refused.SetNamespace(namespace)
+	refused.SetName("misspelt")
+	require.ErrorContains(t, api.Create(t.Context(), refused), `unknown field "spec.contaners"`)
+}
+
+// trusted returns the certificates that the API server takes from the webhook.
+func trusted(t *testing.T, api client.Client) string {
+	t.Helper()
+	webhooks := &admissionregistrationv1.ValidatingWebhookConfiguration{}
+	require.NoError(t, api.Get(t.Context(), client.ObjectKey{Name: "opensandbox-validating-webhook-configuration"}, webhooks))
+	require.NotEmpty(t, webhooks.Webhooks[0].ClientConfig.CABundle)
+	return string(webhooks.Webhooks[0].ClientConfig.CABundle)
 }
