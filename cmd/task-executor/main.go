@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
@@ -44,7 +45,7 @@ type options struct {
 	logBytes      int64
 	maxTasks      int
 	restartCode   int
-	cleanOnStart  bool
+	restartable   bool
 	shutdownGrace time.Duration
 
 	podUID   string
@@ -60,7 +61,7 @@ func parse(args []string, getenv func(string) string, output io.Writer) (options
 	flags.Int64Var(&o.logBytes, "log-bytes", 1<<20, "bytes kept of each of a task's two outputs; the oldest are dropped")
 	flags.IntVar(&o.maxTasks, "max-tasks", 16, "tasks, ended ones included, that there may be at a time")
 	flags.IntVar(&o.restartCode, "restart-exit-code", api.RestartExitCode, "exit code after a reset that asks for a restart; the container's restart rule maps it to RestartAllContainers")
-	flags.BoolVar(&o.cleanOnStart, "clean-on-start", false, "after a reset that asked for a restart, empty what the pod's containers share; only for the pod's first restartable init container")
+	flags.BoolVar(&o.restartable, strings.TrimPrefix(api.ArgRestartable, "--"), false, "guard the pod's first process and, after a reset that asked for a restart, empty what the pod's containers share; only for the pod's first restartable init container")
 	flags.DurationVar(&o.shutdownGrace, "shutdown-grace", 20*time.Second, "at SIGTERM, the longest time that tasks get before SIGKILL")
 	flags.Usage = func() {
 		fmt.Fprintf(output, "Usage: task-executor [flags]\n\nEnvironment:\n  %s  the operator's public keys (required)\n  %s  the pod's UID (required)\n\nFlags:\n", api.EnvPublicKeys, api.EnvPodUID)

@@ -41,7 +41,7 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 		return 1, err
 	}
 	info := api.Info{StartedAt: time.Now().UTC(), Recycle: api.Recycle{State: api.RecycleOff}}
-	if o.cleanOnStart {
+	if o.restartable {
 		info.Recycle = recycle.ThisPod().AtStart(o.stateDir)
 	}
 	executor, err := process.Open(process.Config{

@@ -25,6 +25,10 @@ type memo struct {
 	// sent is the last status that was written and answered what the API server
 	// made of it: they differ where the installed CRD lacks a field.
 	sent, answered *v1alpha1.BatchSandboxStatus
+	// full is the version of the object that could take no status any more, and told what
+	// its users were told instead.
+	full string
+	told *v1alpha1.BatchSandboxStatus
 
 	allocationWritten, statusWritten time.Time
 

@@ -28,7 +28,12 @@ const (
 
 func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.Duration, error) {
 	if err := r.resolve(ctx, s); err != nil {
-		return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationRefused, err.Error()}), 0, err
+		why := &blocked{v1alpha1.ReasonAllocationRefused, err.Error()}
+		if p := s.memo.pending; p != nil {
+			// Each has a message of its own, so that there is always a status to write against it.
+			why.message += " (since " + p.since.UTC().Format(time.RFC3339) + ")"
+		}
+		return r.viewPooled(ctx, s, why), 0, err
 	}
 	held := r.Ledger.Allocation(s.key, s.owner.UID)
 	if held.Unreadable {
@@ -208,7 +213,16 @@ func (r *Reconciler) whyMissing(ctx context.Context, s *scope, missing int) *blo
 // viewPooled returns what is to be seen of a pooled BatchSandbox.
 func (r *Reconciler) viewPooled(_ context.Context, s *scope, why *blocked) view {
 	v := view{blocked: why}
+	unclear := map[string]bool{}
+	if s.memo.pending != nil {
+		for _, name := range s.memo.pending.grants {
+			unclear[name] = true
+		}
+	}
 	for _, h := range r.Ledger.Allocation(s.key, s.owner.UID).Held {
+		if unclear[h.Name] {
+			continue // claimed, and perhaps not handed over
+		}
 		v.allocated++
 		if h.Gone {
 			continue

@@ -92,6 +92,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if r.Ending != nil && r.Ending(req.Namespace) {
 		return ctrl.Result{}, nil
 	}
+	if err := r.Fresh(); err != nil {
+		// Another leader may know better: nothing of what it has done must be undone.
+		return ctrl.Result{}, fmt.Errorf("BatchSandbox %s: %w", req, err)
+	}
 	bs := &v1alpha1.BatchSandbox{}
 	err := r.Client.Get(ctx, req.NamespacedName, bs)
 	if apierrors.IsNotFound(err) {
@@ -99,10 +103,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("reading BatchSandbox %s: %w", req, err)
-	}
-	if err := r.Fresh(); err != nil {
-		// Another leader may know better, and its status must not be overwritten.
-		return ctrl.Result{}, fmt.Errorf("BatchSandbox %s: %w", req, err)
 	}
 	m := r.memory.of(req.NamespacedName, bs.UID)
 	bs, err = m.freshest(bs)
@@ -155,7 +155,7 @@ func (r *Reconciler) expire(ctx context.Context, s *scope, at time.Time) (ctrl.R
 	err := r.Client.Delete(ctx, s.bs, client.Preconditions{UID: &s.bs.UID, ResourceVersion: &s.bs.ResourceVersion})
 	switch {
 	case apierrors.IsConflict(err):
-		return ctrl.Result{RequeueAfter: conflictPause}, nil
+		return ctrl.Result{RequeueAfter: r.lookAgain(ctx, s)}, nil
 	case client.IgnoreNotFound(err) != nil:
 		return ctrl.Result{}, fmt.Errorf("deleting expired BatchSandbox %s: %w", s.owner, err)
 	case err == nil:

@@ -21,6 +21,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
 	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -289,7 +290,7 @@ func TestAClaimOfUnknownOutcome(t *testing.T) {
 func touched(w *world) {
 	bs := w.get("batch")
 	before := client.MergeFrom(bs.DeepCopy())
-	bs.Labels = map[string]string{"touched": "yes"}
+	bs.Labels = map[string]string{"touched": bs.Labels["touched"] + "yes"}
 	require.NoError(w.t, w.api.Patch(w.t.Context(), bs, before))
 }
 
@@ -325,6 +326,15 @@ func TestAnOldLeaseWritesAndDeletesNothing(t *testing.T) {
 	require.ErrorIs(t, err, w.fresh)
 	require.True(t, w.podExists(held[0]))
 	require.Len(t, w.get("batch").Status.Conditions, 1, "nor is the status written: another leader may know better")
+
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: "unseen-0", Labels: map[string]string{v1alpha1.LabelBatchSandboxName: "unseen"},
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: v1alpha1.KindBatchSandbox, Name: "unseen", UID: "u", Controller: ptr.To(true)}},
+	}}
+	require.NoError(t, w.api.Create(t.Context(), pod))
+	_, err = w.reconcile("unseen")
+	require.ErrorIs(t, err, w.fresh)
+	require.True(t, w.podExists("unseen-0"), "its owner may only be late in the cache")
 }
 
 func TestAStatusDoesNotOverwriteALaterVersion(t *testing.T) {
@@ -364,17 +374,90 @@ func TestAClaimThatStaysUnclearIsShownAndFenced(t *testing.T) {
 			_, err := w.reconcile("batch")
 			require.ErrorIs(t, err, errTimeout)
 			require.Contains(t, w.writes, "status batch")
+			require.Equal(t, v1alpha1.ReasonAllocationRefused, w.ready("batch").Reason)
+			require.Zero(t, w.get("batch").Status.Allocated, "nothing was handed over")
 			if done {
 				require.Zero(t, w.idle(), "the pods are the batch's")
 			} else {
 				require.Equal(t, 2, w.idle(), "the claim can no longer land")
+				for range 2 { // and so with the next claim
+					_, err := w.reconcile("batch")
+					require.ErrorIs(t, err, errTimeout)
+					w.clock.Step(pendingPatience)
+				}
+				require.Equal(t, 2, w.idle())
 			}
-			require.Equal(t, v1alpha1.ReasonAllocationRefused, w.ready("batch").Reason)
 			w.spoil = nil
 			w.mustReconcile("batch")
 			require.Equal(t, []string{"a", "b"}, w.holds("batch"))
 		})
 	}
+}
+
+func TestAFenceOfWhichNothingIsHeardCostsNoPod(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b"}, named("batch", 2), named("rival", 2))
+	w.spoil = func(write string, do func() error) error {
+		switch write {
+		case "patch batch":
+			return errTimeout
+		case "status batch":
+			_ = do()
+			return errTimeout
+		}
+		return do()
+	}
+	_, err := w.reconcile("batch")
+	require.ErrorIs(t, err, errTimeout)
+	w.clock.Step(pendingPatience)
+	_, err = w.reconcile("batch")
+	require.ErrorIs(t, err, errTimeout)
+	require.Zero(t, w.idle(), "the claim may be written")
+	w.spoil = nil
+	_, err = w.reconcile("batch")
+	require.Error(t, err, "it was not, and can no longer be")
+	require.Equal(t, 2, w.idle())
+}
+
+func TestAFenceThatMovesNothingIsNone(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+	w.spoil = func(write string, _ func() error) error {
+		if write == "patch batch" {
+			return errTimeout
+		}
+		return nil // the API server has left out all that was new
+	}
+	_, err := w.reconcile("batch")
+	require.ErrorIs(t, err, errTimeout)
+	w.clock.Step(pendingPatience)
+	_, err = w.reconcile("batch")
+	require.ErrorIs(t, err, errTimeout)
+	require.Contains(t, w.writes, "status batch")
+	require.Zero(t, w.idle(), "the claim can still land")
+}
+
+func TestAFullObjectIsToldByEventsOnce(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 1))
+	full := apierrors.NewInternalError(errors.New("etcdserver: request is too large"))
+	w.spoil = func(write string, do func() error) error {
+		if write == "status batch" {
+			return full
+		}
+		return do()
+	}
+	for range 5 {
+		w.mustReconcile("batch")
+		w.clock.Step(time.Minute)
+	}
+	require.Equal(t, []string{"status batch"}, w.writes)
+	require.Equal(t, []string{v1alpha1.ReasonPoolExhausted}, w.events())
+	touched(w)
+	w.mustReconcile("batch")
+	require.Len(t, w.writes, 2, "another version may have room")
+	require.Empty(t, w.events())
+	w.spoil = nil
+	touched(w)
+	w.mustReconcile("batch")
+	require.Equal(t, v1alpha1.ReasonPoolExhausted, w.ready("batch").Reason)
 }
 
 func TestAnObjectTooLargeForEtcdKeepsNothingBack(t *testing.T) {

@@ -1,6 +1,7 @@
 package batchsandbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -147,6 +148,9 @@ func (r *Reconciler) writeStatus(ctx context.Context, s *scope, v view) (time.Du
 		equality.Semantic.DeepEqual(want, *s.memo.sent) && equality.Semantic.DeepEqual(is, *s.memo.answered) {
 		return 0, nil
 	}
+	if s.memo.full == s.bs.ResourceVersion && !reasonsDiffer(s.memo.told, &want) {
+		return 0, nil // it would be refused again
+	}
 	urgent := reasonOf(&want) != reasonOf(&is) || tasksCompleted(&want) && !tasksCompleted(&is)
 	size := sizeOf(s.bs) + len(want.SucceededShards) + len(want.FailedShards)
 	if wait := s.memo.statusWritten.Add(writeInterval(size)).Sub(now); wait > 0 && !urgent {
@@ -157,22 +161,43 @@ func (r *Reconciler) writeStatus(ctx context.Context, s *scope, v view) (time.Du
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	err := r.Client.Status().Patch(ctx, answer, client.MergeFromWithOptions(s.bs, client.MergeFromWithOptimisticLock{}))
-	switch {
+	switch p := s.memo.pending; {
 	case apierrors.IsConflict(err):
-		return conflictPause, nil
+		return r.lookAgain(ctx, s), nil
 	case apiwrite.TooLarge(err): // the object is full: events say what its status cannot
-		s.memo.sent, s.memo.answered = &want, is.DeepCopy()
-		r.eventsOf(s.bs, &is, &want)
+		if reasonsDiffer(s.memo.told, &want) {
+			r.eventsOf(s.bs, cmp.Or(s.memo.told, &is), &want)
+		}
+		s.memo.full, s.memo.told = s.bs.ResourceVersion, &want
 		return 0, nil
 	case err != nil:
+		if p != nil && p.resourceVersion == s.bs.ResourceVersion {
+			p.fence = &want
+		}
 		return 0, client.IgnoreNotFound(fmt.Errorf("writing the status: %w", err))
-	}
-	if p := s.memo.pending; p != nil && p.resourceVersion == s.bs.ResourceVersion {
+	case p != nil && p.resourceVersion == s.bs.ResourceVersion && answer.ResourceVersion != p.resourceVersion:
 		r.rollback(s, p) // it was not done until now, and can no longer be
 	}
+	s.memo.told = nil
 	s.memo.latest, s.memo.sent, s.memo.answered, s.memo.statusWritten = answer, &want, answer.Status.DeepCopy(), now
 	r.eventsOf(s.bs, &is, &want)
 	return 0, nil
+}
+
+// lookAgain takes in what somebody else has made of the object, which the cache may show
+// late, and returns when to come back.
+func (r *Reconciler) lookAgain(ctx context.Context, s *scope) time.Duration {
+	live := &v1alpha1.BatchSandbox{}
+	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(s.bs), live); err == nil && live.UID == s.bs.UID {
+		s.memo.latest = live
+	}
+	return conflictPause
+}
+
+// reasonsDiffer says that users were not told this yet; nil is nothing.
+func reasonsDiffer(told, now *v1alpha1.BatchSandboxStatus) bool {
+	return told == nil || reasonOf(told) != reasonOf(now) ||
+		conditionReason(told, v1alpha1.ConditionTasksCompleted) != conditionReason(now, v1alpha1.ConditionTasksCompleted)
 }
 
 func reasonOf(status *v1alpha1.BatchSandboxStatus) string {

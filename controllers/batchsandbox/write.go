@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,6 +27,9 @@ type write struct {
 	// uncertain: it was sent and may have been done, or may still be; since when.
 	uncertain bool
 	since     time.Time
+	// fence is a status that was sent against it, and of which it is not known whether
+	// it was written.
+	fence *v1alpha1.BatchSandboxStatus
 
 	grants   []string // claimed by it
 	drops    []string // lost pods that it takes out
@@ -137,7 +141,7 @@ func (r *Reconciler) settle(ctx context.Context, s *scope, w *write, cause error
 		r.keepPending(s, w)
 		return fmt.Errorf("writing the allocation, to be repeated: %w", cause)
 	}
-	if w.uncertain {
+	if fenced := w.fence != nil && equality.Semantic.DeepEqual(live.Status, *w.fence); w.uncertain && !fenced {
 		r.abandon(s, w)
 	} else {
 		r.rollback(s, w)

@@ -164,7 +164,7 @@ func (x *Executor) container(pod *corev1.Pod, restarts bool) corev1.Container {
 	c := corev1.Container{
 		Name:          v1alpha1.ExecutorContainerName,
 		Image:         x.Image,
-		Args:          []string{"--clean-on-start"},
+		Args:          []string{executorapi.ArgRestartable},
 		RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
 		Ports:         []corev1.ContainerPort{{Name: v1alpha1.ExecutorContainerName, ContainerPort: v1alpha1.ExecutorPort}},
 		Resources:     executorResources(sandbox.Resources.Limits),

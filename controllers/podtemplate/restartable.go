@@ -10,6 +10,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	executorapi "github.com/opensandbox/operator/executor/api"
 )
 
 // holding capabilities let a sandbox change what a restart of its containers leaves.
@@ -42,7 +43,7 @@ func Restartable(pod *corev1.Pod) error {
 }
 
 func restartsAll(c *corev1.Container) bool {
-	return c.Name == v1alpha1.ExecutorContainerName && slices.Contains(c.Args, "--clean-on-start") &&
+	return c.Name == v1alpha1.ExecutorContainerName && slices.Contains(c.Args, executorapi.ArgRestartable) &&
 		ptr.Deref(c.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways && hasRestartAllRule(c)
 }
 

@@ -43,7 +43,8 @@ func TestAPodIsRestartedInPlaceOnlyWhereThatLeavesNothing(t *testing.T) {
 		"another container first": {func(s *corev1.PodSpec) {
 			s.InitContainers[0], s.InitContainers[1] = s.InitContainers[1], s.InitContainers[0]
 		}, "first init container"},
-		"an executor that does not clean": {func(s *corev1.PodSpec) { s.InitContainers[0].Args = nil }, "first init container"},
+		"an executor of a version that did not guard pause": {func(s *corev1.PodSpec) { s.InitContainers[0].Args = []string{"--clean-on-start"} }, "first init container"},
+		"an executor that does not clean":                   {func(s *corev1.PodSpec) { s.InitContainers[0].Args = nil }, "first init container"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -94,7 +94,7 @@ func aPod(ip string) *corev1.Pod {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "uid-p", Annotations: map[string]string{v1alpha1.AnnotationExecutorKey: "k"}},
 		Spec: corev1.PodSpec{
 			InitContainers: []corev1.Container{{
-				Name: v1alpha1.ExecutorContainerName, Args: []string{"--clean-on-start"}, RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
+				Name: v1alpha1.ExecutorContainerName, Args: []string{executorapi.ArgRestartable}, RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
 				RestartPolicyRules: []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}},
 			}},
 			Containers: []corev1.Container{{Name: "main"}},

@@ -16,6 +16,10 @@ const (
 	EnvPublicKeys = "OPENSANDBOX_EXECUTOR_PUBLIC_KEYS"
 	// EnvPodUID holds the pod's UID (downward API, metadata.uid).
 	EnvPodUID = "OPENSANDBOX_POD_UID"
+	// ArgRestartable makes the executor guard the pod's first process at its first start,
+	// and clean after a reset that asked for a restart. A pod whose executor has not got
+	// it, also by another name as from an earlier version, is not restarted in place.
+	ArgRestartable = "--restartable"
 	// DefaultStateDir is where the emptyDir with the records is mounted.
 	DefaultStateDir = "/var/lib/task-executor"
 	// RestartExitCode is what the executor's restart rule maps to

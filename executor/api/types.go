@@ -219,7 +219,7 @@ type Info struct {
 type RecycleState string
 
 const (
-	// RecycleOff: the executor runs without --clean-on-start.
+	// RecycleOff: the executor runs without ArgRestartable.
 	RecycleOff RecycleState = "Off"
 	// RecycleFirstStart: nothing was to be cleaned, the files were recorded.
 	RecycleFirstStart RecycleState = "FirstStart"
