@@ -161,7 +161,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, s *scope, v view) (time.Du
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	err := r.Client.Status().Patch(ctx, answer, client.MergeFromWithOptions(s.bs, client.MergeFromWithOptimisticLock{}))
-	switch p := s.memo.pending; {
+	switch {
 	case apierrors.IsConflict(err):
 		return r.lookAgain(ctx, s), nil
 	case apiwrite.TooLarge(err): // the object is full: events say what its status cannot
@@ -170,18 +170,28 @@ func (r *Reconciler) writeStatus(ctx context.Context, s *scope, v view) (time.Du
 		}
 		s.memo.full, s.memo.told = s.bs.ResourceVersion, &want
 		return 0, nil
-	case err != nil:
-		if p != nil && p.resourceVersion == s.bs.ResourceVersion {
-			p.fence = &want
-		}
+	}
+	r.fence(s, answer, err)
+	if err != nil {
 		return 0, client.IgnoreNotFound(fmt.Errorf("writing the status: %w", err))
-	case p != nil && p.resourceVersion == s.bs.ResourceVersion && answer.ResourceVersion != p.resourceVersion:
-		r.rollback(s, p) // it was not done until now, and can no longer be
 	}
 	s.memo.told = nil
 	s.memo.latest, s.memo.sent, s.memo.answered, s.memo.statusWritten = answer, &want, answer.Status.DeepCopy(), now
 	r.eventsOf(s.bs, &is, &want)
 	return 0, nil
+}
+
+// fence takes in what a status write, whose answer or error is given, means to an
+// allocation write of unknown outcome that has the same precondition.
+func (r *Reconciler) fence(s *scope, status *v1alpha1.BatchSandbox, err error) {
+	p := s.memo.pending
+	switch {
+	case p == nil || p.resourceVersion != s.bs.ResourceVersion:
+	case err != nil:
+		p.fence = status.Status.DeepCopy()
+	case status.ResourceVersion != p.resourceVersion:
+		r.rollback(s, p) // it was not done until now, and can no longer be
+	}
 }
 
 // lookAgain takes in what somebody else has made of the object, which the cache may show
