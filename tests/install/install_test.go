@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,14 +103,18 @@ func TestInstallUseAndRemove(t *testing.T) {
 	require.NotContains(t, left, "opensandbox")
 }
 
-// requireRefused sees that the API server reaches the webhook and trusts it.
+// requireRefused sees that the API server reaches the webhook and trusts it: soon after
+// the operator says that it is ready, because both learn of that by a watch.
 func requireRefused(t *testing.T, api client.Client, namespace string) {
 	t.Helper()
 	refused := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"contaners": []any{}}}}}}
 	refused.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(v1alpha1.KindBatchSandbox))
 	refused.SetNamespace(namespace)
 	refused.SetName("misspelt")
-	require.ErrorContains(t, api.Create(t.Context(), refused), `unknown field "spec.contaners"`)
+	eventually(t, func() bool {
+		err := api.Create(t.Context(), refused.DeepCopy(), client.DryRunAll)
+		return err != nil && strings.Contains(err.Error(), `unknown field "spec.contaners"`)
+	}, "the webhook is not asked")
 }
 
 // trusted returns the certificates that the API server takes from the webhook.
