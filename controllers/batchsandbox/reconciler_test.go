@@ -48,6 +48,8 @@ type world struct {
 	// write; do sends it.
 	spoil func(write string, do func() error) error
 	fresh error
+	// late, when set, is what the cache shows of the one BatchSandbox.
+	late *v1alpha1.BatchSandbox
 }
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
@@ -62,6 +64,13 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		Build()
 	w.Reconciler = &Reconciler{
 		Client: interceptor.NewClient(w.api, interceptor.Funcs{
+			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+				if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && w.late != nil {
+					w.late.DeepCopyInto(bs)
+					return nil
+				}
+				return c.Get(ctx, key, obj, opts...)
+			},
 			Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
 				return w.send("patch "+obj.GetName(), func() error { return c.Patch(ctx, obj, patch, opts...) })
 			},
@@ -352,6 +361,16 @@ func TestAStatusDoesNotOverwriteALaterVersion(t *testing.T) {
 	require.Equal(t, v1alpha1.ReasonAllReady, w.ready("batch").Reason)
 }
 
+func TestAConflictIsNoLoopWhileTheCacheIsLate(t *testing.T) {
+	w := newWorld(t, named("batch", 0))
+	w.late = w.get("batch")
+	touched(w)
+	require.Equal(t, conflictPause, w.mustReconcile("batch").RequeueAfter)
+	require.Zero(t, w.mustReconcile("batch").RequeueAfter)
+	require.Equal(t, []string{"status batch", "status batch"}, w.writes)
+	require.Equal(t, v1alpha1.ReasonAllReady, w.ready("batch").Reason)
+}
+
 func TestAClaimThatStaysUnclearIsShownAndFenced(t *testing.T) {
 	for name, done := range map[string]bool{"it was done": true, "it was lost": false} {
 		t.Run(name, func(t *testing.T) {
@@ -491,21 +510,29 @@ func TestAnObjectTooLargeForEtcdKeepsNothingBack(t *testing.T) {
 	}
 }
 
-func TestABatchThatIsBeingDeletedWaitsForNothing(t *testing.T) {
-	w := newPooledWorld(t, []string{"a"}, named("batch", 3))
-	w.mustReconcile("batch")
-	w.observe("b")
-	require.Zero(t, w.idle(), "the batch comes first")
-	w.spoil = func(write string, do func() error) error {
-		if write == "delete a" {
-			return errTimeout
-		}
-		return do()
+func TestABatchThatIsDeletedWaitsForNothing(t *testing.T) {
+	for name, gone := range map[string]bool{"it is being deleted": false, "somebody took its finalizers": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 3))
+			w.mustReconcile("batch")
+			w.observe("b")
+			require.Zero(t, w.idle(), "the batch comes first")
+			w.spoil = func(write string, do func() error) error {
+				if write == "delete a" {
+					return errTimeout
+				}
+				return do()
+			}
+			bs := w.get("batch")
+			require.NoError(t, w.api.Delete(t.Context(), bs))
+			if gone {
+				require.NoError(t, w.api.Patch(t.Context(), bs, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
+			}
+			_, err := w.reconcile("batch")
+			require.ErrorIs(t, err, errTimeout)
+			require.Equal(t, 1, w.idle())
+		})
 	}
-	require.NoError(t, w.api.Delete(t.Context(), w.get("batch")))
-	_, err := w.reconcile("batch")
-	require.ErrorIs(t, err, errTimeout)
-	require.Equal(t, 1, w.idle())
 }
 
 func TestALostPodIsReplacedAtItsShardInOneWrite(t *testing.T) {

@@ -216,16 +216,15 @@ func (s *standIn) status(key string) string {
 // spins waits until its main thread has made its last system call.
 func (s *standIn) spins() {
 	s.t.Helper()
-	used := func() (nanoseconds int64) {
+	used := func() (cpu time.Duration) {
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", s.pid))
 		require.NoError(s.t, err)
-		_, err = fmt.Sscan(string(data), &nanoseconds)
+		_, err = fmt.Sscan(string(data), (*int64)(&cpu))
 		require.NoError(s.t, err)
-		return nanoseconds
+		return cpu
 	}
-	for before := used(); used() < before+int64(100*time.Millisecond); {
-		time.Sleep(time.Millisecond)
-	}
+	before := used()
+	require.Eventually(s.t, func() bool { return used() >= before+100*time.Millisecond }, testPatience, time.Millisecond)
 }
 
 // undumpable is what anybody can see of it.

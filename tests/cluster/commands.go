@@ -198,8 +198,11 @@ func build(ctx context.Context, args []string) error {
 // cluster that serves other tests without.
 func networkPolicies(ctx context.Context, args []string) error {
 	const name = "network-policies"
-	if len(args) == 0 || args[0] != "on" && args[0] != "off" {
+	if len(args) == 0 {
 		return errors.New(name + ": say on or off")
+	}
+	if args[0] != "on" && args[0] != "off" {
+		return fmt.Errorf("%s: %q is neither on nor off", name, args[0])
 	}
 	c, err := newOptions(name).openStarted(args[1:])
 	if err != nil {

@@ -359,19 +359,25 @@ func TestBadInputIsRefusedByTheAPIServer(t *testing.T) {
 }
 
 func TestAHeldPodThatIsHiddenFromTheOperatorIsNotLentAgain(t *testing.T) {
-	ns := newNamespace(t)
-	newPool(t, ns, 1, 3)
-	bs := pooled(ns, "batch", 1)
-	require.NoError(t, api.Create(t.Context(), bs))
-	until(t, bs, ready(1))
-	first := held(t, bs)[0]
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: first}}
-	require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
-	before := client.MergeFrom(pod.DeepCopy())
-	delete(pod.Labels, v1alpha1.LabelManagedBy)
-	require.NoError(t, api.Patch(t.Context(), pod, before))
-	gone(t, pod)
-	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return ready(1)(bs) && held(t, bs)[0] != first })
+	for name, when := range map[string]func(*testing.T, func()){
+		"while the operator runs":    func(_ *testing.T, hide func()) { hide() },
+		"while the operator is down": whileDown,
+	} {
+		t.Run(name, func(t *testing.T) {
+			ns := newNamespace(t)
+			newPool(t, ns, 1, 3)
+			bs := pooled(ns, "batch", 1)
+			require.NoError(t, api.Create(t.Context(), bs))
+			until(t, bs, ready(1))
+			first := held(t, bs)[0]
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: first}}
+			when(t, func() {
+				change(t, pod, func(pod *corev1.Pod) { delete(pod.Labels, v1alpha1.LabelManagedBy) })
+			})
+			gone(t, pod)
+			until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return ready(1)(bs) && held(t, bs)[0] != first })
+		})
+	}
 }
 
 func TestAnAllocationThatDoesNotFitClaimsNothing(t *testing.T) {

@@ -170,18 +170,3 @@ func TestAPatchMovesTheVersionOfNoOtherUIDAndOnlyWithAChange(t *testing.T) {
 		require.ErrorContains(t, err, "metadata.uid")
 	})
 }
-
-func TestAHeldPodThatIsHiddenWhileTheOperatorIsDownIsReplaced(t *testing.T) {
-	ns := newNamespace(t)
-	newPool(t, ns, 1, 3)
-	bs := pooled(ns, "batch", 1)
-	require.NoError(t, api.Create(t.Context(), bs))
-	until(t, bs, ready(1))
-	first := held(t, bs)[0]
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: first}}
-	whileDown(t, func() {
-		change(t, pod, func(pod *corev1.Pod) { delete(pod.Labels, v1alpha1.LabelManagedBy) })
-	})
-	gone(t, pod)
-	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return ready(1)(bs) && held(t, bs)[0] != first })
-}
