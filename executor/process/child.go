@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/procstat"
 	"github.com/opensandbox/operator/executor/store"
 )
 
@@ -132,8 +133,8 @@ func (e *Executor) startSupervisor(cmd *exec.Cmd, ch *child) error {
 		return err
 	}
 	ch.process = store.Process{PID: cmd.Process.Pid}
-	if s, err := readStat(cmd.Process.Pid); err == nil {
-		ch.process = s.identity()
+	if s, err := procstat.Read(cmd.Process.Pid); err == nil {
+		ch.process = identity(s)
 	}
 	e.supervisors[cmd.Process.Pid] = true
 	return nil

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox/operator/executor/procstat"
 )
 
 // ErrContainerNotFound says that no process of the sandbox container is to be
@@ -41,10 +43,10 @@ func openContainer(id string) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	var first *stat
+	var first *procstat.Stat
 	var firstDir *os.File
 	for i, s := range all {
-		if s.zombie() || first != nil && !older(s, *first) {
+		if s.Zombie() || first != nil && !older(s, *first) {
 			continue
 		}
 		dir, err := openMember(s, id)
@@ -62,29 +64,29 @@ func openContainer(id string) (*container, error) {
 	defer firstDir.Close()
 	c, err := readContainer(firstDir)
 	if err != nil {
-		return nil, fmt.Errorf("process %d of the sandbox container: %w", first.pid, err)
+		return nil, fmt.Errorf("process %d of the sandbox container: %w", first.PID, err)
 	}
-	c.pid = first.pid
+	c.pid = first.PID
 	return c, nil
 }
 
 // older compares by start time, since pids wrap around; within one tick of the
 // clock the lower pid is the older.
-func older(a, b stat) bool {
-	if a.startTime != b.startTime {
-		return a.startTime < b.startTime
+func older(a, b procstat.Stat) bool {
+	if a.StartTime != b.StartTime {
+		return a.StartTime < b.StartTime
 	}
-	return a.pid < b.pid
+	return a.PID < b.PID
 }
 
 // openMember opens /proc/PID if that process is in the container. The directory
 // stands for this very process: it is empty once that has ended.
-func openMember(s stat, id string) (*os.File, error) {
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d", s.pid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+func openMember(s procstat.Stat, id string) (*os.File, error) {
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d", s.PID), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	dir := os.NewFile(uintptr(fd), fmt.Sprintf("/proc/%d", s.pid))
+	dir := os.NewFile(uintptr(fd), fmt.Sprintf("/proc/%d", s.PID))
 	groups, err := readAt(dir, "cgroup", 64<<10)
 	if err == nil && !inContainer(string(groups), id) {
 		err = ErrContainerNotFound

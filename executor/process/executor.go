@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/procstat"
 	"github.com/opensandbox/operator/executor/store"
 )
 
@@ -137,14 +138,14 @@ func killWithDescendants(p store.Process) error {
 	if p.PID == 0 {
 		return nil
 	}
-	return kill(func() ([]stat, error) {
+	return kill(func() ([]procstat.Stat, error) {
 		all, err := allProcesses()
 		if err != nil {
 			return nil, err
 		}
-		found := below(all, func(s stat) bool { return s.identity() == p })
+		found := below(all, func(s procstat.Stat) bool { return identity(s) == p })
 		for _, s := range all {
-			if s.identity() == p && !s.dead() {
+			if identity(s) == p && !s.Dead() {
 				found = append(found, s)
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox/operator/executor/procstat"
 )
 
 // BecomeSubreaper makes orphans of this process's descendants its own children.
@@ -58,7 +60,7 @@ func (e *Executor) killOrphans() error {
 }
 
 // liveOrphans is the tree of the orphans and their descendants.
-func (e *Executor) liveOrphans() ([]stat, error) {
+func (e *Executor) liveOrphans() ([]procstat.Stat, error) {
 	processes, err := allProcesses()
 	if err != nil {
 		return nil, err
@@ -66,7 +68,7 @@ func (e *Executor) liveOrphans() ([]stat, error) {
 	isOrphan := e.orphanTest()
 	found := below(processes, isOrphan)
 	for _, s := range processes {
-		if isOrphan(s) && !s.dead() {
+		if isOrphan(s) && !s.Dead() {
 			found = append(found, s)
 		}
 	}
@@ -80,8 +82,8 @@ func (e *Executor) reapOrphans() error {
 	}
 	isOrphan := e.orphanTest()
 	for _, s := range processes {
-		if isOrphan(s) && s.dead() {
-			_, _ = unix.Wait4(s.pid, nil, unix.WNOHANG, nil)
+		if isOrphan(s) && s.Dead() {
+			_, _ = unix.Wait4(s.PID, nil, unix.WNOHANG, nil)
 		}
 	}
 	return nil
@@ -89,14 +91,14 @@ func (e *Executor) reapOrphans() error {
 
 // orphanTest asks, process by process and under the lock, whether a child is
 // known, so that it never meets a supervisor between its fork and its entry.
-func (e *Executor) orphanTest() func(stat) bool {
+func (e *Executor) orphanTest() func(procstat.Stat) bool {
 	me := os.Getpid()
-	return func(s stat) bool {
-		if s.parent != me {
+	return func(s procstat.Stat) bool {
+		if s.Parent != me {
 			return false
 		}
 		e.supervisorsMu.Lock()
 		defer e.supervisorsMu.Unlock()
-		return !e.supervisors[s.pid]
+		return !e.supervisors[s.PID]
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
 
 func TestInContainer(t *testing.T) {
@@ -44,23 +43,6 @@ func TestParseEnviron(t *testing.T) {
 		{"no name", "=x\x00", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) { assert.Equal(t, c.want, parseEnviron([]byte(c.data))) })
-	}
-}
-
-func TestParseStat(t *testing.T) {
-	line := "12 (a) R 1 (x)) S 7 12 12 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1 1"
-	s, err := parseStat(12, []byte(line))
-	require.NoError(t, err)
-	assert.Equal(t, stat{pid: 12, parent: 7, state: 'S', threads: 1, startTime: 4711}, s)
-	assert.False(t, s.dead())
-	for threads, dead := range map[string]bool{"0": true, "1": true, "2": false} {
-		s, err := parseStat(12, []byte(strings.Replace(strings.Replace(line, ") S", ") Z", 1), " 20 0 1 ", " 20 0 "+threads+" ", 1)))
-		require.NoError(t, err)
-		assert.Equal(t, dead, s.dead(), "%s threads", threads)
-	}
-	for _, bad := range []string{"", "12 (a", "12 (a) S 7", "12 (a) S x " + strings.Repeat("0 ", 20)} {
-		_, err := parseStat(12, []byte(bad))
-		assert.Error(t, err, bad)
 	}
 }
 

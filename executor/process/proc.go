@@ -1,71 +1,24 @@
 package process
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/opensandbox/operator/executor/procstat"
 	"github.com/opensandbox/operator/executor/store"
 )
 
-// stat is what is needed of /proc/PID/stat.
-type stat struct {
-	pid, parent int
-	state       byte // of the main thread
-	threads     int
-	startTime   uint64
-}
-
-// zombie says that the main thread has ended: others may go on.
-func (s stat) zombie() bool { return s.state == 'Z' || s.state == 'X' }
-
-// dead says that no thread lives. What is left of it waits for its parent, or for
-// whoever traces it.
-func (s stat) dead() bool { return s.zombie() && s.threads <= 1 }
-
-func (s stat) identity() store.Process { return store.Process{PID: s.pid, StartTime: s.startTime} }
-
-func readStat(pid int) (stat, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return stat{}, err
-	}
-	return parseStat(pid, data)
-}
-
-// parseStat skips the command's name, which may hold anything, also ") R 1".
-func parseStat(pid int, data []byte) (stat, error) {
-	end := bytes.LastIndexByte(data, ')')
-	if end < 0 {
-		return stat{}, errors.New("malformed stat")
-	}
-	fields := strings.Fields(string(data[end+1:]))
-	if len(fields) < 20 || len(fields[0]) != 1 {
-		return stat{}, errors.New("malformed stat")
-	}
-	parent, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return stat{}, errors.New("malformed stat")
-	}
-	threads, err := strconv.Atoi(fields[17])
-	if err != nil {
-		return stat{}, errors.New("malformed stat")
-	}
-	start, err := strconv.ParseUint(fields[19], 10, 64)
-	if err != nil {
-		return stat{}, errors.New("malformed stat")
-	}
-	return stat{pid: pid, parent: parent, state: fields[0][0], threads: threads, startTime: start}, nil
+func identity(s procstat.Stat) store.Process {
+	return store.Process{PID: s.PID, StartTime: s.StartTime}
 }
 
 // allProcesses lists every process that can be seen.
-func allProcesses() ([]stat, error) {
+func allProcesses() ([]procstat.Stat, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
@@ -75,13 +28,13 @@ func allProcesses() ([]stat, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]stat, 0, len(names))
+	all := make([]procstat.Stat, 0, len(names))
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
 			continue
 		}
-		if s, err := readStat(pid); err == nil { // else it is gone
+		if s, err := procstat.Read(pid); err == nil { // else it is gone
 			all = append(all, s)
 		}
 	}
@@ -90,25 +43,25 @@ func allProcesses() ([]stat, error) {
 
 // below returns the live descendants of those processes that isRoot accepts,
 // without these.
-func below(all []stat, isRoot func(stat) bool) []stat {
-	children := make(map[int][]stat, len(all))
-	var queue []stat
+func below(all []procstat.Stat, isRoot func(procstat.Stat) bool) []procstat.Stat {
+	children := make(map[int][]procstat.Stat, len(all))
+	var queue []procstat.Stat
 	for _, s := range all {
-		children[s.parent] = append(children[s.parent], s)
+		children[s.Parent] = append(children[s.Parent], s)
 		if isRoot(s) {
 			queue = append(queue, s)
 		}
 	}
-	var found []stat
+	var found []procstat.Stat
 	seen := map[int]bool{}
 	for len(queue) > 0 {
-		for _, child := range children[queue[0].pid] {
-			if seen[child.pid] {
+		for _, child := range children[queue[0].PID] {
+			if seen[child.PID] {
 				continue
 			}
-			seen[child.pid] = true
+			seen[child.PID] = true
 			queue = append(queue, child)
-			if !child.dead() {
+			if !child.Dead() {
 				found = append(found, child)
 			}
 		}
@@ -118,37 +71,37 @@ func below(all []stat, isRoot func(stat) bool) []stat {
 }
 
 // tree lists the live processes that are to be ended together.
-type tree func() ([]stat, error)
+type tree func() ([]procstat.Stat, error)
 
 // descendantsOf is the tree below one process, for as long as that lives.
 func descendantsOf(root store.Process) tree {
-	return func() ([]stat, error) {
+	return func() ([]procstat.Stat, error) {
 		all, err := allProcesses()
 		if err != nil {
 			return nil, err
 		}
-		return below(all, func(s stat) bool { return s.identity() == root }), nil
+		return below(all, func(s procstat.Stat) bool { return identity(s) == root }), nil
 	}
 }
 
 // signalProcess signals exactly the process that was seen, not another one that
 // got its pid since.
-func signalProcess(s stat, signal unix.Signal) error {
-	fd, err := unix.PidfdOpen(s.pid, 0)
+func signalProcess(s procstat.Stat, signal unix.Signal) error {
+	fd, err := unix.PidfdOpen(s.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	if err == nil {
 		defer unix.Close(fd)
 	}
-	now, statErr := readStat(s.pid)
-	if statErr != nil || now.startTime != s.startTime {
+	now, statErr := procstat.Read(s.PID)
+	if statErr != nil || now.StartTime != s.StartTime {
 		return nil
 	}
 	if err == nil {
 		err = unix.PidfdSendSignal(fd, signal, nil, 0)
 	} else { // no pidfd here (gVisor, an old seccomp profile)
-		err = unix.Kill(s.pid, signal)
+		err = unix.Kill(s.PID, signal)
 	}
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -222,10 +175,10 @@ func kill(t tree) error {
 		stuck := now.Sub(begin) > killLimit
 		for _, s := range members {
 			if err := signalProcess(s, unix.SIGKILL); err != nil {
-				return fmt.Errorf("kill process %d: %w", s.pid, err)
+				return fmt.Errorf("kill process %d: %w", s.PID, err)
 			}
-			if since, again := killed[s.identity()]; !again {
-				killed[s.identity()] = now
+			if since, again := killed[identity(s)]; !again {
+				killed[identity(s)] = now
 			} else if now.Sub(since) > killPatience {
 				stuck = true
 			}
@@ -238,7 +191,7 @@ func kill(t tree) error {
 }
 
 // stopAll stops processes until a look finds no new one.
-func stopAll(t tree, deadline time.Time) ([]stat, error) {
+func stopAll(t tree, deadline time.Time) ([]procstat.Stat, error) {
 	stopped := map[store.Process]bool{}
 	for {
 		members, err := t()
@@ -247,8 +200,8 @@ func stopAll(t tree, deadline time.Time) ([]stat, error) {
 		}
 		fresh := false
 		for _, s := range members {
-			if !stopped[s.identity()] {
-				stopped[s.identity()], fresh = true, true
+			if !stopped[identity(s)] {
+				stopped[identity(s)], fresh = true, true
 				_ = signalProcess(s, unix.SIGSTOP)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/opensandbox/operator/executor/procstat"
 	"github.com/opensandbox/operator/executor/store"
 )
 
@@ -74,7 +75,7 @@ func awaitDryRun(child *child) error {
 			}
 		case <-deadline.C:
 			p := store.Process{PID: child.process.PID, StartTime: child.process.StartTime}
-			_ = signalProcess(stat{pid: p.PID, startTime: p.StartTime}, unix.SIGKILL)
+			_ = signalProcess(procstat.Stat{PID: p.PID, StartTime: p.StartTime}, unix.SIGKILL)
 			return fmt.Errorf("no answer within %v", startPatience)
 		}
 	}

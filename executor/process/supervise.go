@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/procstat"
 	"github.com/opensandbox/operator/executor/store"
 )
 
@@ -67,8 +68,8 @@ func Supervise() int {
 		return 0
 	}
 	started := store.Process{PID: first}
-	if s, err := readStat(first); err == nil { // it is not reaped yet, so it is there
-		started = s.identity()
+	if s, err := procstat.Read(first); err == nil { // it is not reaped yet, so it is there
+		started = identity(s)
 	}
 	_ = tell.Encode(event{Started: &started})
 	reap(first, func(e exit) { _ = tell.Encode(event{Exited: &e}) })
@@ -148,9 +149,9 @@ func reap(first int, ended func(exit)) {
 
 func dieWithExecutor(socket *os.File) {
 	_, _ = io.Copy(io.Discard, socket)
-	me, err := readStat(os.Getpid())
+	me, err := procstat.Read(os.Getpid())
 	if err == nil {
-		for kill(descendantsOf(me.identity())) != nil {
+		for kill(descendantsOf(identity(me))) != nil {
 			time.Sleep(time.Second)
 		}
 	}

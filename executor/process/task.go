@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/procstat"
 	"github.com/opensandbox/operator/executor/store"
 )
 
@@ -227,7 +228,7 @@ func (r *run) settle() {
 
 func (r *run) killSupervisor() error {
 	p := r.child.process
-	return signalProcess(stat{pid: p.PID, startTime: p.StartTime}, unix.SIGKILL)
+	return signalProcess(procstat.Stat{PID: p.PID, StartTime: p.StartTime}, unix.SIGKILL)
 }
 
 // releaseOutputs closes the outputs when the supervisor has ended by itself:

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/opensandbox/operator/executor/procstat"
 	"github.com/opensandbox/operator/executor/store"
 	"github.com/opensandbox/operator/executor/undump"
 )
@@ -175,20 +176,11 @@ func (f First) look() (firstRecord, error) {
 	if err != nil {
 		return firstRecord{}, fmt.Errorf("look at the node's boot: %w", err)
 	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", f.PID))
+	process, err := procstat.Read(f.PID)
 	if err != nil {
 		return firstRecord{}, fmt.Errorf("look at its start: %w", err)
 	}
-	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	const startTime = 22 - 3 // the third field is the first after the name
-	if len(fields) <= startTime {
-		return firstRecord{}, errors.New("look at its start: malformed stat")
-	}
-	r := firstRecord{Boot: strings.TrimSpace(string(boot))}
-	if r.StartTime, err = strconv.ParseUint(fields[startTime], 10, 64); err != nil {
-		return firstRecord{}, fmt.Errorf("look at its start: %w", err)
-	}
-	return r, nil
+	return firstRecord{Boot: strings.TrimSpace(string(boot)), StartTime: process.StartTime}, nil
 }
 
 func (f First) read(stateDir string) (firstRecord, error) {

@@ -1,7 +1,6 @@
 package recycle
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -27,22 +26,6 @@ func refuseNodeIPC(link string) error {
 		return errors.New("the pod shares the node's IPC namespace")
 	}
 	return nil
-}
-
-// parentOf also says whether no thread of the process lives any more.
-func parentOf(pid int) (parent int, dead bool, err error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, false, err
-	}
-	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	if len(fields) < 18 || len(fields[0]) != 1 {
-		return 0, false, fmt.Errorf("process %d: malformed stat", pid)
-	}
-	parent, err = strconv.Atoi(fields[1])
-	// A main thread that has ended says nothing of the others; the last one counts as 1.
-	zombie := fields[0] == "Z" || fields[0] == "X"
-	return parent, zombie && (fields[17] == "0" || fields[17] == "1"), err
 }
 
 func emptyDir(dir string) error {

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/procstat"
 	"github.com/opensandbox/operator/executor/store"
 )
 
@@ -161,11 +162,11 @@ func others() ([]int, error) {
 	mine := []int{1}
 	for pid := os.Getpid(); pid > 1; {
 		mine = append(mine, pid)
-		parent, _, err := parentOf(pid)
+		s, err := procstat.Read(pid)
 		if err != nil {
 			return nil, err
 		}
-		pid = parent
+		pid = s.Parent
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -177,7 +178,7 @@ func others() ([]int, error) {
 		if err != nil || slices.Contains(mine, pid) {
 			continue
 		}
-		if _, dead, err := parentOf(pid); err == nil && !dead {
+		if s, err := procstat.Read(pid); err == nil && !s.Dead() {
 			pids = append(pids, pid)
 		}
 	}
