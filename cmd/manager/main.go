@@ -58,6 +58,7 @@ type options struct {
 	burst, refillBurst                  int
 	webhookPort                         int
 	webhookCertDir                      string
+	logging                             zap.Options
 }
 
 func (o *options) bind(fs *flag.FlagSet) {
@@ -81,15 +82,14 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.IntVar(&o.refillBurst, "refill-burst", 200, "Pods that pools may create beyond refill-qps for a moment.")
 	fs.IntVar(&o.webhookPort, "webhook-port", 0, "Port of the admission webhooks; 0 turns them off.")
 	fs.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "Directory with the webhooks' tls.crt and tls.key. Empty: the operator makes and rotates a certificate itself, in POD_NAMESPACE.")
+	o.logging.BindFlags(fs)
 }
 
 func main() {
 	var o options
 	o.bind(flag.CommandLine)
-	logging := zap.Options{}
-	logging.BindFlags(flag.CommandLine)
 	flag.Parse()
-	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&o.logging)))
 	if err := run(ctrl.SetupSignalHandler(), &o); err != nil {
 		ctrl.Log.Error(err, "the operator ends")
 		os.Exit(1)

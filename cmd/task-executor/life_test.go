@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox/operator/executor/api"
-	"github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
 )
 
@@ -32,7 +31,7 @@ func TestTheOutputReadsAsTheTaskPrintedIt(t *testing.T) {
 
 func TestAnExecutorThatIsKilledAndComesBack(t *testing.T) {
 	e := newExecutor(t)
-	e.startTask("ended", e.request("sh", "-c", "echo kept; exit 5"))
+	e.startTask("ended", e.request("sh", "-c", "echo kept >&2; exit 5"))
 	ended := e.awaitTask("ended")
 	e.startTask("running", e.request("sh", "-c", "(setsid sleep 730173017301 &); exec sleep 730173017301"))
 	require.Eventually(t, func() bool { return processes(t, "730173017301") > 1 }, patience, patience/1000)
@@ -42,12 +41,8 @@ func TestAnExecutorThatIsKilledAndComesBack(t *testing.T) {
 	require.Eventually(t, func() bool { return processes(t, "730173017301") == 0 }, patience, patience/1000, "its tasks die with it")
 
 	e.start()
-	got, err := e.Get(t.Context(), e.target, "ended")
-	require.NoError(t, err)
-	assert.Equal(t, ended, got)
-	log, err := e.Logs(t.Context(), e.target, "ended", "stdout", 100)
-	require.NoError(t, err)
-	assert.Equal(t, "kept\n", string(log))
+	assert.Equal(t, ended, e.awaitTask("ended"))
+	assert.Equal(t, "kept", ended.Message)
 	lost := e.awaitTask("running")
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
 	assert.Nil(t, lost.ExitCode)
@@ -150,8 +145,9 @@ func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, http.StatusUnauthorized, response.StatusCode)
 	assert.JSONEq(t, `{"type":"about:blank","title":"Unauthorized","status":401}`, string(said), "nothing else is said")
-	_, err = e.Get(t.Context(), e.target, "b")
-	assert.True(t, client.IsNotFound(err), "nothing ran")
+	list, err = e.List(t.Context(), e.target, api.Cursor{}, 0)
+	require.NoError(t, err)
+	assert.Empty(t, list.Tasks, "nothing ran")
 }
 
 func TestATaskThatFillsItsMemoryLimit(t *testing.T) {

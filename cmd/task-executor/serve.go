@@ -45,7 +45,7 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 		info.Recycle = recycle.ThisPod().AtStart(o.stateDir)
 	}
 	executor, err := process.Open(process.Config{
-		Store: records, LogBytes: o.logBytes, MaxTasks: o.maxTasks,
+		Store: records, MaxTasks: o.maxTasks,
 		Stdout: echoOut, Stderr: echoErr, Log: log,
 	})
 	if err != nil {

@@ -110,7 +110,7 @@ func (k *known) miss(now time.Time, ready bool) {
 // refused says whether an error is an executor's own answer, and takes it in.
 func (k *known) refused(err error, now time.Time) bool {
 	switch executorclient.Reason(err) {
-	case executorapi.ProblemContainerNotFound, executorapi.ProblemTooManyTasks, executorapi.ProblemStopping,
+	case executorapi.ProblemContainerNotFound, executorapi.ProblemTooManyTasks,
 		executorapi.ProblemResetting, executorapi.ProblemInternal:
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
 		k.fail("Refused", err.Error())

@@ -57,6 +57,3 @@ const (
 
 // TaskPath is the path of one task.
 func TaskPath(id string) string { return TasksPath + "/" + url.PathEscape(id) }
-
-// LogsPath is the path of a task's logs.
-func LogsPath(id string) string { return TaskPath(id) + "/logs" }

@@ -125,8 +125,6 @@ const (
 type Task struct {
 	ID    string    `json:"id"`
 	State TaskState `json:"state"`
-	// Stopping is true once the task was asked to be deleted.
-	Stopping bool `json:"stopping,omitempty"`
 	// ExitCode of the first process; 128 + signal if a signal ended it, 126, 127
 	// or 128 if it could not start. Absent while it runs and where unknown.
 	ExitCode *int32 `json:"exitCode,omitempty"`
@@ -261,7 +259,6 @@ const (
 	ProblemNotFound          = "NotFound"
 	ProblemMethod            = "MethodNotAllowed"
 	ProblemSpecDiffers       = "SpecDiffers"
-	ProblemStopping          = "Stopping"
 	ProblemResetting         = "Resetting"
 	ProblemTooManyTasks      = "TooManyTasks"
 	ProblemContainerNotFound = "ContainerNotFound"

@@ -22,20 +22,15 @@ import (
 // What Start refuses with, besides ErrContainerNotFound.
 var (
 	ErrSpecDiffers  = errors.New("there is a task of this id with another spec")
-	ErrStopping     = errors.New("the task of this id is being deleted")
 	ErrTooManyTasks = errors.New("there are as many tasks as this executor takes")
 	ErrResetting    = errors.New("the executor is being reset")
 	// ErrAnotherLife refuses what was meant for the time before a reset.
 	ErrAnotherLife = errors.New("the executor was reset since")
 )
 
-// ErrRemain is what Stop and Reset fail with when processes outlive SIGKILL.
-var ErrRemain = errRemain
-
 // Config of an Executor. All fields are required.
 type Config struct {
 	Store    *store.Store
-	LogBytes int64
 	MaxTasks int
 	// Stdout and Stderr get every line that tasks print.
 	Stdout, Stderr io.Writer
@@ -165,8 +160,6 @@ func (e *Executor) Start(ctx context.Context, bootID, id string, request api.Tas
 		err = ErrAnotherLife
 	case e.resetting:
 		err = ErrResetting
-	case found && t.attempt != nil:
-		err = ErrStopping
 	case found && t.record.Spec != nil && !t.record.Spec.Equal(request.Spec):
 		err = ErrSpecDiffers
 	case !found && len(e.tasks) >= e.MaxTasks:
@@ -188,17 +181,6 @@ func (e *Executor) Start(ctx context.Context, bootID, id string, request api.Tas
 	e.tasksMu.Lock()
 	defer e.tasksMu.Unlock()
 	return t.record.Task, !found, t.startErr
-}
-
-// Get returns one task.
-func (e *Executor) Get(id string) (api.Task, bool) {
-	e.tasksMu.Lock()
-	defer e.tasksMu.Unlock()
-	t, found := e.tasks[id]
-	if !found {
-		return api.Task{}, false
-	}
-	return t.record.Task, true
 }
 
 // Wait returns all tasks as soon as they differ from what a client saw at the
@@ -228,26 +210,12 @@ func (e *Executor) list() (api.TaskList, <-chan struct{}) {
 	return list, e.changed
 }
 
-// change applies a change to what clients see.
+// change applies a change to what clients see, and tells those who wait.
 func (e *Executor) change(apply func()) {
 	e.tasksMu.Lock()
 	defer e.tasksMu.Unlock()
 	apply()
-	e.changedNow()
-}
-
-// changedNow tells clients of a change. The lock is held.
-func (e *Executor) changedNow() {
 	e.version++
 	close(e.changed)
 	e.changed = make(chan struct{})
-}
-
-// Logs returns the last bytes of an output of a task.
-func (e *Executor) Logs(id string, stream store.Stream, tail int64) (data []byte, found bool, err error) {
-	if _, found := e.Get(id); !found {
-		return nil, false, nil
-	}
-	data, err = e.Store.ReadLog(id, stream, tail)
-	return data, true, err
 }

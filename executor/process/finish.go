@@ -35,10 +35,7 @@ func (t *task) finish(state api.TaskState, describe func(*api.Task)) {
 	if err != nil {
 		t.e.log.Error("The end of a task could not be recorded", "task", t.id, "error", err)
 	}
-	t.update(func(r *store.Record) {
-		record.Task.Stopping = r.Task.Stopping
-		*r = record
-	})
+	t.update(func(r *store.Record) { *r = record })
 	t.e.log.Info("A task ended", "task", t.id, "state", state, "reason", record.Task.Reason)
 }
 
@@ -93,12 +90,9 @@ func (t *task) finishUnstarted(f *startError) {
 
 // lastWords is the end of the task's stderr, or a sentence where it is silent.
 func (t *task) lastWords(r *run, reason string) string {
-	if len(r.logs) == 2 {
-		// A few more bytes, since those of half a character are cut off.
-		if tail, err := r.logs[1].Tail(api.MaxMessageBytes); err == nil {
-			if said := lastBytes(strings.TrimRight(string(tail), "\n")); said != "" {
-				return said
-			}
+	if r.stderr != nil { // not before its output could be read
+		if said := lastBytes(strings.TrimRight(r.stderr.tail(), "\n")); said != "" {
+			return said
 		}
 	}
 	switch reason {

@@ -119,8 +119,8 @@ const (
 	killLimit = 2 * time.Minute
 )
 
-// errRemain is returned where processes outlived SIGKILL.
-var errRemain = errors.New("processes remain after SIGKILL")
+// ErrRemain is what Reset fails with when processes outlive SIGKILL.
+var ErrRemain = errors.New("processes remain after SIGKILL")
 
 // terminate asks every process of the tree to end, gives them the grace (or
 // until hurry is closed), and kills what is left.
@@ -184,7 +184,7 @@ func kill(t tree) error {
 			}
 		}
 		if stuck {
-			return fmt.Errorf("%w: %d of them", errRemain, len(members))
+			return fmt.Errorf("%w: %d of them", ErrRemain, len(members))
 		}
 		time.Sleep(pause)
 	}

@@ -26,23 +26,22 @@ type task struct {
 	e       *Executor
 	id      string
 	started chan struct{} // closed when Start may answer
-	stops   chan *Attempt
+	stops   chan *attempt
 
 	// guarded by e.tasksMu
 	record   store.Record
-	attempt  *Attempt
+	attempt  *attempt
 	startErr error
 }
 
 func newTask(e *Executor, r store.Record) *task {
-	return &task{e: e, id: r.Task.ID, record: r, started: make(chan struct{}), stops: make(chan *Attempt, 1)}
+	return &task{e: e, id: r.Task.ID, record: r, started: make(chan struct{}), stops: make(chan *attempt, 1)}
 }
 
 // run is what there is of a task while processes of it may live.
 type run struct {
 	child          *child
 	stdout, stderr *pump
-	logs           []*store.Log
 	oomKills       int64 // before it started
 	timedOut       bool
 	supervised     bool // the supervisor lives
@@ -88,21 +87,12 @@ func (t *task) start(request api.TaskRequest) (*run, error) {
 
 func (t *task) launch(c *container, l launch) (*run, error) {
 	r := &run{supervised: true, oomKills: t.e.oom.read()}
-	for _, stream := range []store.Stream{store.Stdout, store.Stderr} {
-		log, err := t.e.Store.CreateLog(t.id, stream, t.e.LogBytes)
-		if err != nil {
-			r.close()
-			return nil, err
-		}
-		r.logs = append(r.logs, log)
-	}
 	var err error
 	if r.child, err = t.e.startChild(c, l); err != nil {
-		r.close()
 		return nil, err
 	}
-	if r.stdout, err = startPump(r.child.stdout, r.logs[0], t.e.Stdout); err == nil {
-		r.stderr, err = startPump(r.child.stderr, r.logs[1], t.e.Stderr)
+	if r.stdout, err = startPump(r.child.stdout, t.e.Stdout); err == nil {
+		r.stderr, err = startPump(r.child.stderr, t.e.Stderr)
 	}
 	if err != nil {
 		return nil, errors.Join(err, t.end(r, 0))
@@ -252,10 +242,7 @@ func (r *run) close() {
 			p.close()
 		}
 	}
-	for _, log := range r.logs {
-		_ = log.Close() // as with a write that fails, only output is lost
-	}
-	r.stdout, r.stderr, r.logs = nil, nil, nil
+	r.stdout, r.stderr = nil, nil
 }
 
 // forget drops a task that was not started, and answers whoever asked for it.
@@ -267,7 +254,7 @@ func (t *task) forget(err error) {
 	close(t.started)
 	select {
 	case attempt := <-t.stops:
-		close(attempt.Done)
+		close(attempt.done)
 	default:
 	}
 }

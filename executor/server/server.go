@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
-	"github.com/opensandbox/operator/executor/process"
-	"github.com/opensandbox/operator/executor/store"
 	"github.com/opensandbox/operator/executor/token"
 )
 
@@ -26,10 +24,7 @@ import (
 type Tasks interface {
 	BootID() string
 	Start(ctx context.Context, bootID, id string, request api.TaskRequest) (task api.Task, created bool, err error)
-	Get(id string) (task api.Task, found bool)
 	Wait(ctx context.Context, since api.Cursor) api.TaskList
-	Logs(id string, stream store.Stream, tail int64) (data []byte, found bool, err error)
-	Stop(id string) (attempt *process.Attempt, found bool)
 	Reset(ctx context.Context, bootID string, mostGrace *int64, last bool) (stopped int, err error)
 }
 
@@ -58,12 +53,7 @@ type Server struct {
 func New(config Config) *Server {
 	s := &Server{Config: config, routes: http.NewServeMux()}
 	s.routes.Handle(api.TasksPath, methods{http.MethodGet: s.list})
-	s.routes.Handle(api.TasksPath+"/{id}", methods{
-		http.MethodPut:    s.put,
-		http.MethodGet:    s.get,
-		http.MethodDelete: s.delete,
-	})
-	s.routes.Handle(api.TasksPath+"/{id}/logs", methods{http.MethodGet: s.logs})
+	s.routes.Handle(api.TasksPath+"/{id}", methods{http.MethodPut: s.put})
 	s.routes.Handle(api.ResetPath, methods{http.MethodPost: s.reset})
 	s.routes.Handle(api.InfoPath, methods{http.MethodGet: s.info})
 	s.routes.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {

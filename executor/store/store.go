@@ -1,5 +1,5 @@
 // Package store keeps what must outlive the executor's process: one record per
-// task, and the capped logs beside it. It knows nothing of processes.
+// task. It knows nothing of processes.
 //
 // A record is replaced atomically and is on disk when Save returns, so a task
 // that was once told to be over stays over.
@@ -182,8 +182,7 @@ func (s *Store) replace(id string) (Record, error) {
 	return r, s.Save(r)
 }
 
-// Remove deletes a task's record and logs. Halfway through, the task is gone
-// already.
+// Remove deletes a task's record. Halfway through, the task is gone already.
 func (s *Store) Remove(id string) error {
 	if err := api.ValidateTaskID(id); err != nil {
 		return fmt.Errorf("remove a record: %w", err)
