@@ -38,6 +38,7 @@ import (
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/pool"
 	"github.com/opensandbox/operator/controllers/task"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 	"github.com/opensandbox/operator/controllers/webhook"
 	executorclient "github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
@@ -220,10 +221,11 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 
 // wire connects the ledger, its rebuild and the reconcilers.
 func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.Lease) error {
-	pools, sandboxes, tasks := &pool.Reconciler{}, &batchsandbox.Reconciler{}, &task.Reconciler{}
+	pools := &pool.Reconciler{}
+	sandboxWakes, taskWakes := &wakequeue.Queue{}, &wakequeue.Queue{}
 	book := ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { pools.Wake(key) }, Owner: func(name types.NamespacedName) {
-		sandboxes.Wake(name)
-		tasks.Wake(name)
+		sandboxWakes.Wake(name)
+		taskWakes.WakeSoon(name)
 	}})
 	gate := leadership.NewGate()
 	refillConfig := rest.CopyConfig(mgr.GetConfig())
@@ -235,29 +237,39 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	recorder := mgr.GetEventRecorder("opensandbox-operator")
 	pools.Client, pools.APIReader, pools.Refill, pools.Ledger = mgr.GetClient(), mgr.GetAPIReader(), refill, book
 	pools.Fresh, pools.WaitOpen, pools.Recorder, pools.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
-	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
-	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	keys := &keyring.Keyring{}
 	restartRules := false // set before the gate opens
 	executor := func() *podtemplate.Executor {
 		key := keys.Current()
 		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()), RestartRules: restartRules}
 	}
-	pools.Executor, sandboxes.Executor = executor, executor
-	sandboxes.Tasks = tasks
-	tasks.Client, tasks.Live, tasks.Ledger, tasks.Executors = mgr.GetClient(), mgr.GetAPIReader(), book, executorclient.New(executorclient.Options{})
-	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
-	tasks.OnSettled = sandboxes.Wake
-	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	own := newOwnNamespace(mgr, o, lease)
-	pools.Ending, sandboxes.Ending = own.Ending, own.Ending
+	pools.Executor, pools.Ending = executor, own.Ending
+	tasks, err := task.New(ctx, task.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Ledger: book, Wakes: taskWakes,
+		Executors: executorclient.New(executorclient.Options{}), Dispatches: o.taskDispatches, Signer: keys.Signer,
+		Fresh: lease.Fresh, WaitOpen: gate.Wait, OnChange: sandboxWakes.WakeSoon, OnSettled: sandboxWakes.Wake,
+		Recorder: recorder, Clock: clock.RealClock{},
+	})
+	if err != nil {
+		return err
+	}
+	sandboxes, err := batchsandbox.New(batchsandbox.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Ledger: book, Wakes: sandboxWakes,
+		Tasks: tasks, Executor: executor,
+		Fresh: lease.Fresh, WaitOpen: gate.Wait, Ending: own.Ending,
+		Recorder: recorder, Clock: clock.RealClock{},
+	})
+	if err != nil {
+		return err
+	}
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
 		return fmt.Errorf("setting up the pool reconciler: %w", err)
 	}
 	if err := sandboxes.SetupWithManager(ctx, mgr, o.sandboxWorkers); err != nil {
 		return fmt.Errorf("setting up the batchsandbox reconciler: %w", err)
 	}
-	if err := tasks.SetupWithManager(ctx, mgr, o.taskWorkers, o.taskDispatches); err != nil {
+	if err := tasks.SetupWithManager(ctx, mgr, o.taskWorkers); err != nil {
 		return fmt.Errorf("setting up the task reconciler: %w", err)
 	}
 	if own != nil {

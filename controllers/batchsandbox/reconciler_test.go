@@ -30,6 +30,9 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
+	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
 var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
@@ -37,6 +40,7 @@ var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
 // world is a Reconciler with an API server in memory, whose answers a test can spoil.
 type world struct {
 	*Reconciler
+	Ledger   *ledger.Ledger
 	t        *testing.T
 	api      client.WithWatch // without what the test spoils
 	clock    *clocktesting.FakeClock
@@ -62,36 +66,54 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		WithStatusSubresource(&v1alpha1.BatchSandbox{}, &corev1.Pod{}).
 		WithIndex(&corev1.Pod{}, indexController, controllerUID).
 		Build()
-	w.Reconciler = &Reconciler{
-		Client: interceptor.NewClient(w.api, interceptor.Funcs{
-			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
-				if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && w.late != nil {
-					w.late.DeepCopyInto(bs)
-					return nil
-				}
-				return c.Get(ctx, key, obj, opts...)
-			},
-			Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
-				return w.send("patch "+obj.GetName(), func() error { return c.Patch(ctx, obj, patch, opts...) })
-			},
-			SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
-				return w.send("status "+obj.GetName(), func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
-			},
-			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
-				return w.send("create "+obj.GetName(), func() error { return c.Create(ctx, obj, opts...) })
-			},
-			Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
-				return w.send("delete "+obj.GetName(), func() error { return c.Delete(ctx, obj, opts...) })
-			},
-		}),
-		Live:     w.api,
-		Ledger:   ledger.New(ledger.Hooks{}),
+	w.Ledger = ledger.New(ledger.Hooks{})
+	w.connect(interceptor.NewClient(w.api, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && w.late != nil {
+				w.late.DeepCopyInto(bs)
+				return nil
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			return w.send("patch "+obj.GetName(), func() error { return c.Patch(ctx, obj, patch, opts...) })
+		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+			return w.send("status "+obj.GetName(), func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
+		},
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			return w.send("create "+obj.GetName(), func() error { return c.Create(ctx, obj, opts...) })
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			return w.send("delete "+obj.GetName(), func() error { return c.Delete(ctx, obj, opts...) })
+		},
+	}))
+	return w
+}
+
+// connect has the reconciler use that client.
+func (w *world) connect(c client.Client) {
+	w.t.Helper()
+	var err error
+	w.Reconciler, err = New(Options{
+		Client: c, Live: w.api, Ledger: w.Ledger, Tasks: noTasks{}, Wakes: &wakequeue.Queue{},
+		Executor: func() *podtemplate.Executor { return &podtemplate.Executor{} },
 		Fresh:    func() error { return w.fresh },
 		WaitOpen: func(context.Context) error { return nil },
+		Ending:   func(string) bool { return false },
 		Recorder: w.recorder,
 		Clock:    w.clock,
-	}
-	return w
+	})
+	require.NoError(w.t, err)
+}
+
+// noTasks stands for the task reconciler where no BatchSandbox has a task.
+type noTasks struct{}
+
+func (noTasks) Report(*v1alpha1.BatchSandbox) taskreport.Report { return taskreport.Report{} }
+func (noTasks) Freed(*v1alpha1.BatchSandbox, []string)          {}
+func (noTasks) Stop(*v1alpha1.BatchSandbox, string, types.UID, bool) taskreport.Stopping {
+	return taskreport.Stopped
 }
 
 func (w *world) send(write string, do func() error) error {
@@ -388,7 +410,7 @@ func TestAClaimThatStaysUnclearIsShownAndFenced(t *testing.T) {
 				_, err := w.reconcile("batch")
 				require.ErrorIs(t, err, errTimeout)
 				require.NotContains(t, w.writes, "status batch")
-				w.clock.Step(pendingPatience / 2)
+				w.clock.Step(unclearPatience / 2)
 			}
 			_, err := w.reconcile("batch")
 			require.ErrorIs(t, err, errTimeout)
@@ -402,7 +424,7 @@ func TestAClaimThatStaysUnclearIsShownAndFenced(t *testing.T) {
 				for range 2 { // and so with the next claim
 					_, err := w.reconcile("batch")
 					require.ErrorIs(t, err, errTimeout)
-					w.clock.Step(pendingPatience)
+					w.clock.Step(unclearPatience)
 				}
 				require.Equal(t, 2, w.idle())
 			}
@@ -427,7 +449,7 @@ func TestAFenceOfWhichNothingIsHeardCostsNoPod(t *testing.T) {
 	}
 	_, err := w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
-	w.clock.Step(pendingPatience)
+	w.clock.Step(unclearPatience)
 	_, err = w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
 	require.Zero(t, w.idle(), "the claim may be written")
@@ -447,7 +469,7 @@ func TestAFenceThatMovesNothingIsNone(t *testing.T) {
 	}
 	_, err := w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
-	w.clock.Step(pendingPatience)
+	w.clock.Step(unclearPatience)
 	_, err = w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
 	require.Contains(t, w.writes, "status batch")
@@ -771,7 +793,7 @@ func TestAnAllocationThatDoesNotFitClaimsNothing(t *testing.T) {
 
 func TestAStatusFieldThatTheCRDLacksIsNotWrittenAgain(t *testing.T) {
 	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
-	w.Client = interceptor.NewClient(w.api, interceptor.Funcs{
+	w.connect(interceptor.NewClient(w.api, interceptor.Funcs{
 		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
 			w.writes = append(w.writes, "status")
 			if err := c.SubResource(sub).Patch(ctx, obj, patch, opts...); err != nil {
@@ -781,7 +803,7 @@ func TestAStatusFieldThatTheCRDLacksIsNotWrittenAgain(t *testing.T) {
 			bs.Status.Phase = "" // it would have been pruned
 			return c.SubResource(sub).Update(ctx, bs)
 		},
-	})
+	}))
 	for range 5 {
 		w.clock.Step(time.Minute)
 		w.mustReconcile("batch")

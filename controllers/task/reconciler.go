@@ -29,22 +29,27 @@ import (
 	"github.com/opensandbox/operator/executor/token"
 )
 
-// Reconciler has the tasks of BatchSandboxes run.
-type Reconciler struct {
+// Options are what a Reconciler needs. None may be left out.
+type Options struct {
 	// Client reads from the cache.
 	Client client.Client
 	// Live reads from the API server.
 	Live   client.Reader
 	Ledger *ledger.Ledger
+	// Wakes is how others have the tasks of a BatchSandbox reconciled: the pods that it
+	// holds have changed.
+	Wakes *wakequeue.Queue
 	// Executors calls task executors.
 	Executors *executorclient.Client
+	// Dispatches is how many tasks are dispatched at a time.
+	Dispatches int
 	// Signer returns the key of that id, or nil.
 	Signer func(id string) *token.Signer
 	// Fresh returns an error while another leader may be at work.
 	Fresh func() error
 	// WaitOpen returns when the ledger is rebuilt.
 	WaitOpen func(context.Context) error
-	// OnChange is told that what is known of a BatchSandbox' tasks has changed. It
+	// OnChange is told that what is known of a BatchSandbox's tasks has changed. It
 	// must not block.
 	OnChange func(types.NamespacedName)
 	// OnSettled is told that no task of a BatchSandbox is followed any more: the last
@@ -52,16 +57,40 @@ type Reconciler struct {
 	OnSettled func(types.NamespacedName)
 	Recorder  events.EventRecorder
 	Clock     clock.Clock
+}
 
+// Reconciler has the tasks of BatchSandboxes run.
+type Reconciler struct {
+	Options
 	jobs    jobs
-	queue   wakequeue.Queue
 	changes podChanges
 	// slots bound the dispatches under way; retries those to executors with which the
 	// last one failed, so that others need not wait behind them.
 	slots, retries chan struct{}
-	// ctx ends what followers and stops do; work waits for them.
+	// ctx, which stop ends, ends what followers and stops do; work waits for them.
 	ctx  context.Context
+	stop context.CancelFunc
 	work sync.WaitGroup
+}
+
+// New returns a Reconciler whose followers end with ctx, or an error that names what is
+// missing.
+func New(ctx context.Context, o Options) (*Reconciler, error) {
+	for name, missing := range map[string]bool{
+		"Client": o.Client == nil, "Live": o.Live == nil, "Ledger": o.Ledger == nil, "Wakes": o.Wakes == nil, "Executors": o.Executors == nil,
+		"Dispatches": o.Dispatches <= 0, "Signer": o.Signer == nil, "Fresh": o.Fresh == nil, "WaitOpen": o.WaitOpen == nil,
+		"OnChange": o.OnChange == nil, "OnSettled": o.OnSettled == nil, "Recorder": o.Recorder == nil, "Clock": o.Clock == nil,
+	} {
+		if missing {
+			return nil, fmt.Errorf("the task reconciler needs %s", name)
+		}
+	}
+	r := &Reconciler{
+		Options: o,
+		slots:   make(chan struct{}, o.Dispatches), retries: make(chan struct{}, max(1, o.Dispatches/4)),
+	}
+	r.ctx, r.stop = context.WithCancel(ctx)
+	return r, nil
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -189,8 +218,8 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 		r.event(bs, "TaskRunsAgain", fmt.Sprintf("the sandboxes of %d shards (%s) were lost: their tasks run again in new ones", n, taskreport.FormatShards(p.again)))
 	}
 	for _, shard := range p.reset {
-		if k := j.records[shard]; k != nil {
-			r.Executors.Forget(string(k.pod))
+		if rec := j.records[shard]; rec != nil {
+			r.Executors.Forget(string(rec.pod))
 		}
 		j.unfollow(shard)
 		delete(j.records, shard)
@@ -199,7 +228,7 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 		delete(j.records, shard) // its follower ends by that; Stop waits for it
 	}
 	for _, s := range p.missing {
-		j.records[s.shard] = &known{missing: true, podName: s.pod}
+		j.records[s.shard] = &record{missing: true, podName: s.pod}
 	}
 	for _, s := range p.follow {
 		r.follow(bs, j, s)
@@ -232,31 +261,31 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 		return // it is being given back
 	}
 	j.unfollow(s.shard)
-	k := &known{pod: s.uid, podName: s.pod, answered: r.Clock.Now()}
+	rec := &record{pod: s.uid, podName: s.pod, answered: r.Clock.Now()}
 	var delay time.Duration
 	if before := j.records[s.shard]; before != nil && before.pod == "" && before.ended() {
-		k.state, k.failure, k.stale = before.state, before.failure, true
+		rec.state, rec.failure, rec.stale = before.state, before.failure, true
 		delay = rand.N(seededSpread) //nolint:gosec // to spread dials
 	}
-	j.records[s.shard] = k
+	j.records[s.shard] = rec
 	spec, err := tasktemplate.ForShard(bs, s.shard)
 	if err != nil {
-		k.invalid = err.Error()
+		rec.invalid = err.Error()
 		return
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
-	f := &follower{pod: s.uid, cancel: cancel, done: make(chan struct{})}
-	j.followers[s.shard] = f
+	goes := &following{pod: s.uid, cancel: cancel, done: make(chan struct{})}
+	j.followers[s.shard] = goes
 	r.work.Go(func() {
 		defer func() {
-			if j.left(s.shard, f) {
+			if j.left(s.shard, goes) {
 				r.OnSettled(j.name)
 			}
 		}()
-		defer close(f.done)
+		defer close(goes.done)
 		defer cancel()
-		l := &leg{Reconciler: r, job: j, sandbox: s, spec: spec}
-		l.run(ctx, delay)
+		f := &follower{Reconciler: r, job: j, sandbox: s, spec: spec}
+		f.run(ctx, delay)
 	})
 }
 

@@ -38,7 +38,8 @@ type templatePlan struct {
 }
 
 // planTemplate decides what to create and delete so that shards 0 to replicas-1,
-// except those that are released, each have one live pod. failures is brought up to date with the pods that ended.
+// except those that are released, each have one live pod. It brings failures up to date
+// with the pods that ended.
 func planTemplate(pods []shardPod, replicas int32, released map[int32]bool, failures map[int32]*failure, now time.Time) templatePlan {
 	var plan templatePlan
 	byShard := map[int32][]shardPod{}
@@ -95,6 +96,13 @@ func planShard(shard int32, pods []shardPod, failures map[int32]*failure, now ti
 		}
 	}
 	return true, ended, 0
+}
+
+// failure is how often, and when last, the pod of a shard has ended.
+type failure struct {
+	pod   types.UID
+	count int
+	at    time.Time
 }
 
 func noteFailure(failures map[int32]*failure, shard int32, pod types.UID, now time.Time) {
