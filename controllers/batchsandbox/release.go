@@ -223,7 +223,7 @@ func (r *Reconciler) recycleOne(ctx context.Context, key ledger.Key, owner types
 		return nil // in an earlier pass
 	}
 	restart := strategy == v1alpha1.RecycleRestart
-	if r.Tasks != nil && bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() {
+	if r.Tasks != nil && bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() && !h.Finished {
 		switch r.Tasks.Stop(bs, h.Name, h.UID, restart) {
 		case taskreport.StillStopping:
 			return errStopping
@@ -235,7 +235,7 @@ func (r *Reconciler) recycleOne(ctx context.Context, key ledger.Key, owner types
 		case taskreport.Stopped:
 		}
 	}
-	if strategy == v1alpha1.RecycleNoop && !h.Lost() && h.Seen {
+	if strategy == v1alpha1.RecycleNoop && !h.Lost() && !h.Finished && h.Seen {
 		r.Ledger.MarkClean(key, owner, h.Name)
 		return nil
 	}
