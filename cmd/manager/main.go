@@ -34,9 +34,11 @@ import (
 	"github.com/opensandbox/operator/controllers/keyring"
 	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/ownnamespace"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/pool"
+	"github.com/opensandbox/operator/controllers/startup"
 	"github.com/opensandbox/operator/controllers/task"
 	"github.com/opensandbox/operator/controllers/webhook"
 	executorclient "github.com/opensandbox/operator/executor/client"
@@ -109,7 +111,10 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	certificates := &webhook.Certificates{Namespace: os.Getenv("POD_NAMESPACE"), Clock: clock.RealClock{}}
+	certificates, err := newCertificates(config, o)
+	if err != nil {
+		return err
+	}
 	mgr, err := ctrl.NewManager(config, managerOptions(o, lease, certificates))
 	if err != nil {
 		return fmt.Errorf("setting up the manager: %w", err)
@@ -182,12 +187,29 @@ func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.C
 	}
 	if o.webhookPort != 0 {
 		server := ctrlwebhook.Options{Port: o.webhookPort, CertDir: o.webhookCertDir}
-		if o.webhookCertDir == "" {
+		if certificates != nil {
 			server.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = certificates.GetCertificate }}
 		}
 		options.WebhookServer = ctrlwebhook.NewServer(server)
 	}
 	return options
+}
+
+// newCertificates returns nil where the operator does not make the webhooks' certificate
+// itself.
+func newCertificates(config *rest.Config, o *options) (*webhook.Certificates, error) {
+	if o.webhookPort == 0 || o.webhookCertDir != "" {
+		return nil, nil
+	}
+	direct, err := client.New(config, client.Options{Scheme: clientgoscheme.Scheme})
+	if err != nil {
+		return nil, fmt.Errorf("setting up the client for certificates: %w", err)
+	}
+	certificates, err := webhook.NewCertificates(direct, os.Getenv("POD_NAMESPACE"), clock.RealClock{})
+	if err != nil {
+		return nil, fmt.Errorf("flag --webhook-port: needs POD_NAMESPACE in the environment, or --webhook-cert-dir: %w", err)
+	}
+	return certificates, nil
 }
 
 // serveWebhooks serves admission in every replica. A replica is ready when the API
@@ -196,15 +218,7 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 	if o.webhookPort == 0 {
 		return nil
 	}
-	if o.webhookCertDir == "" {
-		if certificates.Namespace == "" {
-			return fmt.Errorf("flag --webhook-port: needs POD_NAMESPACE in the environment, or --webhook-cert-dir")
-		}
-		direct, err := client.New(mgr.GetConfig(), client.Options{Scheme: mgr.GetScheme()})
-		if err != nil {
-			return fmt.Errorf("setting up the client for certificates: %w", err)
-		}
-		certificates.Client = direct
+	if certificates != nil {
 		if err := mgr.Add(certificates); err != nil {
 			return fmt.Errorf("adding the certificates: %w", err)
 		}
@@ -220,7 +234,8 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 
 // wire connects the ledger, its rebuild and the reconcilers.
 func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.Lease) error {
-	pools, sandboxes, tasks := &pool.Reconciler{}, &batchsandbox.Reconciler{}, &task.Reconciler{}
+	var pools *pool.Reconciler
+	sandboxes, tasks := &batchsandbox.Reconciler{}, &task.Reconciler{}
 	book := ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { pools.Wake(key) }, Owner: func(name types.NamespacedName) {
 		sandboxes.Wake(name)
 		tasks.Wake(name)
@@ -233,8 +248,6 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 		return fmt.Errorf("setting up the client for refills: %w", err)
 	}
 	recorder := mgr.GetEventRecorder("opensandbox-operator")
-	pools.Client, pools.APIReader, pools.Refill, pools.Ledger = mgr.GetClient(), mgr.GetAPIReader(), refill, book
-	pools.Fresh, pools.WaitOpen, pools.Recorder, pools.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
 	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
 	keys := &keyring.Keyring{}
@@ -243,14 +256,24 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 		key := keys.Current()
 		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()), RestartRules: restartRules}
 	}
-	pools.Executor, sandboxes.Executor = executor, executor
+	own, err := newOwnNamespace(mgr, o, lease)
+	if err != nil {
+		return err
+	}
+	if pools, err = pool.New(pool.Config{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Refill: refill, Ledger: book,
+		Recorder: recorder, Clock: clock.RealClock{}, WaitOpen: gate.Wait, Fresh: lease.Fresh,
+		Executor: executor, Ending: own.Ending,
+	}); err != nil {
+		return err
+	}
+	sandboxes.Executor = executor
 	sandboxes.Tasks = tasks
 	tasks.Client, tasks.Live, tasks.Ledger, tasks.Executors = mgr.GetClient(), mgr.GetAPIReader(), book, executorclient.New(executorclient.Options{})
 	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
 	tasks.OnSettled = sandboxes.Wake
 	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
-	own := newOwnNamespace(mgr, o, lease)
-	pools.Ending, sandboxes.Ending = own.Ending, own.Ending
+	sandboxes.Ending = own.Ending
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
 		return fmt.Errorf("setting up the pool reconciler: %w", err)
 	}
@@ -265,9 +288,10 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 			return fmt.Errorf("adding the watch over the operator's own namespace: %w", err)
 		}
 	}
-	return mgr.Add(&leadership.Startup{
+	start, err := startup.New(startup.Config{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
-		Lease: lease, Gate: gate, Recorder: recorder, Own: own, Namespaces: o.namespaces(),
+		Recorder: recorder, Clock: clock.RealClock{}, Term: lease.Term, Open: gate.Open,
+		LookAtOwnNamespace: own.Look, Namespaces: o.namespaces(),
 		Prepare: func(ctx context.Context) error {
 			var err error
 			// In a namespace where the operator may make pods.
@@ -278,16 +302,20 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 			return keys.Load(ctx, mgr.GetAPIReader(), mgr.GetClient(), o.leaseNamespace)
 		},
 	})
+	if err != nil {
+		return err
+	}
+	return mgr.Add(start)
 }
 
 // newOwnNamespace returns nil where the operator runs in no namespace of the cluster,
 // or has nothing in it that it could hold.
-func newOwnNamespace(mgr ctrl.Manager, o *options, lease *leadership.Lease) *leadership.OwnNamespace {
+func newOwnNamespace(mgr ctrl.Manager, o *options, lease *leadership.Lease) (*ownnamespace.OwnNamespace, error) {
 	name, watched := os.Getenv("POD_NAMESPACE"), o.namespaces()
 	if name == "" || len(watched) > 0 && !slices.Contains(watched, name) {
-		return nil
+		return nil, nil
 	}
-	return &leadership.OwnNamespace{
+	return ownnamespace.New(ownnamespace.Config{
 		Name: name, Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Fresh: lease.Fresh, Clock: clock.RealClock{},
-	}
+	})
 }

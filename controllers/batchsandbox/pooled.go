@@ -13,7 +13,6 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
-	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/taskreport"
 )
@@ -91,7 +90,7 @@ func (r *Reconciler) disputed(s *scope, held ledger.Allocation) []string {
 // noteDoubleAllocation tells that the object names a pod whose holder, by the
 // ledger, is another BatchSandbox, which keeps it.
 func (r *Reconciler) noteDoubleAllocation(s *scope, pod string) {
-	leadership.DoubleAllocations.Inc()
+	allocation.DoubleAllocations.Inc()
 	r.event(s.bs, corev1.EventTypeWarning, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", pod)
 }
 
