@@ -9,7 +9,7 @@ import (
 	"k8s.io/client-go/tools/events"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/leadership"
+	"github.com/opensandbox/operator/controllers/allocation"
 )
 
 // announcer records events, which tell users what happened to a BatchSandbox.
@@ -35,7 +35,7 @@ func (e announcer) restored(bs *v1alpha1.BatchSandbox) {
 // doubleAllocation tells that the object names a pod whose holder, by the ledger, is
 // another BatchSandbox, which keeps it.
 func (e announcer) doubleAllocation(bs *v1alpha1.BatchSandbox, pod string) {
-	leadership.DoubleAllocations.Inc()
+	allocation.DoubleAllocations.Inc()
 	e.warn(bs, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", pod)
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/taskreport"
 	"github.com/opensandbox/operator/controllers/wakequeue"
+	"github.com/opensandbox/operator/controllers/wiring"
 )
 
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes,verbs=get;list;watch;patch;delete
@@ -27,8 +28,8 @@ import (
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// Options are what a Reconciler needs. None may be left out.
-type Options struct {
+// Config is what a Reconciler works with.
+type Config struct {
 	// Client reads from the cache and writes.
 	Client client.Client
 	// Live reads from the API server.
@@ -65,7 +66,7 @@ type Tasks interface {
 
 // Reconciler brings BatchSandboxes to what their spec asks for.
 type Reconciler struct {
-	options   Options
+	config    Config
 	memory    memory
 	writer    *writer
 	pooled    *pooled
@@ -74,42 +75,36 @@ type Reconciler struct {
 }
 
 // New returns a Reconciler, or an error that names what is missing.
-func New(o Options) (*Reconciler, error) {
-	for name, missing := range map[string]bool{
-		"Client": o.Client == nil, "Live": o.Live == nil, "Ledger": o.Ledger == nil, "Tasks": o.Tasks == nil, "Wakes": o.Wakes == nil,
-		"Executor": o.Executor == nil, "Fresh": o.Fresh == nil, "WaitOpen": o.WaitOpen == nil, "Ending": o.Ending == nil,
-		"Recorder": o.Recorder == nil, "Clock": o.Clock == nil,
-	} {
-		if missing {
-			return nil, fmt.Errorf("the batchsandbox reconciler needs %s", name)
-		}
+func New(c Config) (*Reconciler, error) {
+	if err := wiring.Check("batchsandbox reconciler", c); err != nil {
+		return nil, err
 	}
-	announcer := announcer{o.Recorder}
-	writer := &writer{client: o.Client, live: o.Live, fresh: o.Fresh}
-	pods := pods{client: o.Client, live: o.Live, fresh: o.Fresh}
-	claims := &claims{ledger: o.Ledger, writer: writer, tasks: o.Tasks, clock: o.Clock}
-	releases := &releases{ledger: o.Ledger, client: o.Client, claims: claims, pods: pods, tasks: o.Tasks, clock: o.Clock}
+	announcer := announcer{c.Recorder}
+	writer := &writer{client: c.Client, live: c.Live, fresh: c.Fresh}
+	pods := pods{client: c.Client, live: c.Live, fresh: c.Fresh}
+	claims := &claims{ledger: c.Ledger, writer: writer, tasks: c.Tasks, clock: c.Clock}
+	releases := &releases{ledger: c.Ledger, client: c.Client, claims: claims, pods: pods, tasks: c.Tasks, clock: c.Clock}
 	return &Reconciler{
-		options:  o,
+		config:   c,
 		writer:   writer,
-		pooled:   &pooled{ledger: o.Ledger, client: o.Client, claims: claims, releases: releases, events: announcer, clock: o.Clock},
-		statuses: &statuses{writer: writer, tasks: o.Tasks, events: announcer, clock: o.Clock},
+		pooled:   &pooled{ledger: c.Ledger, client: c.Client, claims: claims, releases: releases, events: announcer, clock: c.Clock},
+		statuses: &statuses{writer: writer, tasks: c.Tasks, events: announcer, clock: c.Clock},
 		templates: &templates{
-			client: o.Client, writer: writer, pods: pods, tasks: o.Tasks, clock: o.Clock,
-			creator: creator{pods: pods, executor: o.Executor, clock: o.Clock},
+			client: c.Client, writer: writer, pods: pods, tasks: c.Tasks, clock: c.Clock,
+			creator: creator{pods: pods, executor: c.Executor, clock: c.Clock},
 		},
 	}, nil
 }
 
 // Reconcile implements reconcile.Reconciler.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	if err := r.options.WaitOpen(ctx); err != nil {
+	if err := r.config.WaitOpen(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
-	if r.options.Ending(req.Namespace) {
+	if r.config.Ending(req.Namespace) {
 		return ctrl.Result{}, nil
 	}
-	if err := r.options.Fresh(); err != nil {
+	if err := r.config.Fresh(); err != nil {
 		// Another leader may know better: nothing of what it has done must be undone.
 		return ctrl.Result{}, fmt.Errorf("BatchSandbox %s: %w", req, err)
 	}
@@ -123,7 +118,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // reconcile returns when to come back.
 func (r *Reconciler) reconcile(ctx context.Context, name types.NamespacedName) (time.Duration, error) {
 	cached := &v1alpha1.BatchSandbox{}
-	err := r.options.Client.Get(ctx, name, cached)
+	err := r.config.Client.Get(ctx, name, cached)
 	if apierrors.IsNotFound(err) {
 		r.memory.forget(name)
 		return 0, errors.Join(r.templates.gone(ctx, name), r.pooled.gone(ctx, name, ""))
@@ -143,7 +138,7 @@ func (r *Reconciler) reconcile(ctx context.Context, name types.NamespacedName) (
 
 func (r *Reconciler) reconcileNormal(ctx context.Context, o *object) (time.Duration, error) {
 	expire := expireTime(o.bs)
-	if expire != nil && !r.options.Clock.Now().Before(expire.Time) {
+	if expire != nil && !r.config.Clock.Now().Before(expire.Time) {
 		return r.expire(ctx, o, expire.Time)
 	}
 	seen, again, err := r.half(o).reconcile(ctx, o)
@@ -153,7 +148,7 @@ func (r *Reconciler) reconcileNormal(ctx context.Context, o *object) (time.Durat
 		again, err = soonest(again, later), errors.Join(err, statusErr)
 	}
 	if expire != nil {
-		again = soonest(again, max(time.Millisecond, expire.Sub(r.options.Clock.Now())))
+		again = soonest(again, max(time.Millisecond, expire.Sub(r.config.Clock.Now())))
 	}
 	return again, err
 }

@@ -95,7 +95,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 func (w *world) connect(c client.Client) {
 	w.t.Helper()
 	var err error
-	w.Reconciler, err = New(Options{
+	w.Reconciler, err = New(Config{
 		Client: c, Live: w.api, Ledger: w.Ledger, Tasks: noTasks{}, Wakes: &wakequeue.Queue{},
 		Executor: func() *podtemplate.Executor { return &podtemplate.Executor{} },
 		Fresh:    func() error { return w.fresh },

@@ -152,7 +152,7 @@ func (r *releases) recycleOne(ctx context.Context, key ledger.Key, owner types.U
 		return nil // in an earlier pass
 	}
 	restart := strategy == v1alpha1.RecycleRestart
-	if bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() {
+	if bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() && !h.Finished {
 		switch r.tasks.Stop(bs, h.Name, h.UID, restart) {
 		case taskreport.StillStopping:
 			return errStopping
@@ -164,7 +164,7 @@ func (r *releases) recycleOne(ctx context.Context, key ledger.Key, owner types.U
 		case taskreport.Stopped:
 		}
 	}
-	if strategy == v1alpha1.RecycleNoop && !h.Lost() && h.Seen {
+	if strategy == v1alpha1.RecycleNoop && !h.Lost() && !h.Finished && h.Seen {
 		r.ledger.MarkClean(key, owner, h.Name)
 		return nil
 	}

@@ -51,7 +51,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		For(&v1alpha1.BatchSandbox{}).
 		Watches(&corev1.Pod{}, podHandler()).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingOn), builder.WithPredicates(poolComesOrGoes())).
-		WatchesRawSource(r.options.Wakes).
+		WatchesRawSource(r.config.Wakes).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
@@ -87,7 +87,7 @@ func podHandler() handler.EventHandler {
 // come or is going.
 func (r *Reconciler) waitingOn(ctx context.Context, pool client.Object) []reconcile.Request {
 	var list v1alpha1.BatchSandboxList
-	if err := r.options.Client.List(ctx, &list, client.InNamespace(pool.GetNamespace()),
+	if err := r.config.Client.List(ctx, &list, client.InNamespace(pool.GetNamespace()),
 		client.MatchingFields{indexPoolRef: pool.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
 		log.FromContext(ctx).Error(err, "listing the BatchSandboxes of a pool", "pool", client.ObjectKeyFromObject(pool))
 		return nil

@@ -96,8 +96,8 @@ type HeldPod struct {
 	Deleted bool
 }
 
-// Lost says that the pod can serve its holder no more.
-func (h *HeldPod) Lost() bool { return h.Gone || h.Dead() }
+// Lost says that the pod was taken away from its holder, which gets another one.
+func (h *HeldPod) Lost() bool { return h.Gone || h.Pod.Lost() }
 
 // Allocation is what an owner holds.
 type Allocation struct {

@@ -49,14 +49,25 @@ type Pod struct {
 	Terminating bool
 	// Finished: the pod's phase is Failed or Succeeded, for good.
 	Finished bool
+	// Disrupted: of a finished pod, that the cluster has stopped it (an eviction, a
+	// preemption, a node that went). Otherwise its containers finished by themselves.
+	Disrupted bool
 	// Evict: the pod carries the eviction label.
 	Evict bool
 	// Problem is the kubelet's reason why the pod cannot become ready, or empty.
 	Problem string
 }
 
-// Dead says that the pod can never be used again.
+// Dead says that nothing can run in the pod any more, so that it is never lent.
 func (p *Pod) Dead() bool { return p.Terminating || p.Finished }
+
+// Ended says that the pod's containers have finished by themselves. A sandbox that has
+// ended is not lost: it keeps its shard and its pod until it is released.
+func (p *Pod) Ended() bool { return p.Finished && !p.Disrupted && !p.Terminating }
+
+// Lost says that the pod was taken away from whoever holds it: it was deleted or
+// evicted, or its node went. A sandbox that is lost is replaced.
+func (p *Pod) Lost() bool { return p.Terminating || p.Disrupted }
 
 // State says what a pod is to its pool.
 type State int

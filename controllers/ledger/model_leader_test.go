@@ -62,7 +62,7 @@ func (o *operator) touchWaiting() {
 		filled := 0
 		for shard, pod := range b.alloc {
 			p := o.pods[pod]
-			lives := p != nil && !p.Dead() || o.mistake == "the touch does not look whether the pods live"
+			lives := p != nil && !p.Lost() || o.mistake == "the touch does not look whether the pods live"
 			if pod != "" && shard < b.replicas && lives {
 				filled++
 			}

@@ -282,9 +282,10 @@ func (p *pool) observe(facts Pod) {
 		e.state = Idle
 	}
 	if e.UID == facts.UID {
-		// Neither is ever undone, so a late event must not seem to undo it.
+		// None of these is ever undone, so a late event must not seem to undo it.
 		facts.Terminating = facts.Terminating || e.Terminating
 		facts.Finished = facts.Finished || e.Finished
+		facts.Disrupted = facts.Disrupted || e.Disrupted
 	} else {
 		e.deleted = false
 	}

@@ -319,7 +319,7 @@ func (w *world) checkSettled() {
 				continue
 			}
 			held++
-			if e := p.pods[pod]; e == nil || e.state != Held || e.gone || e.Dead() || e.holder != o.uid || int(e.shard) != shard {
+			if e := p.pods[pod]; e == nil || e.state != Held || e.gone || e.Lost() || e.holder != o.uid || int(e.shard) != shard {
 				w.fail("shard %d of %s is %s, in the ledger %+v", shard, name, pod, e)
 			}
 		}

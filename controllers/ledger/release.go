@@ -85,13 +85,13 @@ func (l *Ledger) Drop(key Key, owner types.UID, names []string) {
 	})
 }
 
-// leave takes a pod from its holder: to idle when it is clean, else out of use.
+// leave takes a pod from its holder: to idle when it is clean and can run, else out of use.
 func (p *pool) leave(e *entry, clean bool) {
 	e.holder = ""
 	switch {
 	case e.gone:
 		p.bury(e)
-	case clean:
+	case clean && !e.Dead():
 		e.state, e.clean = Idle, false
 		p.refresh(e)
 	default:

@@ -48,8 +48,14 @@ func TestThePathOfAPod(t *testing.T) {
 				b.BeginRelease(poolKey, "uid-y", []string{"p"})
 				b.Free(poolKey, "uid-y", []string{"p"})
 			}}, []string{"p Held"}},
+		"ended, it is still held": {
+			[]func(*book){claimed, observe(func(p *Pod) { p.Finished = true })}, []string{"p Held"}},
+		"ended, marked clean and freed, it is retired: nothing can run in it": {
+			[]func(*book){releasing, observe(func(p *Pod) { p.Finished = true }),
+				func(b *book) { b.MarkClean(poolKey, x.UID, "p") },
+				func(b *book) { b.Free(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
 		"lost and dropped, it is retired until it is gone": {
-			[]func(*book){claimed, observe(func(p *Pod) { p.Finished = true }),
+			[]func(*book){claimed, observe(func(p *Pod) { p.Finished, p.Disrupted = true, true }),
 				func(b *book) { b.Drop(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
 		"gone while held, it keeps its name for the holder": {
 			[]func(*book){claimed, func(b *book) { b.Forget(poolKey, "p", "uid-p") }}, []string{"p Held gone"}},

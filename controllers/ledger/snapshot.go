@@ -14,8 +14,17 @@ type PodState struct {
 	Deleted bool
 }
 
-// Live says that the pod counts towards the size of its pool.
-func (s *PodState) Live() bool { return !s.Dead() && !s.Gone && !s.Deleted && s.State != Retiring }
+// Live says that the pod counts towards the size of its pool. A held pod counts
+// until its holder has lost it, also when it has ended; any other while it can run.
+func (s *PodState) Live() bool {
+	switch {
+	case s.Gone || s.Deleted || s.State == Retiring:
+		return false
+	case s.State == Held:
+		return !s.Lost()
+	}
+	return !s.Dead()
+}
 
 // Snapshot is a pool at one moment.
 type Snapshot struct {
@@ -51,12 +60,12 @@ func (l *Ledger) Snapshot(key Key) Snapshot {
 	return s
 }
 
-// Usable says that the pod exists and can serve a holder, as far as the cache has shown.
+// Usable says that a holder of the pod has not lost it, as far as the cache has shown.
 func (l *Ledger) Usable(key Key, name string) bool {
 	var usable bool
 	l.with(key, func(p *pool) {
 		e := p.pods[name]
-		usable = e != nil && e.seen && !e.Dead() && !e.gone && !e.deleted
+		usable = e != nil && e.seen && !e.Lost() && !e.gone && !e.deleted
 	})
 	return usable
 }

@@ -46,6 +46,7 @@ func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
 		Ready:       Ready(pod),
 		Terminating: pod.DeletionTimestamp != nil,
 		Finished:    Finished(pod),
+		Disrupted:   Disrupted(pod),
 		Evict:       evict,
 		Problem:     Problem(pod),
 	}
@@ -61,9 +62,35 @@ func Ready(pod *corev1.Pod) bool {
 	return false
 }
 
-// Finished says that the pod has ended for good.
+// Finished says that the pod's containers run no more and are not started again.
 func Finished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+}
+
+// reasonDeadlineExceeded is the kubelet's reason for a pod that has run for the
+// activeDeadlineSeconds of its own template.
+const reasonDeadlineExceeded = "DeadlineExceeded"
+
+// Disrupted says that the cluster has ended the pod, and not its containers by
+// themselves. Whoever ends a pod from outside leaves one of two marks. It sets the
+// condition DisruptionTarget: the kubelet for an eviction, a preemption by a critical
+// pod and the shutdown of its node; the pod garbage collector for a node that is gone.
+// Or it names a reason in the pod's status: Evicted, Preempting, Terminated,
+// NodeShutdown, NodeLost, and those for which a kubelet that has restarted refuses a
+// pod that it ran before (NodeAffinity, OutOfcpu, UnexpectedAdmissionError and others;
+// device plugins add more, so there is no list to compare with). Containers that finish
+// by themselves leave none. The one reason that the pod's own template asks for is
+// DeadlineExceeded: such a pod is not disrupted, since another one would run it all again.
+func Disrupted(pod *corev1.Pod) bool {
+	if !Finished(pod) {
+		return false
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue {
+			return true
+		}
+	}
+	return pod.Status.Reason != "" && pod.Status.Reason != reasonDeadlineExceeded
 }
 
 // Restarts is the sum of the restart counts of the pod's containers.

@@ -118,9 +118,6 @@ func (p *pass) deletePod(ctx context.Context, known *ledger.Pod) (bool, error) {
 
 // checkFresh comes right before a write that would harm a sandbox of a later leader.
 func (p *pass) checkFresh() error {
-	if p.Fresh == nil {
-		return nil
-	}
 	if err := p.Fresh(); err != nil {
 		return fmt.Errorf("not deleting anything: %w", err)
 	}

@@ -66,7 +66,7 @@ func newBench(t *testing.T, handle func(*bench, http.ResponseWriter, *http.Reque
 	key, err := token.GenerateKey()
 	require.NoError(t, err)
 	signer := token.NewSigner(key)
-	b.Reconciler, err = New(t.Context(), Options{
+	b.Reconciler, err = New(t.Context(), Config{
 		Client: api, Live: api, Ledger: ledger.New(ledger.Hooks{}), Wakes: &wakequeue.Queue{}, Executors: executorclient.New(executorclient.Options{}),
 		Signer: func(string) *token.Signer { return signer }, Fresh: func() error { return nil },
 		WaitOpen: func(context.Context) error { return nil }, OnChange: func(types.NamespacedName) {}, OnSettled: func(types.NamespacedName) {},

@@ -25,12 +25,13 @@ import (
 	"github.com/opensandbox/operator/controllers/taskreport"
 	"github.com/opensandbox/operator/controllers/tasktemplate"
 	"github.com/opensandbox/operator/controllers/wakequeue"
+	"github.com/opensandbox/operator/controllers/wiring"
 	executorclient "github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
 )
 
-// Options are what a Reconciler needs. None may be left out.
-type Options struct {
+// Config is what a Reconciler works with.
+type Config struct {
 	// Client reads from the cache.
 	Client client.Client
 	// Live reads from the API server.
@@ -61,7 +62,7 @@ type Options struct {
 
 // Reconciler has the tasks of BatchSandboxes run.
 type Reconciler struct {
-	Options
+	Config
 	jobs    jobs
 	changes podChanges
 	// slots bound the dispatches under way; retries those to executors with which the
@@ -75,19 +76,13 @@ type Reconciler struct {
 
 // New returns a Reconciler whose followers end with ctx, or an error that names what is
 // missing.
-func New(ctx context.Context, o Options) (*Reconciler, error) {
-	for name, missing := range map[string]bool{
-		"Client": o.Client == nil, "Live": o.Live == nil, "Ledger": o.Ledger == nil, "Wakes": o.Wakes == nil, "Executors": o.Executors == nil,
-		"Dispatches": o.Dispatches <= 0, "Signer": o.Signer == nil, "Fresh": o.Fresh == nil, "WaitOpen": o.WaitOpen == nil,
-		"OnChange": o.OnChange == nil, "OnSettled": o.OnSettled == nil, "Recorder": o.Recorder == nil, "Clock": o.Clock == nil,
-	} {
-		if missing {
-			return nil, fmt.Errorf("the task reconciler needs %s", name)
-		}
+func New(ctx context.Context, config Config) (*Reconciler, error) {
+	if err := wiring.Check("task reconciler", config); err != nil {
+		return nil, err
 	}
 	r := &Reconciler{
-		Options: o,
-		slots:   make(chan struct{}, o.Dispatches), retries: make(chan struct{}, max(1, o.Dispatches/4)),
+		Config: config,
+		slots:  make(chan struct{}, config.Dispatches), retries: make(chan struct{}, max(1, config.Dispatches/4)),
 	}
 	r.ctx, r.stop = context.WithCancel(ctx)
 	return r, nil
@@ -168,7 +163,7 @@ func (r *Reconciler) pooledSandboxes(ctx context.Context, bs *v1alpha1.BatchSand
 	}
 	sandboxes := map[int32]sandbox{}
 	for _, h := range r.Ledger.Allocation(allocation.PoolOf(bs), bs.UID).Held {
-		if h.Lost() || int(h.Shard) >= len(record.Pods) || record.Pods[h.Shard] != h.Name {
+		if h.Lost() || h.Finished || int(h.Shard) >= len(record.Pods) || record.Pods[h.Shard] != h.Name {
 			continue
 		}
 		pod := &corev1.Pod{}

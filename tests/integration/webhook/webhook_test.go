@@ -37,6 +37,14 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/webhook"
 	"github.com/opensandbox/operator/scorecard/checks"
+	"github.com/opensandbox/operator/tests/internal/evidence"
+)
+
+const (
+	// patience is how long a test waits for what must happen, on a machine that is
+	// busy with other things too.
+	patience = 5 * time.Minute
+	poll     = 100 * time.Millisecond
 )
 
 var (
@@ -134,29 +142,56 @@ func serve(ctx context.Context, ended chan struct{}) error {
 	if !mgr.GetCache().WaitForCacheSync(ctx) {
 		return fmt.Errorf("the caches do not sync")
 	}
-	started := mgr.GetWebhookServer().StartedChecker()
-	return wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
-		return started(nil) == nil, nil
-	})
+	return untilAsked(ctx)
+}
+
+// untilAsked waits until the API server calls the webhook for both kinds: it watches
+// their configurations, and fails open as long as nobody answers.
+func untilAsked(ctx context.Context) error {
+	for _, kind := range []string{v1alpha1.KindBatchSandbox, v1alpha1.KindPool} {
+		probe, err := parse(metav1.NamespaceDefault, kind, `{spec: {template: {spec: {contaners: []}}, `+capacity+`}}`)
+		if err != nil {
+			return err
+		}
+		var last error
+		err = wait.PollUntilContextTimeout(ctx, poll, patience, true, func(ctx context.Context) (bool, error) {
+			last = api.Create(ctx, probe.DeepCopy(), client.DryRunAll)
+			return last != nil && strings.Contains(last.Error(), "unknown field"), nil
+		})
+		if err != nil {
+			return fmt.Errorf("the API server does not ask the webhook of %s (a misspelt field: %v): %w", kind, last, err)
+		}
+	}
+	return nil
 }
 
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "webhook-"}}
 	require.NoError(t, api.Create(t.Context(), ns))
+	evidence.OnFailure(t, config, ns.Name)
 	return ns.Name
 }
 
-// create creates an object from text, as kubectl does, and returns it.
-func create(t *testing.T, ns, kind, text string) (*unstructured.Unstructured, error) {
-	t.Helper()
+// parse makes an object from text, as kubectl does.
+func parse(ns, kind, text string) (*unstructured.Unstructured, error) {
 	obj := &unstructured.Unstructured{}
-	require.NoError(t, yaml.Unmarshal([]byte(text), &obj.Object))
+	if err := yaml.Unmarshal([]byte(text), &obj.Object); err != nil {
+		return nil, err
+	}
 	obj.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind))
 	obj.SetNamespace(ns)
 	if obj.GetName() == "" {
 		obj.SetName("it")
 	}
+	return obj, nil
+}
+
+// create creates an object from text and returns it.
+func create(t *testing.T, ns, kind, text string) (*unstructured.Unstructured, error) {
+	t.Helper()
+	obj, err := parse(ns, kind, text)
+	require.NoError(t, err)
 	return obj, api.Create(t.Context(), obj)
 }
 
@@ -209,7 +244,7 @@ func TestAnObjectWithoutASpec(t *testing.T) {
 }
 
 func TestTheScorecardSeesThatTheyAreRefused(t *testing.T) {
-	c := checks.Check{Client: api, Namespace: newNamespace(t), Name: "check"}
+	c := checks.Check{Client: api, Namespace: newNamespace(t), Name: "check", Patience: patience}
 	require.NoError(t, c.Refuses(t.Context()))
 }
 
@@ -243,7 +278,7 @@ func TestWarnings(t *testing.T) {
 		_, err := create(t, ns, "BatchSandbox", fmt.Sprintf(`{metadata: {name: quota-%d}, spec: {template: %s}}`, time.Now().UnixNano(), good))
 		require.NoError(t, err, "the quota may be raised later")
 		return seen.has("exceeded quota")
-	}, 20*time.Second, 500*time.Millisecond)
+	}, patience, 10*poll)
 }
 
 func TestARestoredAllocationIsRemoved(t *testing.T) {
@@ -265,7 +300,7 @@ func TestForegroundDeletionOfAPoolWithHeldSandboxes(t *testing.T) {
 	require.Eventually(t, func() bool {
 		err = api.Delete(t.Context(), pool.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationForeground), client.DryRunAll)
 		return err != nil
-	}, 10*time.Second, 50*time.Millisecond, "the webhook reads a cache")
+	}, patience, poll, "the webhook reads a cache")
 	require.True(t, apierrors.IsForbidden(err), err)
 	assert.Contains(t, err.Error(), "held by BatchSandbox holder")
 	for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan} {
@@ -299,7 +334,9 @@ func TestCertificatesAreMadeSharedAndRotated(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now())
 	replicas := make([]*webhook.Certificates, 2)
 	for i := range replicas {
-		replicas[i] = &webhook.Certificates{Client: api, Namespace: ns, Clock: clock}
+		var err error
+		replicas[i], err = webhook.NewCertificates(api, ns, clock)
+		require.NoError(t, err)
 		require.Error(t, replicas[i].Ready(nil))
 		go func() { _ = replicas[i].Start(t.Context()) }()
 	}
@@ -326,12 +363,12 @@ func TestCertificatesAreMadeSharedAndRotated(t *testing.T) {
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		clock.Step(5 * time.Second) // whoever came second tries again
 		before = served(c)
-	}, 20*time.Second, 100*time.Millisecond)
+	}, patience, poll)
 	clock.Step(300 * 24 * time.Hour)
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		clock.Step(10 * time.Minute)
 		require.NotEqual(c, before, served(c), "a new one")
-	}, 20*time.Second, 100*time.Millisecond)
+	}, patience, poll)
 }
 
 // With the webhooks down, or even failing closed, what the operator does goes on: its
@@ -346,7 +383,7 @@ func TestWithTheWebhooksDown(t *testing.T) {
 
 	_, err = create(t, ns, "BatchSandbox", `{metadata: {name: second}, spec: {poolRef: pool}}`)
 	require.NoError(t, err, "they fail open")
-	scorecard := checks.Check{Client: api, Namespace: ns, Name: "check"}
+	scorecard := checks.Check{Client: api, Namespace: ns, Name: "check", Patience: 10 * poll}
 	require.ErrorContains(t, scorecard.Refuses(t.Context()), "accepted, want a refusal", "the scorecard sees it")
 	_, err = create(t, ns, "BatchSandbox", `{metadata: {name: third}, spec: {poolRef: pool, template: {}}}`)
 	require.ErrorContains(t, err, "exactly one of spec.poolRef and spec.template", "CEL holds")
@@ -410,5 +447,5 @@ func follows(t *testing.T, policy admissionregistrationv1.FailurePolicyType, nam
 		} else if err != nil {
 			assert.NotContains(c, err.Error(), `failed calling webhook "`+name)
 		}
-	}, 20*time.Second, 100*time.Millisecond)
+	}, patience, poll)
 }

@@ -1,10 +1,9 @@
-package leadership
+package startup
 
 import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,140 +12,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/tools/events"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
 )
-
-// listPage is how many objects one request of a consistent list returns.
-const listPage = 500
-
-// Startup rebuilds the ledger once this process leads, and then opens the gate. It
-// is a Runnable of the manager.
-type Startup struct {
-	// Client writes the touches.
-	Client client.Client
-	// Live reads from the API server, not from the cache.
-	Live client.Reader
-	// Cache is the one the reconcilers read from.
-	Cache    cache.Cache
-	Ledger   *ledger.Ledger
-	Lease    *Lease
-	Gate     *Gate
-	Recorder events.EventRecorder
-	// Own is looked at before the gate opens.
-	Own *OwnNamespace
-	// Namespaces that are watched; empty stands for all.
-	Namespaces []string
-	// Prepare does what else must be done before the gate opens; nil is nothing.
-	Prepare func(context.Context) error
-}
-
-// NeedLeaderElection implements manager.LeaderElectionRunnable.
-func (*Startup) NeedLeaderElection() bool { return true }
-
-// Start implements manager.Runnable. An error ends the process: a ledger that is
-// not rebuilt must not lend.
-func (s *Startup) Start(ctx context.Context) error {
-	begin := time.Now()
-	if s.Prepare != nil {
-		if err := s.Prepare(ctx); err != nil {
-			return err
-		}
-	}
-	if err := podfeed.Register(ctx, s.Cache, s.Ledger); err != nil {
-		return err
-	}
-	sandboxes, err := s.listSandboxes(ctx)
-	if err != nil {
-		return err
-	}
-	// Before the touch, so that a sandbox that is lost counts as demand.
-	if err := s.waitForPods(ctx); err != nil {
-		return err
-	}
-	if sandboxes, err = s.touchUnmet(ctx, sandboxes); err != nil {
-		return err
-	}
-	// And after it: every pod that the BatchSandboxes name now was created before.
-	if err := s.waitForPods(ctx); err != nil {
-		return err
-	}
-	if err := s.restore(ctx, sandboxes); err != nil {
-		return err
-	}
-	if err := s.waitForSandboxes(ctx, sandboxes); err != nil {
-		return err
-	}
-	s.Own.Look(ctx)
-	log.FromContext(ctx).Info("rebuilt the ledger", "batchSandboxes", len(sandboxes), "took", time.Since(begin).String())
-	s.Gate.Open()
-	return nil
-}
-
-func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbox) error {
-	logger := log.FromContext(ctx)
-	byUID := map[string]*v1alpha1.BatchSandbox{}
-	var records []ledger.Record
-	for _, bs := range sandboxes {
-		if bs.Spec.PoolRef == "" {
-			continue
-		}
-		byUID[string(bs.UID)] = bs
-		record, err := allocation.RecordOf(bs)
-		if err != nil {
-			logger.Error(err, "setting a BatchSandbox aside", "batchSandbox", client.ObjectKeyFromObject(bs))
-		}
-		records = append(records, record)
-	}
-	for _, conflict := range s.Ledger.Restore(records) {
-		DoubleAllocations.Inc()
-		for _, owner := range conflict.Owners {
-			logger.Error(nil, "a pod stands in two allocations and is deleted", "pod", conflict.Pod, "batchSandbox", owner.NamespacedName)
-			s.Recorder.Eventf(byUID[string(owner.UID)], nil, corev1.EventTypeWarning, "DoubleAllocation", "Rebuild",
-				"pod %s stands in the allocation of another BatchSandbox too: it is deleted and replaced", conflict.Pod)
-		}
-	}
-	if err := s.loseHidden(ctx, records); err != nil {
-		return err
-	}
-	s.Ledger.ForgetUnseen()
-	return nil
-}
-
-// namespaces returns what to list: one entry that stands for all, or each.
-func (s *Startup) namespaces() []string {
-	if len(s.Namespaces) == 0 {
-		return []string{metav1.NamespaceAll}
-	}
-	return s.Namespaces
-}
-
-func (s *Startup) listSandboxes(ctx context.Context) ([]*v1alpha1.BatchSandbox, error) {
-	var all []*v1alpha1.BatchSandbox
-	for _, namespace := range s.namespaces() {
-		for token := ""; ; {
-			var page v1alpha1.BatchSandboxList
-			if err := s.Live.List(ctx, &page, client.InNamespace(namespace), client.Limit(listPage), client.Continue(token)); err != nil {
-				return nil, fmt.Errorf("listing BatchSandboxes of namespace %q: %w", namespace, err)
-			}
-			for i := range page.Items {
-				all = append(all, &page.Items[i])
-			}
-			if token = page.Continue; token == "" {
-				break
-			}
-		}
-	}
-	return all, nil
-}
 
 // waitForPods returns when the ledger has taken in every pool pod as the API server
 // has it now, or newer, and lends none that is gone: an older copy may show a pod as
@@ -290,47 +161,3 @@ var hidden = func() labels.Selector {
 	utilruntime.Must(err)
 	return selector
 }()
-
-// waitForSandboxes returns when the cache is at or past every listed object, so
-// that no reconciler acts on a copy older than what the ledger was rebuilt from.
-func (s *Startup) waitForSandboxes(ctx context.Context, sandboxes []*v1alpha1.BatchSandbox) error {
-	for _, bs := range sandboxes {
-		err := untilCaughtUp(ctx, func(ctx context.Context, lookLive bool) (bool, error) {
-			cached := &v1alpha1.BatchSandbox{}
-			err := s.Cache.Get(ctx, client.ObjectKeyFromObject(bs), cached)
-			switch {
-			case err == nil && cached.UID == bs.UID:
-				order, err := resourceversion.CompareResourceVersion(cached.ResourceVersion, bs.ResourceVersion)
-				return order >= 0, err
-			case err != nil && !apierrors.IsNotFound(err):
-				return false, err
-			case !lookLive:
-				return false, nil
-			}
-			return s.isGone(ctx, &v1alpha1.BatchSandbox{}, bs)
-		})
-		if err != nil {
-			return fmt.Errorf("waiting for the cache to show BatchSandbox %s/%s: %w", bs.Namespace, bs.Name, err)
-		}
-	}
-	return nil
-}
-
-func (s *Startup) isGone(ctx context.Context, into, listed client.Object) (bool, error) {
-	err := s.Live.Get(ctx, client.ObjectKeyFromObject(listed), into)
-	if apierrors.IsNotFound(err) {
-		return true, nil
-	}
-	return err == nil && into.GetUID() != listed.GetUID(), err
-}
-
-// untilCaughtUp asks until the condition holds: often at first, and from time to
-// time with leave to look at the API server itself.
-func untilCaughtUp(ctx context.Context, condition func(ctx context.Context, lookLive bool) (bool, error)) error {
-	const interval, liveEvery = 5 * time.Millisecond, 100
-	tries := 0
-	return wait.PollUntilContextCancel(ctx, interval, true, func(ctx context.Context) (bool, error) {
-		tries++
-		return condition(ctx, tries%liveEvery == 0)
-	})
-}
