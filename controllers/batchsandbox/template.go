@@ -36,8 +36,10 @@ type templates struct {
 func (t *templates) reconcile(ctx context.Context, o *object) (*view, time.Duration, error) {
 	// The finalizer comes before the first task may start: a deletion then waits until the
 	// tasks are stopped. A pooled BatchSandbox gets it with its allocation.
-	if wait, err := t.setTaskFinalizer(ctx, o, o.bs.Spec.TaskTemplate != nil); err != nil || wait > 0 {
-		return nil, wait, err
+	if o.bs.Spec.TaskTemplate != nil {
+		if wait, err := t.setTaskFinalizer(ctx, o, true); err != nil || wait > 0 {
+			return nil, wait, err
+		}
 	}
 	pods, err := t.list(ctx, o)
 	if err != nil {
