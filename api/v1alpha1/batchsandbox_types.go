@@ -293,6 +293,13 @@ type BatchSandboxStatus struct {
 	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Restarted int32 `json:"restarted,omitempty"`
 
+	// ended is the number of sandboxes whose containers finished by themselves and are
+	// not restarted. Such a sandbox keeps its shard and its pod, so that its log can be
+	// read and nothing runs twice, until it is released.
+	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
+	Ended int32 `json:"ended,omitempty"`
+
 	// phase is Succeed while every sandbox asked for is ready, Failed when one
 	// cannot become ready, else Pending.
 	// +optional
@@ -320,7 +327,8 @@ type BatchSandboxStatus struct {
 	// +operator-sdk:csv:customresourcedefinitions:type=status
 	FailedTasks []FailedTask `json:"failedTasks,omitempty"`
 
-	// conditions are Ready, TasksCompleted, SandboxesRestarted and Deleting.
+	// conditions are Ready, TasksCompleted, SandboxesRestarted, SandboxesEnded and
+	// Deleting.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

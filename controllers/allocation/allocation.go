@@ -119,7 +119,10 @@ func Format(held []ledger.HeldPod, releasing []string) Annotations {
 		}
 		names, ips, bases := make([]string, size), make([]string, size), make([]int32, size)
 		for _, h := range held {
-			names[h.Shard], ips[h.Shard], bases[h.Shard] = h.Name, h.IP, h.Base
+			names[h.Shard], bases[h.Shard] = h.Name, h.Base
+			if !h.Ended() {
+				ips[h.Shard] = h.IP // that of a pod that has ended may be another's by now
+			}
 		}
 		a.Status = marshal(v1alpha1.AllocStatus{Pods: names, Restarts: compactRestarts(bases)})
 		a.Endpoints = FormatEndpoints(ips)

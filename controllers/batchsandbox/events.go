@@ -54,7 +54,7 @@ var taskTroubles = map[string]bool{
 // says nothing: an event is a write too.
 func (e announcer) statusChanged(bs *v1alpha1.BatchSandbox, old, now *v1alpha1.BatchSandboxStatus) {
 	before, after := reasonOf(old), reasonOf(now)
-	if before != after && (before != "" || after != v1alpha1.ReasonAllReady) {
+	if before != after && (before != "" || after != v1alpha1.ReasonAllReady) && after != v1alpha1.ReasonContainersEnded {
 		kind := corev1.EventTypeWarning
 		if normalReasons[after] {
 			kind = corev1.EventTypeNormal
@@ -67,6 +67,9 @@ func (e announcer) statusChanged(bs *v1alpha1.BatchSandbox, old, now *v1alpha1.B
 	}
 	if now.Restarted > old.Restarted {
 		e.warn(bs, v1alpha1.ConditionSandboxesRestarted, "Reconcile", "%s", messageOf(now, v1alpha1.ConditionSandboxesRestarted))
+	}
+	if now.Ended > old.Ended {
+		e.warn(bs, v1alpha1.ConditionSandboxesEnded, "Reconcile", "%s", messageOf(now, v1alpha1.ConditionSandboxesEnded))
 	}
 }
 

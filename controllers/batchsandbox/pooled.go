@@ -119,6 +119,9 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 			return again, allocationTooLarge(o.bs, size), nil
 		}
 	}
+	if wait := o.tooSoon(p.clock.Now()); wait > 0 && onlyAddressesChange(o.bs, &to) {
+		return soonest(again, wait), p.whyMissing(ctx, o, missing), nil
+	}
 	if err := p.claims.write(ctx, o, to); err != nil {
 		why, err := whyNotWritten(o.bs, to.annotations, err)
 		return again, why, err
@@ -144,6 +147,13 @@ func (p *pooled) claim(o *object, plan *pooledPlan, ask int) (grants []ledger.Gr
 		return nil, wait
 	}
 	return p.ledger.Claim(o.pool, o.owner, plan.empty), 0
+}
+
+// onlyAddressesChange says that sandboxes have ended and nothing else is to be written:
+// with thousands of them, that is not one write for each.
+func onlyAddressesChange(bs *v1alpha1.BatchSandbox, to *change) bool {
+	is := allocation.Of(bs)
+	return len(to.claimed) == 0 && is.Status == to.annotations.Status && is.Release == to.annotations.Release && is.Endpoints != to.annotations.Endpoints
 }
 
 // whyNotWritten says what an error of the allocation write means to the user. An object
@@ -190,7 +200,9 @@ func viewPooled(held []ledger.HeldPod, why *blocked) *view {
 		if h.Restarts > h.Base {
 			v.restarted++
 		}
-		if h.Problem != "" && v.problem == "" {
+		if h.Ended() {
+			v.ended++
+		} else if h.Problem != "" && v.problem == "" {
 			v.problem = fmt.Sprintf("sandbox %s: %s", h.Name, h.Problem)
 		}
 	}

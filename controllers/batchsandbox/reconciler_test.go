@@ -839,6 +839,115 @@ func TestAnExpiredBatchIsDeletedWithAnEvent(t *testing.T) {
 	require.False(t, w.podExists("a"))
 }
 
+func hasEnded(p *ledger.Pod) { p.Finished, p.Ready, p.Problem = true, false, "PodSucceeded" }
+
+func TestASandboxThatHasEndedKeepsItsShardAndItsPod(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 2))
+	w.mustReconcile("batch")
+	w.clock.Step(time.Second)
+	w.observe("b", hasEnded)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"a", "b"}, w.holds("batch"))
+	require.Equal(t, `["ip-a"]`, w.get("batch").Annotations[v1alpha1.AnnotationEndpoints], "the address may be another's by now")
+	status := w.get("batch").Status
+	require.Equal(t, []int32{2, 2, 1, 1}, []int32{status.Replicas, status.Allocated, status.Ready, status.Ended})
+	c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSandboxesEnded)
+	require.NotNil(t, c)
+	require.Equal(t, metav1.ConditionTrue, c.Status)
+	require.Equal(t, v1alpha1.ReasonContainersEnded, c.Reason)
+	require.Equal(t, v1alpha1.ReasonContainersEnded, w.ready("batch").Reason)
+	require.Equal(t, []string{v1alpha1.ConditionSandboxesEnded}, w.events(), "once")
+	n := len(w.writes)
+	for range 3 {
+		w.clock.Step(time.Minute)
+		w.mustReconcile("batch")
+	}
+	require.Len(t, w.writes, n, "and that is all")
+	require.Empty(t, w.events())
+
+	w.observe("b", hasEnded, func(p *ledger.Pod) { p.Disrupted = true })
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"a", "c"}, w.holds("batch"), "one that was evicted is lost")
+	require.Zero(t, w.get("batch").Status.Ended)
+}
+
+func TestASandboxThatHasEndedIsLetGoOf(t *testing.T) {
+	tests := map[string]func(w *world, bs *v1alpha1.BatchSandbox) error{
+		"by scale-down": func(w *world, bs *v1alpha1.BatchSandbox) error {
+			*bs.Spec.Replicas = 0
+			return w.api.Update(w.t.Context(), bs)
+		},
+		"by deletion": func(w *world, bs *v1alpha1.BatchSandbox) error { return w.api.Delete(w.t.Context(), bs) },
+	}
+	for name, letGo := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+			pool := &v1alpha1.Pool{}
+			require.NoError(t, w.api.Get(t.Context(), poolKey, pool))
+			pool.Spec.RecycleStrategy.Type = v1alpha1.RecycleNoop
+			require.NoError(t, w.api.Update(t.Context(), pool))
+			w.mustReconcile("batch")
+			w.observe("a", hasEnded)
+			w.clock.Step(time.Second)
+			w.mustReconcile("batch")
+			require.True(t, w.podExists("a"))
+			require.NoError(t, letGo(w, w.get("batch")))
+			w.mustReconcile("batch")
+			require.False(t, w.podExists("a"), "nothing can run in it any more, so no pool wants it back")
+			require.Zero(t, w.idle())
+		})
+	}
+}
+
+func TestManySandboxesThatEndAreNotAWriteEach(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 3))
+	w.mustReconcile("batch")
+	w.clock.Step(time.Second)
+	w.observe("a", hasEnded)
+	w.mustReconcile("batch")
+	w.writes = nil
+	w.observe("b", hasEnded)
+	again := w.mustReconcile("batch").RequeueAfter
+	require.Empty(t, w.writes)
+	require.Positive(t, again)
+	w.observe("c", hasEnded)
+	w.clock.Step(again)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"patch batch", "status batch"}, w.writes)
+	require.NotContains(t, w.get("batch").Annotations, v1alpha1.AnnotationEndpoints)
+}
+
+func TestATemplateSandboxThatHasEndedIsNotStartedAgain(t *testing.T) {
+	w := newWorld(t, named("batch", 1, templated))
+	w.mustReconcile("batch")
+	end := func(change func(*corev1.PodStatus)) {
+		pod := &corev1.Pod{}
+		require.NoError(t, w.api.Get(t.Context(), types.NamespacedName{Namespace: "ns", Name: "batch-0"}, pod))
+		pod.Status = corev1.PodStatus{Phase: corev1.PodSucceeded, PodIP: "10.0.0.1"}
+		change(&pod.Status)
+		require.NoError(t, w.api.Status().Update(t.Context(), pod))
+	}
+	end(func(*corev1.PodStatus) {})
+	w.writes = nil
+	for range 3 {
+		w.clock.Step(time.Minute)
+		w.mustReconcile("batch")
+	}
+	require.Equal(t, []string{"status batch"}, w.writes)
+	status := w.get("batch").Status
+	require.Equal(t, []int32{1, 0, 1}, []int32{status.Replicas, status.Ready, status.Ended})
+	require.Equal(t, v1alpha1.PhaseFailed, status.Phase)
+	require.True(t, meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionSandboxesEnded))
+
+	end(func(s *corev1.PodStatus) { s.Phase, s.Reason = corev1.PodFailed, "Evicted" })
+	w.writes = nil
+	w.clock.Step(time.Minute)
+	w.mustReconcile("batch")
+	require.Equal(t, "delete batch-0", w.writes[0], "one that was evicted is lost")
+	require.Contains(t, w.writes[1], "create batch-0")
+	require.Zero(t, w.get("batch").Status.Ended)
+}
+
 func templated(bs *v1alpha1.BatchSandbox) {
 	bs.Spec.PoolRef = ""
 	bs.Spec.Template = &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "nginx"}}}}}

@@ -14,8 +14,8 @@ import (
 
 // view is what a reconcile saw of a BatchSandbox.
 type view struct {
-	// total, allocated, ready and restarted as in the status.
-	total, allocated, ready, restarted int32
+	// total, allocated, ready, restarted and ended as in the status.
+	total, allocated, ready, restarted, ended int32
 	// problem is the reason why one of the sandboxes cannot become ready, or empty.
 	problem string
 	// blocked says why sandboxes are missing; nil when none is.
@@ -53,7 +53,7 @@ func expireTime(bs *v1alpha1.BatchSandbox) *metav1.Time {
 func statusOf(bs *v1alpha1.BatchSandbox, v *view, now time.Time) v1alpha1.BatchSandboxStatus {
 	status := *bs.Status.DeepCopy()
 	status.ObservedGeneration = bs.Generation
-	status.Replicas, status.Allocated, status.Ready, status.Restarted = v.total, v.allocated, v.ready, v.restarted
+	status.Replicas, status.Allocated, status.Ready, status.Restarted, status.Ended = v.total, v.allocated, v.ready, v.restarted, v.ended
 	status.ExpireTime, status.Expires = expireTime(bs), "<none>"
 	if at := status.ExpireTime; at != nil {
 		status.Expires = at.UTC().Format(time.RFC3339)
@@ -62,20 +62,22 @@ func statusOf(bs *v1alpha1.BatchSandbox, v *view, now time.Time) v1alpha1.BatchS
 	switch {
 	case ready.Status == metav1.ConditionTrue:
 		status.Phase = v1alpha1.PhaseSucceed
-	case ready.Reason == v1alpha1.ReasonPodsFailing || ready.Reason == v1alpha1.ReasonTemplateInvalid:
+	case ready.Reason == v1alpha1.ReasonPodsFailing || ready.Reason == v1alpha1.ReasonContainersEnded || ready.Reason == v1alpha1.ReasonTemplateInvalid:
 		status.Phase = v1alpha1.PhaseFailed
 	default:
 		status.Phase = v1alpha1.PhasePending
 	}
 	conditions := []metav1.Condition{ready}
-	if v.restarted > 0 {
-		conditions = append(conditions, metav1.Condition{
-			Type: v1alpha1.ConditionSandboxesRestarted, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonContainersRestarted,
-			Message: fmt.Sprintf("containers restarted in %d sandboxes after they were handed over: what ran there is gone", v.restarted),
-		})
-	} else {
-		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionSandboxesRestarted)
+	count := func(n int32, kind, reason, message string) {
+		if n == 0 {
+			meta.RemoveStatusCondition(&status.Conditions, kind)
+			return
+		}
+		conditions = append(conditions, metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: reason, Message: fmt.Sprintf(message, n)})
 	}
+	count(v.restarted, v1alpha1.ConditionSandboxesRestarted, v1alpha1.ReasonContainersRestarted,
+		"containers restarted in %d sandboxes after they were handed over: what ran there is gone")
+	count(v.ended, v1alpha1.ConditionSandboxesEnded, v1alpha1.ReasonContainersEnded, endedMessage)
 	if v.deleting != nil {
 		conditions = append(conditions, metav1.Condition{
 			Type: v1alpha1.ConditionDeleting, Status: metav1.ConditionTrue, Reason: v.deleting.reason, Message: v.deleting.message,
@@ -116,6 +118,8 @@ func setTasks(status *v1alpha1.BatchSandboxStatus, tasks *taskreport.Report) met
 	return c
 }
 
+const endedMessage = "the containers of %d sandboxes finished by themselves and are not restarted; each keeps its shard until it is released"
+
 func readyCondition(bs *v1alpha1.BatchSandbox, v *view) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	desired := bs.DesiredReplicas() - int32(len(taskreport.Released(bs))) //nolint:gosec // bounded by spec.replicas
@@ -126,6 +130,8 @@ func readyCondition(bs *v1alpha1.BatchSandbox, v *view) metav1.Condition {
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonAllReady, "all sandboxes are ready"
 	case v.problem != "":
 		c.Reason, c.Message = v1alpha1.ReasonPodsFailing, v.problem
+	case v.ended > 0:
+		c.Reason, c.Message = v1alpha1.ReasonContainersEnded, fmt.Sprintf(endedMessage, v.ended)
 	case v.total != desired:
 		c.Reason, c.Message = v1alpha1.ReasonScaling, fmt.Sprintf("%d sandboxes exist and %d are asked for", v.total, desired)
 	default:

@@ -93,7 +93,7 @@ func planned(pods map[string]*corev1.Pod, m *shardMemo) []shardPod {
 	for name, pod := range pods {
 		list = append(list, shardPod{
 			name: name, uid: pod.UID, shard: shardOf(pod), created: pod.CreationTimestamp.Time,
-			terminating: pod.DeletionTimestamp != nil, finished: podfeed.Finished(pod),
+			terminating: pod.DeletionTimestamp != nil, disrupted: podfeed.Disrupted(pod), ended: endedByItself(pod),
 		})
 	}
 	for name, c := range m.creations {
@@ -102,6 +102,12 @@ func planned(pods map[string]*corev1.Pod, m *shardMemo) []shardPod {
 		}
 	}
 	return list
+}
+
+// endedByItself says that the containers of the pod finished by themselves and are not
+// restarted.
+func endedByItself(pod *corev1.Pod) bool {
+	return podfeed.Finished(pod) && !podfeed.Disrupted(pod) && pod.DeletionTimestamp == nil
 }
 
 // shardOf returns the shard that the pod was made for, or -1.
@@ -176,13 +182,16 @@ func viewTemplate(o *object, pods map[string]*corev1.Pod) *view {
 		if shard := shardOf(pod); pod.DeletionTimestamp != nil || shard < 0 || shard >= o.bs.DesiredReplicas() || released[shard] {
 			continue
 		}
-		if problem := podfeed.Problem(pod); problem != "" && v.problem == "" {
+		if problem := podfeed.Problem(pod); problem != "" && v.problem == "" && !endedByItself(pod) {
 			v.problem = fmt.Sprintf("sandbox %s: %s", pod.Name, problem)
 		}
-		if podfeed.Finished(pod) {
+		if podfeed.Disrupted(pod) {
 			continue
 		}
 		v.total++
+		if endedByItself(pod) {
+			v.ended++
+		}
 		if pod.Spec.NodeName != "" {
 			v.allocated++
 		}

@@ -28,7 +28,7 @@ type shardMemo struct {
 	mu sync.Mutex // guards creations while pods are created in parallel
 	// creations are pods that were created and that the cache does not show yet, by name.
 	creations map[string]*creation
-	// failures count, by shard, the pods that ended.
+	// failures count, by shard, the pods that the cluster has ended.
 	failures map[int32]*failure
 }
 

@@ -27,7 +27,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/taskreport"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 	executorapi "github.com/opensandbox/operator/executor/api"
@@ -254,6 +256,32 @@ func TestNothingIsKeptOfABatchSandboxThatIsGone(t *testing.T) {
 	live := b.jobs.of(newer)
 	b.Report(b.bs) // of an old copy
 	require.Same(t, live, b.jobs.of(newer))
+}
+
+func TestTheTaskOfASandboxThatHasEndedHasFailed(t *testing.T) {
+	b := newBench(t, func(_ *bench, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	b.bs.Finalizers = []string{v1alpha1.FinalizerTaskCleanup, v1alpha1.FinalizerPoolAllocation}
+	b.bs.Annotations = map[string]string{v1alpha1.AnnotationAllocStatus: `{"pods":["p"]}`}
+	b.bs.ResourceVersion = ""
+	require.NoError(t, b.Client.Create(t.Context(), b.bs))
+	b.Ledger.SetPool(ledger.Key{Namespace: "ns", Name: "pool"}, "pool-uid", "r", true)
+	observe := func() {
+		b.Ledger.Observe(ledger.Key{Namespace: "ns", Name: "pool"}, podfeed.Facts(b.pod, "pool-uid"))
+	}
+	observe()
+	require.Len(t, b.Ledger.Claim(ledger.Key{Namespace: "ns", Name: "pool"}, allocation.OwnerOf(b.bs), []int32{0}), 1)
+	j := b.jobs.of(b.bs)
+	j.records[0] = &record{pod: "uid-p", podName: "p", state: running}
+
+	b.pod.Status.Phase = corev1.PodSucceeded
+	require.NoError(t, b.Client.Status().Update(t.Context(), b.pod))
+	observe()
+	_, err := b.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b.bs)})
+	require.NoError(t, err)
+	report := b.Report(b.bs)
+	require.Equal(t, []int32{0}, report.Failed)
+	require.Equal(t, v1alpha1.ReasonSandboxEnded, report.FailedTasks[0].Reason)
+	require.Equal(t, "p", report.FailedTasks[0].Sandbox)
 }
 
 func TestAFollowerEndsWithItsRecord(t *testing.T) {

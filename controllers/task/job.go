@@ -137,6 +137,22 @@ func (j *job) unfollow(shard int32) {
 	}
 }
 
+// sandboxEnded fails the task of a sandbox that has ended before it. A result that only
+// its executor could still confirm stands. The lock is held.
+func (j *job) sandboxEnded(s sandbox) {
+	j.unfollow(s.shard)
+	rec := j.records[s.shard]
+	if rec == nil || rec.pod != s.uid {
+		rec = &record{pod: s.uid, podName: s.pod}
+		j.records[s.shard] = rec
+	}
+	rec.stale, rec.unknown = false, false
+	if before := *rec; !rec.ended() {
+		rec.fail(v1alpha1.ReasonSandboxEnded, "the containers of the sandbox finished before the task")
+		countChange(&before, rec)
+	}
+}
+
 // left notes that the follower of a shard has ended, and says whether it was the last.
 func (j *job) left(shard int32, f *following) bool {
 	j.mu.Lock()

@@ -13,6 +13,8 @@ type sandbox struct {
 	ready bool
 	// executor: the pod has a task executor that the operator can talk to.
 	executor bool
+	// ended: the pod's containers finished by themselves; nothing runs in it any more.
+	ended bool
 }
 
 // plan says what to change so that the task of every shard runs once in its sandbox.
@@ -23,6 +25,8 @@ type plan struct {
 	reset []int32
 	// missing are the shards of them whose sandbox has no executor.
 	missing []sandbox
+	// ended are sandboxes that have ended, and whose task has no result yet.
+	ended []sandbox
 	// again are the shards whose task had begun in a sandbox that is lost.
 	again []int32
 	// drop are shards that are no longer asked for.
@@ -62,10 +66,17 @@ func (p *plan) decideLost(shard int32, rec *record, release bool) {
 
 // decideHeld is about a shard with a sandbox.
 func (p *plan) decideHeld(shard int32, rec *record, s sandbox, release bool) {
-	if rec != nil && (release && rec.ended() || rec.pod == s.uid) {
-		return
-	}
 	switch {
+	case rec != nil && rec.ended() && (release || s.ended && rec.pod == ""):
+		// Of a sandbox that has ended, what the status says cannot be confirmed any more.
+		return
+	case s.ended:
+		if rec == nil || rec.pod != s.uid || rec.stale || !rec.ended() {
+			p.ended = append(p.ended, s)
+		}
+		return
+	case rec != nil && rec.pod == s.uid:
+		return
 	case !s.executor:
 		p.missing = append(p.missing, s)
 		p.reset = append(p.reset, shard)

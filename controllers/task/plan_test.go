@@ -10,6 +10,8 @@ func TestDecide(t *testing.T) {
 	ready := sandbox{shard: 0, pod: "a", uid: "a", ready: true, executor: true}
 	notReady, bare := ready, ready
 	notReady.ready, bare.executor = false, false
+	over := notReady
+	over.ended = true
 	tests := map[string]struct {
 		record   *record
 		sandbox  *sandbox
@@ -33,6 +35,12 @@ func TestDecide(t *testing.T) {
 		"without a sandbox it counts no more":                  {record: &record{state: succeeded}, replicas: 1, want: plan{reset: []int32{0}}},
 		"a sandbox without an executor is missing it":          {sandbox: &bare, replicas: 1, want: plan{missing: []sandbox{bare}, reset: []int32{0}}},
 		"a sandbox with one in its place is followed":          {record: &record{missing: true}, sandbox: &ready, replicas: 1, want: plan{follow: []sandbox{ready}}},
+		"the task of a sandbox that has ended is over":         {record: &record{pod: "a", state: running}, sandbox: &over, replicas: 1, want: plan{ended: []sandbox{over}}},
+		"also when it had not begun":                           {sandbox: &over, replicas: 1, want: plan{ended: []sandbox{over}}},
+		"also when the last sandbox' task had run":             {record: &record{pod: "b", state: running}, sandbox: &over, replicas: 1, want: plan{ended: []sandbox{over}}},
+		"also when its result was not confirmed":               {record: &record{pod: "a", state: failed, stale: true}, sandbox: &over, replicas: 1, want: plan{ended: []sandbox{over}}},
+		"its result stands":                                    {record: &record{pod: "a", state: succeeded}, sandbox: &over, replicas: 1},
+		"also one that only the status says":                   {record: &record{state: succeeded}, sandbox: &over, replicas: 1},
 		"a shard that is not asked for any more is dropped":    {record: &record{pod: "a", state: running}, sandbox: &ready, replicas: 0, want: plan{drop: []int32{0}}},
 	}
 	for name, test := range tests {

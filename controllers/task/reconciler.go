@@ -139,7 +139,7 @@ func (r *Reconciler) sandboxes(ctx context.Context, bs *v1alpha1.BatchSandbox) (
 	for i := range list.Items {
 		pod := &list.Items[i]
 		shard, err := strconv.ParseInt(pod.Labels[v1alpha1.LabelBatchSandboxPodIndex], 10, 32)
-		if err != nil || pod.DeletionTimestamp != nil || podfeed.Finished(pod) {
+		if err != nil || pod.DeletionTimestamp != nil || podfeed.Disrupted(pod) {
 			continue
 		}
 		if before := oldest[int32(shard)]; before == nil || pod.CreationTimestamp.Before(&before.CreationTimestamp) {
@@ -163,7 +163,7 @@ func (r *Reconciler) pooledSandboxes(ctx context.Context, bs *v1alpha1.BatchSand
 	}
 	sandboxes := map[int32]sandbox{}
 	for _, h := range r.Ledger.Allocation(allocation.PoolOf(bs), bs.UID).Held {
-		if h.Lost() || h.Finished || int(h.Shard) >= len(record.Pods) || record.Pods[h.Shard] != h.Name {
+		if h.Lost() || int(h.Shard) >= len(record.Pods) || record.Pods[h.Shard] != h.Name {
 			continue
 		}
 		pod := &corev1.Pod{}
@@ -171,7 +171,7 @@ func (r *Reconciler) pooledSandboxes(ctx context.Context, bs *v1alpha1.BatchSand
 		if client.IgnoreNotFound(err) != nil {
 			return nil, fmt.Errorf("reading pod %s: %w", h.Name, err)
 		}
-		if err == nil && pod.UID == h.UID {
+		if err == nil && pod.UID == h.UID && !podfeed.Disrupted(pod) {
 			sandboxes[h.Shard] = sandboxOf(pod, h.Shard)
 		}
 	}
@@ -182,6 +182,7 @@ func sandboxOf(pod *corev1.Pod, shard int32) sandbox {
 	return sandbox{
 		shard: shard, pod: pod.Name, uid: pod.UID, ready: podfeed.Ready(pod),
 		executor: pod.Annotations[v1alpha1.AnnotationExecutorKey] != "",
+		ended:    podfeed.Finished(pod) && !podfeed.Disrupted(pod),
 	}
 }
 
@@ -225,10 +226,13 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 	for _, s := range p.missing {
 		j.records[s.shard] = &record{missing: true, podName: s.pod}
 	}
+	for _, s := range p.ended {
+		j.sandboxEnded(s)
+	}
 	for _, s := range p.follow {
 		r.follow(bs, j, s)
 	}
-	return len(p.reset)+len(p.follow)+len(p.drop) > 0
+	return len(p.reset)+len(p.ended)+len(p.follow)+len(p.drop) > 0
 }
 
 // holdings returns the pool pods that the BatchSandbox holds, nil where it is not
