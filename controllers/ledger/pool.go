@@ -72,8 +72,6 @@ type pool struct {
 	holders map[types.UID]*holder
 	demands []demand // oldest owner first
 	unread  int      // holders whose annotations cannot be read
-	// tainted: a pod that is set aside may be dirty even when all allocations can be read.
-	tainted bool
 
 	// current and outdated hold the available pods in hand-out order, with stale
 	// elements among them, bounded by enqueue; available counts the true ones.

@@ -183,7 +183,8 @@ func (p *pool) suspectIdle() {
 	}
 }
 
-// clearSuspects ends the setting aside once no allocation is unreadable.
+// clearSuspects ends the setting aside once no allocation is unreadable. What is left
+// by then may be dirty: nobody knows what the annotations said before they were mended.
 func (p *pool) clearSuspects() {
 	if p.unread > 0 {
 		return
@@ -192,13 +193,9 @@ func (p *pool) clearSuspects() {
 		if e.state != SetAside {
 			continue
 		}
-		e.state = Idle
-		if p.tainted {
-			e.state = Retiring
-		}
+		e.state = Retiring
 		p.refresh(e)
 	}
-	p.tainted = false
 }
 
 // Suspects returns the pods that an unreadable allocation of the pool may name.
@@ -220,7 +217,6 @@ func (l *Ledger) Suspects(key Key) []Pod {
 func (l *Ledger) ForgetUnreadable(key Key, owner types.UID) {
 	l.with(key, func(p *pool) {
 		if h := p.holders[owner]; h != nil && h.unread {
-			p.tainted = true
 			p.setUnread(h.owner, false)
 			p.clearSuspects()
 			p.poolChanged = true

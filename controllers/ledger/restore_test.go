@@ -59,9 +59,20 @@ func TestRestoreOfOneRecordWhileTheOperatorRuns(t *testing.T) {
 		b.Restore([]Record{record(y, "p")})
 		require.Equal(t, []string{"new Idle", "p Held", "q SetAside"}, b.states())
 		b.Restore([]Record{record(x)})
-		require.Equal(t, []string{"new Idle", "p Held", "q Idle"}, b.states())
+		require.Equal(t, []string{"new Idle", "p Held", "q Retiring"}, b.states())
 		b.check()
 	})
+}
+
+func TestAnAllocationThatIsMendedByDeletingItMakesNoPodIdle(t *testing.T) {
+	x := box("x", 0)
+	b := newBook(t, "p", "q")
+	b.Restore([]Record{unreadable(x)})
+	b.ForgetUnseen()
+	b.Restore([]Record{record(x)})
+	require.Equal(t, []string{"p Retiring", "q Retiring"}, b.states())
+	require.Empty(t, b.claim(x, 2), "nor are they given back to x")
+	b.check()
 }
 
 func TestForgetUnreadable(t *testing.T) {
@@ -173,7 +184,7 @@ func TestWhileAnAllocationCannotBeRead(t *testing.T) {
 	require.False(t, b.ForgetOwner(poolKey, x))
 
 	b.Restore([]Record{record(x, "old")})
-	require.Equal(t, []string{"late Idle", "new Held", "old Held"}, b.states())
+	require.Equal(t, []string{"late Retiring", "new Held", "old Held"}, b.states())
 	b.Restore([]Record{record(x, "old")})
 	require.Equal(t, []string{"0 old"}, b.holds(x), "a second time changes nothing")
 	b.check()

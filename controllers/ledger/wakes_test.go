@@ -119,14 +119,13 @@ func TestWakes(t *testing.T) {
 			before: func(b *book) { b.SetPool(poolKey, "pool-uid", "r1", false); b.Offer(poolKey, x, 1) },
 			do:     func(b *book) { b.Observe(poolKey, ready("p")) },
 		},
-		"an allocation that becomes readable wakes who waits for what it does not name": {
+		"an allocation that becomes readable wakes nobody: what it does not name is retired": {
 			pods: []string{"p"},
 			before: func(b *book) {
 				b.Restore([]Record{unreadable(x)})
 				b.Offer(poolKey, y, 1)
 			},
-			do:   func(b *book) { b.Restore([]Record{record(x)}) },
-			want: []string{"y"},
+			do: func(b *book) { b.Restore([]Record{record(x)}) },
 		},
 		"a pod that turns out not to exist wakes its holder": {
 			before: func(b *book) { b.Restore([]Record{record(x, "p")}) },
