@@ -200,7 +200,7 @@ func Register(ctx context.Context, pods cache.Cache, book *ledger.Ledger) error 
 	forget := func(obj any) {
 		if pod, ok := obj.(*corev1.Pod); ok {
 			if key, _, ok := PoolOf(pod); ok {
-				book.Forget(key, pod.Name, pod.UID)
+				book.ObserveGone(key, pod.Name, pod.UID)
 			}
 		}
 	}
