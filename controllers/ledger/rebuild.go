@@ -119,7 +119,7 @@ func (p *pool) takeIn(h *holder, r *Record, from State, unseenAreGone bool) (oth
 		if e == nil {
 			continue
 		}
-		s := &held{lent: by, shard: int32(shard)} //nolint:gosec // at most MaxReplicas
+		s := &held{lent: by, shard: int32(shard)}
 		if shard < len(r.Restarts) {
 			s.base = r.Restarts[shard]
 		}
