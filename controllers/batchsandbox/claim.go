@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/clock"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -59,7 +60,8 @@ type claims struct {
 func (c *claims) allocation(o *object) ledger.Allocation {
 	held := c.ledger.Allocation(o.pool, o.owner.UID)
 	if o.unclear != nil && len(o.unclear.claimed) > 0 {
-		held.Held = slices.DeleteFunc(held.Held, func(h ledger.HeldPod) bool { return slices.Contains(o.unclear.claimed, h.Name) })
+		claimed := sets.New(o.unclear.claimed...)
+		held.Held = slices.DeleteFunc(slices.Clone(held.Held), func(h ledger.HeldPod) bool { return claimed.Has(h.Name) })
 	}
 	return held
 }
@@ -170,32 +172,30 @@ func (c *claims) settle(ctx context.Context, o *object, w *allocationWrite, caus
 func (c *claims) commit(o *object, to *change) {
 	o.unclear = nil
 	if len(to.dropped) > 0 {
-		c.ledger.Drop(o.pool, o.owner.UID, to.dropped)
+		c.ledger.Discard(o.pool, o.owner.UID, to.dropped)
 	}
 	if len(to.released) > 0 {
 		c.ledger.BeginRelease(o.pool, o.owner.UID, to.released)
 	}
 	if len(to.freed) > 0 {
 		c.tasks.Freed(o.bs, to.freed)
-		c.ledger.Free(o.pool, o.owner.UID, to.freed)
+		c.ledger.EndRelease(o.pool, o.owner.UID, to.freed)
 	}
 }
 
-// undo gives back pods of a claim that was not written and never will be. The demand is
-// taken back first: with it, the pods would wake this owner again at once. It asks again
-// when it is reconciled; until then it does not keep others waiting.
+// undo gives back pods of a claim that was not written and never will be, and the demand:
+// the owner asks again when it is reconciled; until then it does not keep others waiting.
 func (c *claims) undo(o *object, claimed []string) {
 	o.unclear = nil
-	c.ledger.Withdraw(o.pool, o.owner)
-	c.ledger.Unclaim(o.pool, o.owner.UID, claimed)
+	c.ledger.Unclaim(o.pool, o.owner, claimed)
 }
 
 // drop drops a claim whose write may have been visible for a while: somebody may have
 // read its endpoints. Its pods are never lent again.
 func (c *claims) drop(o *object, w *allocationWrite) {
 	o.unclear = nil
-	c.ledger.Withdraw(o.pool, o.owner)
-	c.ledger.Drop(o.pool, o.owner.UID, w.claimed)
+	c.ledger.SetDemand(o.pool, o.owner, 0)
+	c.ledger.Discard(o.pool, o.owner.UID, w.claimed)
 }
 
 // finalizersWith returns the finalizers that a pooled BatchSandbox is to have while

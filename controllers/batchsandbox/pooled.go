@@ -64,8 +64,8 @@ func (p *pooled) read(o *object) (ledger.Allocation, *blocked) {
 	if err != nil {
 		return held, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}
 	}
-	for _, c := range p.ledger.Restore([]ledger.Record{record}) {
-		p.events.doubleAllocation(o.bs, c.Pod)
+	for _, pod := range p.ledger.Settle(record) {
+		p.events.doubleAllocation(o.bs, pod)
 	}
 	return p.claims.allocation(o), nil
 }
@@ -126,7 +126,7 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 		why, err := whyNotWritten(o.bs, to.annotations, err)
 		return again, why, err
 	}
-	held.Held, held.Releasing = next, append(held.Releasing, plan.surplus...)
+	held.Held, held.Releasing = next, slices.Concat(held.Releasing, plan.surplus)
 	if len(plan.lost) > 0 {
 		p.events.lost(o.bs, names(plan.lost))
 	}
@@ -139,7 +139,7 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 // claim takes pods for the empty shards. Where only a part of them is to be had, it waits
 // until the object may be written again and returns when that is.
 func (p *pooled) claim(o *object, plan *pooledPlan, ask int) (grants []ledger.Grant, again time.Duration) {
-	share := p.ledger.Offer(o.pool, o.owner, ask)
+	share := p.ledger.SetDemand(o.pool, o.owner, ask)
 	if share == 0 {
 		return nil, 0
 	}
@@ -215,7 +215,7 @@ func (p *pooled) reconcileDelete(ctx context.Context, o *object) (*view, time.Du
 	if err := p.claims.resolve(ctx, o); err != nil {
 		return nil, 0, err
 	}
-	p.ledger.Withdraw(o.pool, o.owner) // it waits for nothing any more, however long this takes
+	p.ledger.SetDemand(o.pool, o.owner, 0) // it waits for nothing any more, however long this takes
 	freed, stopping, err := p.releases.all(ctx, o.pool, o.owner, p.claims.allocation(o), o.bs)
 	if err != nil || stopping > 0 {
 		return &view{deleting: waitsFor(stopping, err)}, 0, err
@@ -236,7 +236,7 @@ func (p *pooled) gone(ctx context.Context, name types.NamespacedName, alive type
 			continue
 		}
 		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
-		p.ledger.Withdraw(ref.Pool, owner)
+		p.ledger.SetDemand(ref.Pool, owner, 0)
 		freed, _, err := p.releases.all(ctx, ref.Pool, owner, p.ledger.Allocation(ref.Pool, ref.UID), nil)
 		if err != nil {
 			return fmt.Errorf("giving back the sandboxes of BatchSandbox %s, which is gone: %w", name, err)
@@ -248,7 +248,6 @@ func (p *pooled) gone(ctx context.Context, name types.NamespacedName, alive type
 
 // forget ends the owner's time in the ledger.
 func (p *pooled) forget(pool ledger.Key, owner ledger.Owner, freed []string) {
-	p.ledger.Free(pool, owner.UID, freed)
-	p.ledger.ForgetUnreadable(pool, owner.UID)
+	p.ledger.EndRelease(pool, owner.UID, freed)
 	p.ledger.ForgetOwner(pool, owner)
 }

@@ -21,12 +21,11 @@ type pooledPlan struct {
 	empty []int32
 }
 
-// planPooled decides what to keep, drop and give up so that shards 0 to replicas-1,
+// planPooled, which is given the held pods by shard, decides what to keep, drop and give up so that shards 0 to replicas-1,
 // except those that are released, each have one live pod.
 func planPooled(held []ledger.HeldPod, replicas int32, released map[int32]bool) pooledPlan {
 	var plan pooledPlan
 	filled := make([]bool, replicas)
-	slices.SortFunc(held, func(a, b ledger.HeldPod) int { return int(a.Shard - b.Shard) })
 	for _, h := range held {
 		switch {
 		case h.Lost():

@@ -64,7 +64,7 @@ func (r *releases) all(ctx context.Context, key ledger.Key, owner ledger.Owner, 
 		if err := r.othersUnreadable(ctx, key, owner); err != nil {
 			return nil, 0, err
 		}
-		suspects := r.ledger.Suspects(key)
+		suspects := r.ledger.PodsSetAside(key)
 		pods := make([]ledger.HeldPod, len(suspects))
 		for i, pod := range suspects {
 			pods[i] = ledger.HeldPod{Pod: pod, Seen: true}
@@ -74,7 +74,7 @@ func (r *releases) all(ctx context.Context, key ledger.Key, owner ledger.Owner, 
 		}
 	}
 	r.ledger.BeginRelease(key, owner.UID, names(held.Held))
-	return r.recycle(ctx, key, owner.UID, append(held.Held, held.Releasing...), bs)
+	return r.recycle(ctx, key, owner.UID, slices.Concat(held.Held, held.Releasing), bs)
 }
 
 // othersUnreadable returns an error while the pods that the owner might hold might

@@ -141,7 +141,7 @@ func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 		}
 		records = append(records, record)
 	}
-	conflicts := s.Ledger.Restore(records)
+	conflicts := s.Ledger.Rebuild(records)
 	done.sandboxes, done.pooled, done.conflicts = len(sandboxes), len(records), len(conflicts)
 	for _, conflict := range conflicts {
 		allocation.DoubleAllocations.Inc()
@@ -154,7 +154,7 @@ func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 	if err := s.loseHidden(ctx, records); err != nil {
 		return err
 	}
-	s.Ledger.ForgetUnseen()
+	s.Ledger.CompleteRebuild()
 	return nil
 }
 
