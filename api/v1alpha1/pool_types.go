@@ -116,6 +116,10 @@ type ScaleStrategy struct {
 	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
 }
 
+// DefaultUpdateMaxUnavailable is what spec.updateStrategy.maxUnavailable is where it is
+// not set.
+const DefaultUpdateMaxUnavailable = "25%"
+
 // UpdateStrategy bounds how fast idle pods are replaced when the template changes.
 type UpdateStrategy struct {
 	// maxUnavailable is how many idle pods may be missing or not ready at a time

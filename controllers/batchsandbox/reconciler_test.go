@@ -30,6 +30,9 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
+	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
 var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
@@ -37,6 +40,7 @@ var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
 // world is a Reconciler with an API server in memory, whose answers a test can spoil.
 type world struct {
 	*Reconciler
+	Ledger   *ledger.Ledger
 	t        *testing.T
 	api      client.WithWatch // without what the test spoils
 	clock    *clocktesting.FakeClock
@@ -62,36 +66,54 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		WithStatusSubresource(&v1alpha1.BatchSandbox{}, &corev1.Pod{}).
 		WithIndex(&corev1.Pod{}, indexController, controllerUID).
 		Build()
-	w.Reconciler = &Reconciler{
-		Client: interceptor.NewClient(w.api, interceptor.Funcs{
-			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
-				if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && w.late != nil {
-					w.late.DeepCopyInto(bs)
-					return nil
-				}
-				return c.Get(ctx, key, obj, opts...)
-			},
-			Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
-				return w.send("patch "+obj.GetName(), func() error { return c.Patch(ctx, obj, patch, opts...) })
-			},
-			SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
-				return w.send("status "+obj.GetName(), func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
-			},
-			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
-				return w.send("create "+obj.GetName(), func() error { return c.Create(ctx, obj, opts...) })
-			},
-			Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
-				return w.send("delete "+obj.GetName(), func() error { return c.Delete(ctx, obj, opts...) })
-			},
-		}),
-		Live:     w.api,
-		Ledger:   ledger.New(ledger.Hooks{}),
+	w.Ledger = ledger.New(ledger.Hooks{})
+	w.connect(interceptor.NewClient(w.api, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && w.late != nil {
+				w.late.DeepCopyInto(bs)
+				return nil
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			return w.send("patch "+obj.GetName(), func() error { return c.Patch(ctx, obj, patch, opts...) })
+		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+			return w.send("status "+obj.GetName(), func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
+		},
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			return w.send("create "+obj.GetName(), func() error { return c.Create(ctx, obj, opts...) })
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			return w.send("delete "+obj.GetName(), func() error { return c.Delete(ctx, obj, opts...) })
+		},
+	}))
+	return w
+}
+
+// connect has the reconciler use that client.
+func (w *world) connect(c client.Client) {
+	w.t.Helper()
+	var err error
+	w.Reconciler, err = New(Config{
+		Client: c, Live: w.api, Ledger: w.Ledger, Tasks: noTasks{}, Wakes: &wakequeue.Queue{},
+		Executor: func() *podtemplate.Executor { return &podtemplate.Executor{} },
 		Fresh:    func() error { return w.fresh },
 		WaitOpen: func(context.Context) error { return nil },
+		Ending:   func(string) bool { return false },
 		Recorder: w.recorder,
 		Clock:    w.clock,
-	}
-	return w
+	})
+	require.NoError(w.t, err)
+}
+
+// noTasks stands for the task reconciler where no BatchSandbox has a task.
+type noTasks struct{}
+
+func (noTasks) Report(*v1alpha1.BatchSandbox) taskreport.Report { return taskreport.Report{} }
+func (noTasks) Freed(*v1alpha1.BatchSandbox, []string)          {}
+func (noTasks) Stop(*v1alpha1.BatchSandbox, string, types.UID, bool) taskreport.Stopping {
+	return taskreport.Stopped
 }
 
 func (w *world) send(write string, do func() error) error {
@@ -196,8 +218,8 @@ func (w *world) events() []string {
 // idle returns how many pods a new batch could have.
 func (w *world) idle() int {
 	other := ledger.Owner{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "other"}, UID: "other", Created: now.Add(time.Hour)}
-	n := w.Ledger.Offer(poolKey, other, 100)
-	w.Ledger.Withdraw(poolKey, other)
+	n := w.Ledger.SetDemand(poolKey, other, 100)
+	w.Ledger.SetDemand(poolKey, other, 0)
 	return n
 }
 
@@ -388,7 +410,7 @@ func TestAClaimThatStaysUnclearIsShownAndFenced(t *testing.T) {
 				_, err := w.reconcile("batch")
 				require.ErrorIs(t, err, errTimeout)
 				require.NotContains(t, w.writes, "status batch")
-				w.clock.Step(pendingPatience / 2)
+				w.clock.Step(unclearPatience / 2)
 			}
 			_, err := w.reconcile("batch")
 			require.ErrorIs(t, err, errTimeout)
@@ -402,7 +424,7 @@ func TestAClaimThatStaysUnclearIsShownAndFenced(t *testing.T) {
 				for range 2 { // and so with the next claim
 					_, err := w.reconcile("batch")
 					require.ErrorIs(t, err, errTimeout)
-					w.clock.Step(pendingPatience)
+					w.clock.Step(unclearPatience)
 				}
 				require.Equal(t, 2, w.idle())
 			}
@@ -427,7 +449,7 @@ func TestAFenceOfWhichNothingIsHeardCostsNoPod(t *testing.T) {
 	}
 	_, err := w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
-	w.clock.Step(pendingPatience)
+	w.clock.Step(unclearPatience)
 	_, err = w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
 	require.Zero(t, w.idle(), "the claim may be written")
@@ -447,7 +469,7 @@ func TestAFenceThatMovesNothingIsNone(t *testing.T) {
 	}
 	_, err := w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
-	w.clock.Step(pendingPatience)
+	w.clock.Step(unclearPatience)
 	_, err = w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
 	require.Contains(t, w.writes, "status batch")
@@ -538,7 +560,7 @@ func TestABatchThatIsDeletedWaitsForNothing(t *testing.T) {
 func TestALostPodIsReplacedAtItsShardInOneWrite(t *testing.T) {
 	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 2))
 	w.mustReconcile("batch")
-	w.Ledger.Forget(poolKey, "a", "uid-a")
+	w.Ledger.ObserveGone(poolKey, "a", "uid-a")
 	w.writes = nil
 	w.clock.Step(time.Second)
 	w.mustReconcile("batch")
@@ -699,7 +721,7 @@ func TestABatchThatFillsIsWrittenInSteps(t *testing.T) {
 
 func TestAnAllocationThatCannotBeReadIsSetAside(t *testing.T) {
 	w := newPooledWorld(t, []string{"a", "b"}, named("batch", 1, unreadable))
-	w.Ledger.Restore([]ledger.Record{{Pool: poolKey, Owner: ledger.Owner{
+	w.Ledger.Rebuild([]ledger.Record{{Pool: poolKey, Owner: ledger.Owner{
 		NamespacedName: types.NamespacedName{Namespace: "ns", Name: "batch"}, UID: "uid-batch"}, Unreadable: true}})
 	require.Zero(t, w.idle(), "it may name them")
 	w.mustReconcile("batch")
@@ -714,7 +736,7 @@ func TestAnAllocationThatCannotBeReadIsSetAside(t *testing.T) {
 	w.clock.Step(time.Second)
 	w.mustReconcile("batch")
 	require.Equal(t, []string{"b"}, w.holds("batch"), "mended")
-	require.Equal(t, 1, w.idle(), "a was never its")
+	require.Zero(t, w.idle(), "a may be one of those that it had before")
 	require.Equal(t, v1alpha1.ReasonAllReady, w.ready("batch").Reason)
 }
 
@@ -771,7 +793,7 @@ func TestAnAllocationThatDoesNotFitClaimsNothing(t *testing.T) {
 
 func TestAStatusFieldThatTheCRDLacksIsNotWrittenAgain(t *testing.T) {
 	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
-	w.Client = interceptor.NewClient(w.api, interceptor.Funcs{
+	w.connect(interceptor.NewClient(w.api, interceptor.Funcs{
 		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
 			w.writes = append(w.writes, "status")
 			if err := c.SubResource(sub).Patch(ctx, obj, patch, opts...); err != nil {
@@ -781,7 +803,7 @@ func TestAStatusFieldThatTheCRDLacksIsNotWrittenAgain(t *testing.T) {
 			bs.Status.Phase = "" // it would have been pruned
 			return c.SubResource(sub).Update(ctx, bs)
 		},
-	})
+	}))
 	for range 5 {
 		w.clock.Step(time.Minute)
 		w.mustReconcile("batch")
@@ -815,6 +837,115 @@ func TestAnExpiredBatchIsDeletedWithAnEvent(t *testing.T) {
 	require.Equal(t, []string{"Expired"}, w.events())
 	w.mustReconcile("batch")
 	require.False(t, w.podExists("a"))
+}
+
+func hasEnded(p *ledger.Pod) { p.Finished, p.Ready, p.Problem = true, false, "PodSucceeded" }
+
+func TestASandboxThatHasEndedKeepsItsShardAndItsPod(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 2))
+	w.mustReconcile("batch")
+	w.clock.Step(time.Second)
+	w.observe("b", hasEnded)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"a", "b"}, w.holds("batch"))
+	require.Equal(t, `["ip-a"]`, w.get("batch").Annotations[v1alpha1.AnnotationEndpoints], "the address may be another's by now")
+	status := w.get("batch").Status
+	require.Equal(t, []int32{2, 2, 1, 1}, []int32{status.Replicas, status.Allocated, status.Ready, status.Ended})
+	c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSandboxesEnded)
+	require.NotNil(t, c)
+	require.Equal(t, metav1.ConditionTrue, c.Status)
+	require.Equal(t, v1alpha1.ReasonContainersEnded, c.Reason)
+	require.Equal(t, v1alpha1.ReasonContainersEnded, w.ready("batch").Reason)
+	require.Equal(t, []string{v1alpha1.ConditionSandboxesEnded}, w.events(), "once")
+	n := len(w.writes)
+	for range 3 {
+		w.clock.Step(time.Minute)
+		w.mustReconcile("batch")
+	}
+	require.Len(t, w.writes, n, "and that is all")
+	require.Empty(t, w.events())
+
+	w.observe("b", hasEnded, func(p *ledger.Pod) { p.Disrupted = true })
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"a", "c"}, w.holds("batch"), "one that was evicted is lost")
+	require.Zero(t, w.get("batch").Status.Ended)
+}
+
+func TestASandboxThatHasEndedIsLetGoOf(t *testing.T) {
+	tests := map[string]func(w *world, bs *v1alpha1.BatchSandbox) error{
+		"by scale-down": func(w *world, bs *v1alpha1.BatchSandbox) error {
+			*bs.Spec.Replicas = 0
+			return w.api.Update(w.t.Context(), bs)
+		},
+		"by deletion": func(w *world, bs *v1alpha1.BatchSandbox) error { return w.api.Delete(w.t.Context(), bs) },
+	}
+	for name, letGo := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+			pool := &v1alpha1.Pool{}
+			require.NoError(t, w.api.Get(t.Context(), poolKey, pool))
+			pool.Spec.RecycleStrategy.Type = v1alpha1.RecycleNoop
+			require.NoError(t, w.api.Update(t.Context(), pool))
+			w.mustReconcile("batch")
+			w.observe("a", hasEnded)
+			w.clock.Step(time.Second)
+			w.mustReconcile("batch")
+			require.True(t, w.podExists("a"))
+			require.NoError(t, letGo(w, w.get("batch")))
+			w.mustReconcile("batch")
+			require.False(t, w.podExists("a"), "nothing can run in it any more, so no pool wants it back")
+			require.Zero(t, w.idle())
+		})
+	}
+}
+
+func TestManySandboxesThatEndAreNotAWriteEach(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 3))
+	w.mustReconcile("batch")
+	w.clock.Step(time.Second)
+	w.observe("a", hasEnded)
+	w.mustReconcile("batch")
+	w.writes = nil
+	w.observe("b", hasEnded)
+	again := w.mustReconcile("batch").RequeueAfter
+	require.Empty(t, w.writes)
+	require.Positive(t, again)
+	w.observe("c", hasEnded)
+	w.clock.Step(again)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"patch batch", "status batch"}, w.writes)
+	require.NotContains(t, w.get("batch").Annotations, v1alpha1.AnnotationEndpoints)
+}
+
+func TestATemplateSandboxThatHasEndedIsNotStartedAgain(t *testing.T) {
+	w := newWorld(t, named("batch", 1, templated))
+	w.mustReconcile("batch")
+	end := func(change func(*corev1.PodStatus)) {
+		pod := &corev1.Pod{}
+		require.NoError(t, w.api.Get(t.Context(), types.NamespacedName{Namespace: "ns", Name: "batch-0"}, pod))
+		pod.Status = corev1.PodStatus{Phase: corev1.PodSucceeded, PodIP: "10.0.0.1"}
+		change(&pod.Status)
+		require.NoError(t, w.api.Status().Update(t.Context(), pod))
+	}
+	end(func(*corev1.PodStatus) {})
+	w.writes = nil
+	for range 3 {
+		w.clock.Step(time.Minute)
+		w.mustReconcile("batch")
+	}
+	require.Equal(t, []string{"status batch"}, w.writes)
+	status := w.get("batch").Status
+	require.Equal(t, []int32{1, 0, 1}, []int32{status.Replicas, status.Ready, status.Ended})
+	require.Equal(t, v1alpha1.PhaseFailed, status.Phase)
+	require.True(t, meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionSandboxesEnded))
+
+	end(func(s *corev1.PodStatus) { s.Phase, s.Reason = corev1.PodFailed, "Evicted" })
+	w.writes = nil
+	w.clock.Step(time.Minute)
+	w.mustReconcile("batch")
+	require.Equal(t, "delete batch-0", w.writes[0], "one that was evicted is lost")
+	require.Contains(t, w.writes[1], "create batch-0")
+	require.Zero(t, w.get("batch").Status.Ended)
 }
 
 func templated(bs *v1alpha1.BatchSandbox) {

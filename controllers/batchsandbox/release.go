@@ -8,11 +8,10 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -24,15 +23,25 @@ import (
 // recycleParallel bounds the pods of one BatchSandbox that are recycled at a time.
 const recycleParallel = 32
 
-// finishReleases recycles the pods that were given up and, when the write that
-// takes them out of alloc-release is done, frees them. It returns when to come back.
-func (r *Reconciler) finishReleases(ctx context.Context, s *scope) (time.Duration, error) {
-	held := r.Ledger.Allocation(s.key, s.owner.UID)
+// releases makes pool pods clean that were given up, and lets go of them when the object
+// says so.
+type releases struct {
+	ledger *ledger.Ledger
+	client client.Reader
+	claims *claims
+	pods   pods
+	tasks  Tasks
+	clock  clock.PassiveClock
+}
+
+// finish recycles the pods that were given up and, when the write that takes them out of
+// alloc-release is done, frees them. It returns when to come back.
+func (r *releases) finish(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, error) {
 	if len(held.Releasing) == 0 {
 		return 0, nil
 	}
-	done, stopping, recycleErr := r.recycle(ctx, s.key, s.owner.UID, held.Releasing, s.bs)
-	if wait := r.tooSoon(s); stopping > 0 && wait > 0 {
+	done, stopping, recycleErr := r.recycle(ctx, o.pool, o.owner.UID, held.Releasing, o.bs)
+	if wait := o.tooSoon(r.clock.Now()); stopping > 0 && wait > 0 {
 		return wait, recycleErr // not one write for each task that stops
 	}
 	var left []string
@@ -41,101 +50,21 @@ func (r *Reconciler) finishReleases(ctx context.Context, s *scope) (time.Duratio
 			left = append(left, h.Name)
 		}
 	}
-	want, err := allocation.Format(held.Held, left)
-	if err != nil {
-		return 0, err
-	}
-	w, err := newWrite(s.bs, want, len(held.Held)+len(left) > 0)
-	if err != nil || w == nil {
-		return 0, errors.Join(recycleErr, err)
-	}
-	w.frees = done
-	return 0, errors.Join(recycleErr, r.send(ctx, s, w))
+	return 0, errors.Join(recycleErr, r.claims.write(ctx, o, change{
+		annotations: allocation.Format(held.Held, left), holds: len(held.Held)+len(left) > 0, freed: done,
+	}))
 }
 
-// reconcileDelete gives back all that a BatchSandbox holds and then lets it go. It
-// returns when to come back.
-func (r *Reconciler) reconcileDelete(ctx context.Context, s *scope) (time.Duration, error) {
-	if s.bs.Spec.PoolRef == "" {
-		return r.deleteTemplate(ctx, s)
-	}
-	if err := r.resolve(ctx, s); err != nil {
-		return 0, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
-	}
-	r.Ledger.Withdraw(s.key, s.owner) // it waits for nothing any more, however long this takes
-	freed, stopping, err := r.releaseAll(ctx, s.key, s.owner, s.bs)
-	if err != nil || stopping > 0 {
-		v := r.viewPooled(ctx, s, nil)
-		v.deleting = waitsFor(stopping, err)
-		again, statusErr := r.writeStatus(ctx, s, v)
-		if err := errors.Join(err, statusErr); err != nil {
-			return 0, fmt.Errorf("giving back the sandboxes of BatchSandbox %s: %w", s.owner, err)
-		}
-		return again, nil // woken when the tasks are stopped
-	}
-	if !slices.Equal(finalizersWith(s.bs, false), s.bs.Finalizers) {
-		// alloc-status stays as it is until the object goes.
-		w, err := newWrite(s.bs, allocation.Of(s.bs), false)
-		if err != nil {
-			return 0, err
-		}
-		w.frees = freed
-		if err := r.send(ctx, s, w); err != nil {
-			return 0, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
-		}
-	}
-	r.Ledger.Free(s.key, s.owner.UID, freed)
-	r.Ledger.ForgetUnreadable(s.key, s.owner.UID)
-	r.Ledger.ForgetOwner(s.key, s.owner)
-	return 0, nil
-}
-
-// waitsFor says what a deletion waits for.
-func waitsFor(stopping int, err error) *blocked {
-	if err != nil {
-		return &blocked{v1alpha1.ReasonRecycling, "waiting until the sandboxes are recycled: " + err.Error()}
-	}
-	return &blocked{v1alpha1.ReasonStoppingTasks, fmt.Sprintf("waiting until %d sandboxes have stopped their tasks or are restarted", stopping)}
-}
-
-// reconcileGone gives back what BatchSandboxes of that name still hold although
-// their objects are gone, except the one with UID alive: somebody took their
-// finalizer away.
-func (r *Reconciler) reconcileGone(ctx context.Context, name types.NamespacedName, alive types.UID) error {
-	if alive == "" {
-		r.memory.forget(name)
-		if err := r.deletePodsOf(ctx, name); err != nil {
-			return err
-		}
-	}
-	for _, ref := range r.Ledger.Lookup(name) {
-		if ref.UID == alive {
-			continue
-		}
-		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
-		r.Ledger.Withdraw(ref.Pool, owner)
-		freed, _, err := r.releaseAll(ctx, ref.Pool, owner, nil)
-		if err != nil {
-			return fmt.Errorf("giving back the sandboxes of BatchSandbox %s, which is gone: %w", name, err)
-		}
-		r.Ledger.Free(ref.Pool, ref.UID, freed)
-		r.Ledger.ForgetUnreadable(ref.Pool, ref.UID)
-		r.Ledger.ForgetOwner(ref.Pool, owner)
-	}
-	return nil
-}
-
-// releaseAll recycles everything that the owner holds, and every pod that it might
-// hold when its annotations cannot be read. It returns the pods that are to be
+// all recycles everything that the owner holds, and every pod that it might hold when its
+// annotations cannot be read. It returns the pods that are to be
 // freed once that is recorded, and the number of those whose tasks are still being
 // stopped. Without an object that names its tasks every pod is deleted.
-func (r *Reconciler) releaseAll(ctx context.Context, key ledger.Key, owner ledger.Owner, bs *v1alpha1.BatchSandbox) (freed []string, stopping int, err error) {
-	held := r.Ledger.Allocation(key, owner.UID)
+func (r *releases) all(ctx context.Context, key ledger.Key, owner ledger.Owner, held ledger.Allocation, bs *v1alpha1.BatchSandbox) (freed []string, stopping int, err error) {
 	if held.Unreadable {
 		if err := r.othersUnreadable(ctx, key, owner); err != nil {
 			return nil, 0, err
 		}
-		suspects := r.Ledger.Suspects(key)
+		suspects := r.ledger.PodsSetAside(key)
 		pods := make([]ledger.HeldPod, len(suspects))
 		for i, pod := range suspects {
 			pods[i] = ledger.HeldPod{Pod: pod, Seen: true}
@@ -144,19 +73,19 @@ func (r *Reconciler) releaseAll(ctx context.Context, key ledger.Key, owner ledge
 			return nil, 0, err
 		}
 	}
-	r.Ledger.BeginRelease(key, owner.UID, names(held.Held))
-	return r.recycle(ctx, key, owner.UID, append(held.Held, held.Releasing...), bs)
+	r.ledger.BeginRelease(key, owner.UID, names(held.Held))
+	return r.recycle(ctx, key, owner.UID, slices.Concat(held.Held, held.Releasing), bs)
 }
 
 // othersUnreadable returns an error while the pods that the owner might hold might
 // as well be those of another BatchSandbox that cannot be read and that stays.
-func (r *Reconciler) othersUnreadable(ctx context.Context, key ledger.Key, owner ledger.Owner) error {
-	for _, name := range r.Ledger.Snapshot(key).Unreadable {
+func (r *releases) othersUnreadable(ctx context.Context, key ledger.Key, owner ledger.Owner) error {
+	for _, name := range r.ledger.Snapshot(key).Unreadable {
 		if name == owner.NamespacedName {
 			continue
 		}
 		other := &v1alpha1.BatchSandbox{}
-		err := r.Client.Get(ctx, name, other)
+		err := r.client.Get(ctx, name, other)
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("reading BatchSandbox %s: %w", name, err)
 		}
@@ -170,7 +99,7 @@ func (r *Reconciler) othersUnreadable(ctx context.Context, key ledger.Key, owner
 // recycle ends the tasks in the pods and then cleans or deletes these, in parallel.
 // It returns the names of those for which that is done, and the number of those whose
 // tasks are still being stopped. Without a BatchSandbox every pod is deleted at once.
-func (r *Reconciler) recycle(ctx context.Context, key ledger.Key, owner types.UID, pods []ledger.HeldPod, bs *v1alpha1.BatchSandbox) (done []string, stopping int, err error) {
+func (r *releases) recycle(ctx context.Context, key ledger.Key, owner types.UID, pods []ledger.HeldPod, bs *v1alpha1.BatchSandbox) (done []string, stopping int, err error) {
 	strategy := v1alpha1.RecycleDelete
 	if bs != nil {
 		if strategy, err = r.recycleStrategy(ctx, key); err != nil {
@@ -199,9 +128,9 @@ func (r *Reconciler) recycle(ctx context.Context, key ledger.Key, owner types.UI
 }
 
 // recycleStrategy is that of the pool; a pool that is going or gone takes nothing back.
-func (r *Reconciler) recycleStrategy(ctx context.Context, key ledger.Key) (v1alpha1.RecycleType, error) {
+func (r *releases) recycleStrategy(ctx context.Context, key ledger.Key) (v1alpha1.RecycleType, error) {
 	pool := &v1alpha1.Pool{}
-	err := r.Client.Get(ctx, key, pool)
+	err := r.client.Get(ctx, key, pool)
 	switch {
 	case apierrors.IsNotFound(err):
 		return v1alpha1.RecycleDelete, nil
@@ -218,64 +147,48 @@ var errStopping = errors.New("tasks are being stopped")
 
 // recycleOne cleans or deletes one pod. One that cannot be restarted in place, or
 // whose tasks cannot be stopped, is deleted.
-func (r *Reconciler) recycleOne(ctx context.Context, key ledger.Key, owner types.UID, h ledger.HeldPod, strategy v1alpha1.RecycleType, bs *v1alpha1.BatchSandbox) error {
+func (r *releases) recycleOne(ctx context.Context, key ledger.Key, owner types.UID, h ledger.HeldPod, strategy v1alpha1.RecycleType, bs *v1alpha1.BatchSandbox) error {
 	if h.Deleted && !h.Gone {
 		return nil // in an earlier pass
 	}
 	restart := strategy == v1alpha1.RecycleRestart
-	if r.Tasks != nil && bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() {
-		switch r.Tasks.Stop(bs, h.Name, h.UID, restart) {
+	if bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() && !h.Finished {
+		switch r.tasks.Stop(bs, h.Name, h.UID, restart) {
 		case taskreport.StillStopping:
 			return errStopping
 		case taskreport.Restarted:
-			r.Ledger.MarkClean(key, owner, h.Name)
+			r.ledger.MarkClean(key, owner, h.Name)
 			return nil
 		case taskreport.Unstoppable:
 			strategy = v1alpha1.RecycleDelete
 		case taskreport.Stopped:
 		}
 	}
-	if strategy == v1alpha1.RecycleNoop && !h.Lost() && h.Seen {
-		r.Ledger.MarkClean(key, owner, h.Name)
+	if strategy == v1alpha1.RecycleNoop && !h.Lost() && !h.Finished && h.Seen {
+		r.ledger.MarkClean(key, owner, h.Name)
 		return nil
 	}
-	return r.deletePoolPod(ctx, key, h)
+	return r.delete(ctx, key, h)
 }
 
 // deleteLost deletes lost pods that nothing else deletes: those that have ended,
 // and those that the cache no longer shows although nobody saw them terminate.
-func (r *Reconciler) deleteLost(ctx context.Context, s *scope, lost []ledger.HeldPod) error {
+func (r *releases) deleteLost(ctx context.Context, pool ledger.Key, lost []ledger.HeldPod) error {
 	for _, h := range lost {
-		if err := r.deletePoolPod(ctx, s.key, h); err != nil {
+		if err := r.delete(ctx, pool, h); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *Reconciler) deletePoolPod(ctx context.Context, key ledger.Key, h ledger.HeldPod) error {
+func (r *releases) delete(ctx context.Context, key ledger.Key, h ledger.HeldPod) error {
 	if h.Terminating || h.UID == "" {
 		return nil
 	}
-	if err := r.Fresh(); err != nil {
-		// Another leader may have lent the pod on.
-		return fmt.Errorf("not deleting pod %s/%s: %w", key.Namespace, h.Name, err)
-	}
-	err := r.deletePod(ctx, key.Namespace, h.Name, h.UID)
+	err := r.pods.delete(ctx, key.Namespace, h.Name, h.UID)
 	if err == nil {
-		r.Ledger.MarkDeleted(key, h.Name, h.UID)
+		r.ledger.MarkDeleted(key, h.Name, h.UID)
 	}
 	return err
-}
-
-// deletePod deletes that very pod; one that is gone, or another of its name, is no error.
-func (r *Reconciler) deletePod(ctx context.Context, namespace, name string, uid types.UID) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	err := r.Client.Delete(ctx, pod, client.Preconditions{UID: &uid})
-	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
-	}
-	return fmt.Errorf("deleting pod %s/%s: %w", namespace, name, err)
 }

@@ -1,7 +1,5 @@
-// Package leadership makes the leader the one writer of allocations: it knows
-// whether the leader's lease is fresh enough to send a write, and it rebuilds the
-// ledger when a new leader starts. Reconcilers wait for its gate before they act. It
-// also lets go of the operator's own namespace when that is deleted.
+// Package leadership makes the leader the one writer: Lease knows whether this process
+// leads, and Gate is where the reconcilers wait until a new leader has taken over.
 package leadership
 
 import (

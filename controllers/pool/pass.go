@@ -32,9 +32,7 @@ type pass struct {
 }
 
 func (p *pass) run(ctx context.Context) (time.Duration, error) {
-	if p.Executor != nil {
-		p.executor = p.Executor()
-	}
+	p.executor = p.Executor()
 	p.state.follow(p.pool, p.executor.ImageName())
 	deleting := p.deleting()
 	p.Ledger.SetPool(p.key, p.pool.UID, p.state.revision, !deleting)
@@ -117,7 +115,8 @@ func (p *pass) patch(ctx context.Context, changed *v1alpha1.Pool) error {
 	if err := p.Client.Patch(ctx, changed, lock); err != nil {
 		return err
 	}
-	p.pool, p.state.latest = changed, changed
+	p.pool = changed
+	p.state.newest.Note(changed)
 	return nil
 }
 

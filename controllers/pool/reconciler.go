@@ -25,6 +25,7 @@ import (
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/wakequeue"
+	"github.com/opensandbox/operator/controllers/wiring"
 )
 
 // wakeDelay lets the many changes of a burst share one pass: a snapshot of a pool
@@ -35,8 +36,8 @@ const wakeDelay = 20 * time.Millisecond
 // cache showed.
 const conflictRetry = 100 * time.Millisecond
 
-// Reconciler reconciles Pools. Make it with New.
-type Reconciler struct {
+// Config is what a Reconciler works with.
+type Config struct {
 	// Client reads Pools from the cache and writes them.
 	Client client.Client
 	// APIReader reads pods from the API server.
@@ -50,19 +51,32 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Clock tells the time.
 	Clock clock.Clock
-	// WaitOpen blocks until reconciling is allowed; nil is at once.
+	// WaitOpen blocks until reconciling is allowed.
 	WaitOpen func(context.Context) error
 	// Fresh returns an error when another leader may have started, which may have
-	// lent what this one takes for idle: nothing is deleted then. nil is always fine.
+	// lent what this one takes for idle: nothing is deleted then.
 	Fresh func() error
 	// Executor returns what pods with a task executor get; nil adds nothing to pods.
 	Executor func() *podtemplate.Executor
 	// Ending says that a namespace ends together with the operator: its objects were
-	// let go of, and nothing may take hold of them again. nil is never.
+	// let go of, and nothing may take hold of them again.
 	Ending func(namespace string) bool
+}
+
+// Reconciler reconciles Pools.
+type Reconciler struct {
+	Config
 
 	states states
 	wakes  wakequeue.Queue
+}
+
+// New returns a Reconciler, or an error that says what is missing.
+func New(config Config) (*Reconciler, error) {
+	if err := wiring.Check("pool reconciler", config); err != nil {
+		return nil, err
+	}
+	return &Reconciler{Config: config}, nil
 }
 
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=pools,verbs=get;list;watch;update;patch
@@ -102,12 +116,10 @@ func (r *Reconciler) Wake(key ledger.Key) { r.wakes.WakeAfter(key, wakeDelay) }
 
 // Reconcile makes one pass over a pool.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	if r.WaitOpen != nil {
-		if err := r.WaitOpen(ctx); err != nil {
-			return ctrl.Result{}, fmt.Errorf("waiting to lead: %w", err)
-		}
+	if err := r.WaitOpen(ctx); err != nil {
+		return ctrl.Result{}, fmt.Errorf("waiting to lead: %w", err)
 	}
-	if r.Ending != nil && r.Ending(req.Namespace) {
+	if r.Ending(req.Namespace) {
 		return ctrl.Result{}, nil
 	}
 	cached := &v1alpha1.Pool{}
@@ -119,7 +131,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, fmt.Errorf("getting Pool %s: %w", req.NamespacedName, err)
 	}
 	st := r.states.of(req.NamespacedName, cached.UID)
-	p := &pass{Reconciler: r, key: req.NamespacedName, pool: st.newest(cached), state: st, now: r.Clock.Now()}
+	p := &pass{Reconciler: r, key: req.NamespacedName, pool: st.newest.Of(cached), state: st, now: r.Clock.Now()}
 	wait, err := p.run(ctx)
 	switch {
 	case apierrors.IsConflict(err):

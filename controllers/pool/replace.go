@@ -9,11 +9,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
 )
 
 // defaultUpdateMaxUnavailable of spec.updateStrategy.
-var defaultUpdateMaxUnavailable = intstr.FromString("25%")
+var defaultUpdateMaxUnavailable = intstr.FromString(v1alpha1.DefaultUpdateMaxUnavailable)
 
 // replaceFailing retires idle pods that cannot become ready, in rounds that come
 // ever more rarely while nothing gets better. The kubelet keeps trying by itself

@@ -23,8 +23,9 @@ func size(bounds *v1alpha1.CapacitySpec, held, idle, demand int) int {
 	return max(int(bounds.PoolMin), min(target, int(bounds.PoolMax)))
 }
 
-// grow plans the pods that are missing, as far as spec.scaleStrategy lets it. A pod
-// that takes the place of one that was not ready makes no more of those than before.
+// grow plans the pods that are missing, as far as spec.scaleStrategy lets it. Replacing
+// an unready pod does not increase the number of unready pods, so as many as were taken
+// out may be made in any case.
 func (d *decision) grow() {
 	missing := d.plan.Target - d.total()
 	if missing <= 0 || !d.due(d.in.Memory.RetryAt) {
@@ -50,7 +51,7 @@ func (d *decision) growthRoom() (int, bool) {
 // cache has not shown yet take their turn but cannot be retired before it does.
 func (d *decision) shrink(surplus int) {
 	candidates := slices.Concat(d.idle, d.creating)
-	slices.SortFunc(candidates, d.worthless)
+	slices.SortFunc(candidates, d.cheapestFirst)
 	for _, pod := range candidates[:min(surplus, len(candidates))] {
 		if pod.State == ledger.Idle {
 			d.retire(&pod)
@@ -58,8 +59,9 @@ func (d *decision) shrink(surplus int) {
 	}
 }
 
-// worthless orders pods by what is lost least: not ready, of an outdated revision, youngest.
-func (d *decision) worthless(a, b ledger.PodState) int {
+// cheapestFirst orders pods by what their loss costs the pool: first those that are not
+// ready, then those of an outdated revision, then the youngest.
+func (d *decision) cheapestFirst(a, b ledger.PodState) int {
 	return cmp.Or(
 		cmp.Compare(rank(&a), rank(&b)),
 		compareBool(d.outdated(&b), d.outdated(&a)),

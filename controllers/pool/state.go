@@ -6,9 +6,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 )
@@ -34,8 +34,8 @@ type state struct {
 	// failure is why pods could not be created at the last try, or nil.
 	failure *failure
 
-	// latest is the object as the API server answered our last write.
-	latest *v1alpha1.Pool
+	// newest is the newest version of the object that is known.
+	newest apiwrite.Newest[*v1alpha1.Pool]
 	// sent is the status of our last status write, answered what the API server made
 	// of it: less, when the installed CRD lacks a field.
 	sent, answered *v1alpha1.PoolStatus
@@ -61,19 +61,6 @@ func (s *states) drop(key ledger.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.byKey, key)
-}
-
-// newest returns the later of what the cache shows and what the API server answered
-// to our last write, so that a late cache does not make us repeat it.
-func (s *state) newest(cached *v1alpha1.Pool) *v1alpha1.Pool {
-	if s.latest != nil {
-		order, err := resourceversion.CompareResourceVersion(s.latest.ResourceVersion, cached.ResourceVersion)
-		if err == nil && order > 0 {
-			return s.latest
-		}
-		s.latest = nil
-	}
-	return cached
 }
 
 // follow takes in the object's spec. A change is a reason to try at once what

@@ -47,7 +47,8 @@ func (p *pass) writeStatus(ctx context.Context, snapshot ledger.Snapshot) error 
 	if err := p.Client.Status().Patch(ctx, changed, lock); err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}
-	p.state.latest, p.state.sent, p.state.answered = changed, next, changed.Status.DeepCopy()
+	p.state.newest.Note(changed)
+	p.state.sent, p.state.answered = next, changed.Status.DeepCopy()
 	p.state.statusAt = p.Clock.Now()
 	p.recordChange(shown, next)
 	return nil

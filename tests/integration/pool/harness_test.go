@@ -23,6 +23,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 	poolcontroller "github.com/opensandbox/operator/controllers/pool"
 )
 
@@ -47,8 +48,10 @@ func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 	refill, err := client.New(op.through(s.config), client.Options{Scheme: scheme})
 	require.NoError(t, err)
 	open := make(chan struct{})
-	reconciler := &poolcontroller.Reconciler{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Refill: refill,
+	var reconciler *poolcontroller.Reconciler
+	op.book = ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { reconciler.Wake(key) }})
+	reconciler, err = poolcontroller.New(poolcontroller.Config{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Refill: refill, Ledger: op.book,
 		Recorder: mgr.GetEventRecorder("opensandbox"), Clock: clock.RealClock{},
 		WaitOpen: func(ctx context.Context) error {
 			select {
@@ -58,15 +61,17 @@ func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 				return context.Cause(ctx)
 			}
 		},
-	}
-	reconciler.Fresh = func() error {
-		if err := op.deposed.Load(); err != nil {
-			return *err
-		}
-		return nil
-	}
-	op.book = ledger.New(ledger.Hooks{Pool: reconciler.Wake})
-	reconciler.Ledger, op.wake = op.book, reconciler.Wake
+		Fresh: func() error {
+			if err := op.deposed.Load(); err != nil {
+				return *err
+			}
+			return nil
+		},
+		Executor: func() *podtemplate.Executor { return nil },
+		Ending:   func(string) bool { return false },
+	})
+	require.NoError(t, err)
+	op.wake = reconciler.Wake
 	skip := true // names must be unique in a process, which runs many managers here
 	require.NoError(t, reconciler.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: 4, SkipNameValidation: &skip}))
 	require.NoError(t, mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
