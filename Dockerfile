@@ -19,8 +19,6 @@ COPY bin/${TARGETOS}_${TARGETARCH}/manager /manager
 USER 65532:65532
 ENTRYPOINT ["/manager"]
 
-# Root, because it enters other containers of its pod, and Kubernetes gives added
-# capabilities to root only.
 FROM ${BASE_IMAGE} AS task-executor
 ARG TARGETOS
 ARG TARGETARCH
@@ -29,7 +27,7 @@ LABEL org.opencontainers.image.title="OpenSandbox task executor" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 COPY bin/${TARGETOS}_${TARGETARCH}/task-executor /task-executor
-USER 0:0
+USER 65532:65532
 ENTRYPOINT ["/task-executor"]
 
 # The operator's scorecard tests, which `make scorecard` runs; no part of the operator.

@@ -39,7 +39,7 @@ use_cluster() {
 deploy_built() {
   "${MAKE:-make}" --no-print-directory build
   IMG=$(give_image manager controller 65532)
-  TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 0)
+  TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 65532)
   export IMG TASK_EXECUTOR_IMG
   "${MAKE:-make}" --no-print-directory deploy \
     KUBECONFIG="$KUBECONFIG" IMG="$IMG" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"

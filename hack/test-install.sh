@@ -17,7 +17,7 @@ use_cluster
 "$make" --no-print-directory undeploy KUBECONFIG="$KUBECONFIG"
 "$make" --no-print-directory build
 IMG=$(give_image manager controller 65532)
-TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 0)
+TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 65532)
 export IMG TASK_EXECUTOR_IMG
 "$make" --no-print-directory dist IMG="$IMG" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"
 go test -count=1 -v -timeout 60m "$@"

@@ -19,10 +19,10 @@ use_cluster
 
 "$make" --no-print-directory build VERSION=0.0.9
 OLD_IMG=$(give_image manager controller 65532)
-OLD_TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 0)
+OLD_TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 65532)
 "$make" --no-print-directory build VERSION="$VERSION"
 IMG=$(give_image manager controller 65532)
-TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 0)
+TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 65532)
 OLM_CRDS=$(cd hack/tools/olm && go list -m -f '{{.Dir}}' github.com/operator-framework/api)/crds
 export OLD_IMG OLD_TASK_EXECUTOR_IMG IMG TASK_EXECUTOR_IMG OLM_CRDS
 go test -count=1 -v -timeout 30m ./tests/olm/...

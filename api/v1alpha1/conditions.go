@@ -15,6 +15,37 @@ const (
 	ConditionSandboxesEnded = "SandboxesEnded"
 	// ConditionDeleting of either kind: what its deletion waits for.
 	ConditionDeleting = "Deleting"
+	// ConditionRestartable of a Pool with recycle strategy Restart: whether its pods can be
+	// made clean by a restart in place. Where they cannot they are deleted.
+	ConditionRestartable = "Restartable"
+)
+
+// Reasons of ConditionRestartable.
+const (
+	// ReasonRestartable: the pods are restarted in place.
+	ReasonRestartable = "Restartable"
+	// ReasonNoRestarter: the pods were made without a task executor that restarts containers.
+	ReasonNoRestarter = "NoRestarter"
+	// ReasonRestartRulesUnknown: the cluster does not know the rule by which all containers of a pod are restarted in place.
+	ReasonRestartRulesUnknown = "RestartRulesUnknown"
+	// ReasonHandWrittenExecutor: the template has an executor of its own, or another container that restarts all.
+	ReasonHandWrittenExecutor = "HandWrittenExecutor"
+	// ReasonEphemeralContainer: an ephemeral container was added to a pod.
+	ReasonEphemeralContainer = "EphemeralContainer"
+	// ReasonHostNamespaces: the pods use namespaces of their node.
+	ReasonHostNamespaces = "HostNamespaces"
+	// ReasonSharedProcessNamespace: the containers share a process namespace, whose first process is not restarted.
+	ReasonSharedProcessNamespace = "SharedProcessNamespace"
+	// ReasonServiceAccountToken: the pods have a service account token, which is not renewed.
+	ReasonServiceAccountToken = "ServiceAccountToken"
+	// ReasonVolume: the pods have a volume that keeps what an owner leaves in it.
+	ReasonVolume = "Volume"
+	// ReasonPrivilegedContainer: a container is privileged.
+	ReasonPrivilegedContainer = "PrivilegedContainer"
+	// ReasonProcMount: a container sees the node's /proc unmasked.
+	ReasonProcMount = "ProcMount"
+	// ReasonCapability: a container has a capability that the baseline Pod Security Standard does not allow.
+	ReasonCapability = "Capability"
 )
 
 // Reasons of ConditionReady on a BatchSandbox.
@@ -80,12 +111,10 @@ const (
 	ReasonTaskTemplateInvalid = "TaskTemplateInvalid"
 	// ReasonExecutorMissing: a sandbox has no task executor, so its task cannot run.
 	ReasonExecutorMissing = "ExecutorMissing"
-	// ReasonExecutorUnsupported: the task executor cannot run tasks in this sandbox.
-	ReasonExecutorUnsupported = "ExecutorUnsupported"
+	// ReasonExecutorClock: a task executor refuses what the operator asks for because one of their clocks is off.
+	ReasonExecutorClock = "ExecutorClock"
 	// ReasonExecutorUnreachable: a task executor does not answer.
 	ReasonExecutorUnreachable = "ExecutorUnreachable"
-	// ReasonExecutorCapabilities: tasks lack capabilities that their sandbox has.
-	ReasonExecutorCapabilities = "ExecutorCapabilities"
 )
 
 // Reasons of ConditionSandboxesRestarted.

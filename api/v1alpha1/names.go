@@ -60,6 +60,9 @@ const (
 	// AnnotationExecutorKey is on every pod with a task executor that the operator
 	// can talk to: the id of the key that it was built with.
 	AnnotationExecutorKey = "sandbox.opensandbox.io/executor-key"
+	// AnnotationExecutorTLSKey is the public half of the key of this pod's executor: the
+	// operator speaks to nobody else on the executor's port.
+	AnnotationExecutorTLSKey = "sandbox.opensandbox.io/executor-tls-key"
 	// AnnotationDefaultContainer, which kubectl reads too, names the container that
 	// tasks run in where it is not the first.
 	AnnotationDefaultContainer = "kubectl.kubernetes.io/default-container"
@@ -69,6 +72,8 @@ const (
 const (
 	// ExecutorContainerName is the container name of a task executor, injected or hand-written.
 	ExecutorContainerName = "task-executor"
+	// ExecutorProgram is the path of the program in the executor's image.
+	ExecutorProgram = "/task-executor"
 	// ExecutorPort is the TCP port an executor listens on.
 	ExecutorPort = 5758
 )

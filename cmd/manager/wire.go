@@ -92,7 +92,8 @@ func (p *parts) addOwnNamespace() error {
 func (p *parts) executor() *podtemplate.Executor {
 	key := p.keys.Current()
 	return &podtemplate.Executor{
-		Image: p.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()), RestartRules: p.restartRules,
+		Image: p.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()),
+		PodKey: keyring.PodKey, RestartRules: p.restartRules,
 	}
 }
 

@@ -1,29 +1,34 @@
-// The task-executor runs tasks inside the sandbox container of its pod. It is a
-// sidecar that shares the pod's process namespace; the operator calls it over
-// HTTP.
+// The task executor: the program beside a sandbox that has the operator's tasks run, and,
+// as the launcher, the program inside the sandbox container that runs them.
 package main
 
 import (
+	"crypto/ed25519"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
-	"github.com/opensandbox/operator/executor/process"
+	"github.com/opensandbox/operator/executor/launcher"
 	"github.com/opensandbox/operator/executor/token"
 )
 
+// awaitPatience is how long the executor may take to listen.
+const awaitPatience = 2 * time.Minute
+
 func main() {
 	if len(os.Args) > 1 {
-		switch os.Args[1] { // how the binary starts itself
-		case process.LaunchCommand:
-			os.Exit(process.Launch())
-		case process.SuperviseCommand:
-			os.Exit(process.Supervise())
+		if run, found := subcommands[os.Args[1]]; found {
+			if err := run(os.Args[2:]); err != nil {
+				fmt.Fprintln(os.Stderr, "task-executor:", err)
+				os.Exit(1)
+			}
+			return
 		}
 	}
 	options, err := parse(os.Args[1:], os.Getenv, os.Stderr)
@@ -38,17 +43,37 @@ func main() {
 	os.Exit(code)
 }
 
+// subcommands other than the executor itself.
+var subcommands = map[string]func(args []string) error{
+	api.InstallCommand: func(args []string) error { return launcher.Install(append(args, api.LauncherDir)[0]) },
+	api.HookCommand:    launcher.Hook,
+	api.LaunchCommand:  func([]string) error { return launcher.Launch() },
+	api.AwaitCommand:   func([]string) error { return await(awaitPatience) },
+}
+
+// await returns when somebody listens on the executor's port.
+func await(patience time.Duration) error {
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(api.Port))
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.DialTimeout("tcp", address, time.Second)
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the executor does not listen: %w", err)
+		}
+	}
+}
+
 // options are the flags and what comes from the environment.
 type options struct {
-	listen        string
-	stateDir      string
-	maxTasks      int
-	restartCode   int
-	restartable   bool
-	shutdownGrace time.Duration
+	listen      string
+	stateDir    string
+	launcherDir string
 
 	podUID   string
 	verifier *token.Verifier
+	key      ed25519.PrivateKey
 }
 
 func parse(args []string, getenv func(string) string, output io.Writer) (options, error) {
@@ -57,39 +82,34 @@ func parse(args []string, getenv func(string) string, output io.Writer) (options
 	flags.SetOutput(output)
 	flags.StringVar(&o.listen, "listen", fmt.Sprintf(":%d", api.Port), "address to listen on")
 	flags.StringVar(&o.stateDir, "state-dir", api.DefaultStateDir, "directory for records, on a volume that outlives the container and that nobody else mounts")
-	flags.IntVar(&o.maxTasks, "max-tasks", 16, "tasks, ended ones included, that there may be at a time")
-	flags.IntVar(&o.restartCode, "restart-exit-code", api.RestartExitCode, "exit code after a reset that asks for a restart; the container's restart rule maps it to RestartAllContainers")
-	flags.BoolVar(&o.restartable, strings.TrimPrefix(api.ArgRestartable, "--"), false, "guard the pod's first process and, after a reset that asked for a restart, empty what the pod's containers share; only for the pod's first restartable init container")
-	flags.DurationVar(&o.shutdownGrace, "shutdown-grace", 20*time.Second, "at SIGTERM, the longest time that tasks get before SIGKILL")
+	flags.StringVar(&o.launcherDir, "launcher-dir", api.LauncherDir, "directory for the launcher, on a volume that the sandbox container mounts read-only")
 	flags.Usage = func() {
-		fmt.Fprintf(output, "Usage: task-executor [flags]\n\nEnvironment:\n  %s  the operator's public keys (required)\n  %s  the pod's UID (required)\n\nFlags:\n", api.EnvPublicKeys, api.EnvPodUID)
+		fmt.Fprintf(output, "Usage: task-executor [flags]\n\nEnvironment:\n  %s  the operator's public keys (required)\n  %s  the executor's own private key (required)\n  %s  the pod's UID (required)\n\nFlags:\n",
+			api.EnvPublicKeys, api.EnvTLSKey, api.EnvPodUID)
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	switch {
-	case flags.NArg() > 0:
+	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	case o.maxTasks < 1 || o.maxTasks > 1000:
-		return o, fmt.Errorf("--max-tasks: %d is not between 1 and 1000", o.maxTasks)
-	case o.restartCode < 1 || o.restartCode > 255:
-		return o, fmt.Errorf("--restart-exit-code: %d is not between 1 and 255", o.restartCode)
 	}
 	return o, o.readEnvironment(getenv)
 }
 
 func (o *options) readEnvironment(getenv func(string) string) error {
-	if o.podUID = getenv(api.EnvPodUID); o.podUID == "" {
-		return fmt.Errorf("%s is not set", api.EnvPodUID)
+	for _, name := range []string{api.EnvPodUID, api.EnvPublicKeys, api.EnvTLSKey} {
+		if getenv(name) == "" {
+			return fmt.Errorf("%s is not set", name)
+		}
 	}
-	text := getenv(api.EnvPublicKeys)
-	if text == "" {
-		return fmt.Errorf("%s is not set", api.EnvPublicKeys)
-	}
-	keys, err := token.ParsePublicKeys(text)
+	o.podUID = getenv(api.EnvPodUID)
+	keys, err := token.ParsePublicKeys(getenv(api.EnvPublicKeys))
 	if err != nil {
 		return fmt.Errorf("%s: %w", api.EnvPublicKeys, err)
+	}
+	if o.key, err = token.ParseSeed(getenv(api.EnvTLSKey)); err != nil {
+		return fmt.Errorf("%s: %w", api.EnvTLSKey, err)
 	}
 	o.verifier, err = token.NewVerifier(keys, o.podUID)
 	return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,7 +30,6 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
-	fakesandbox.Main()
 	os.Exit(buildAndRun(m))
 }
 
@@ -47,7 +48,7 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "build the executor:", err)
 		return 1
 	}
-	return m.Run()
+	return fakesandbox.Run(m)
 }
 
 const (
@@ -58,11 +59,12 @@ const (
 // executor is a running executor and what its next run needs.
 type executor struct {
 	*client.Client
-	t       *testing.T
-	sandbox *fakesandbox.Sandbox
-	target  client.Target
-	env     []string
-	command []string
+	t           *testing.T
+	target      client.Target
+	launcherDir string
+	workingDir  string // of the launcher
+	env         []string
+	command     []string
 
 	cmd    *exec.Cmd
 	stdout output
@@ -102,13 +104,15 @@ func prepare(t *testing.T, args ...string) *executor {
 	require.NoError(t, err)
 	signer := token.NewSigner(key)
 	e := &executor{
-		Client:  client.New(client.Options{Timeout: time.Minute, DialTimeout: time.Minute}),
-		t:       t,
-		sandbox: fakesandbox.New(t, fakesandbox.Options{}),
-		target:  client.Target{PodUID: podUID, Signer: signer},
-		env:     []string{api.EnvPodUID + "=" + podUID, api.EnvPublicKeys + "=" + token.FormatPublicKeys(signer.PublicKey())},
+		Client: client.New(client.Options{Timeout: time.Minute, DialTimeout: time.Minute}),
+		t:      t, launcherDir: t.TempDir(), workingDir: t.TempDir(),
+		target: client.Target{PodUID: podUID, Signer: signer, PublicKey: signer.PublicKey()},
+		env: []string{
+			api.EnvPodUID + "=" + podUID, api.EnvPublicKeys + "=" + token.FormatPublicKeys(signer.PublicKey()),
+			api.EnvTLSKey + "=" + token.FormatSeed(key),
+		},
 	}
-	e.command = append([]string{binary, "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args...)
+	e.command = append([]string{binary, "--state-dir", t.TempDir(), "--launcher-dir", e.launcherDir, "--listen", "127.0.0.1:0"}, args...)
 	t.Cleanup(e.Close)
 	return e
 }
@@ -154,24 +158,56 @@ func (e *executor) awaitEnd() int {
 	return e.cmd.ProcessState.ExitCode()
 }
 
-func (e *executor) request(command ...string) api.TaskRequest {
-	grace := int64(1)
-	return api.TaskRequest{ContainerID: e.sandbox.ID, Spec: api.TaskSpec{Process: api.Process{Command: command}, GraceSeconds: &grace}}
+// hook runs the postStart hook that the executor has installed, as the kubelet does in the
+// sandbox container.
+func (e *executor) hook(own ...string) (string, error) {
+	e.t.Helper()
+	cmd := exec.Command(filepath.Join(e.launcherDir, "launcher"), append([]string{"hook"}, own...)...)
+	cmd.Dir = e.workingDir
+	e.t.Cleanup(e.killLaunchers)
+	said, err := cmd.CombinedOutput() // it ends although the launcher goes on
+	return string(said), err
 }
 
-func (e *executor) startTask(id string, request api.TaskRequest) api.Task {
+// launchers are those that the hook has started.
+func (e *executor) launchers() []int {
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	require.NoError(e.t, err)
+	var pids []int
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && strings.HasPrefix(to, e.launcherDir) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+			require.NoError(e.t, err)
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func (e *executor) killLaunchers() {
+	for _, pid := range e.launchers() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+func (e *executor) request(command ...string) api.TaskRequest {
+	grace := int64(1)
+	return api.TaskRequest{Spec: api.TaskSpec{Process: api.Process{Command: command}, GraceSeconds: &grace}}
+}
+
+func (e *executor) startTask(request api.TaskRequest) api.Task {
 	e.t.Helper()
-	task, err := e.Start(e.t.Context(), e.target, id, request)
+	task, err := e.Start(e.t.Context(), e.target, "a", request)
 	require.NoError(e.t, err)
 	return task
 }
 
-func (e *executor) awaitTask(id string) api.Task {
+func (e *executor) awaitTask() api.Task {
 	e.t.Helper()
 	var task api.Task
 	require.Eventually(e.t, func() bool {
 		list, err := e.List(e.t.Context(), e.target, api.Cursor{}, 0)
-		at := slices.IndexFunc(list.Tasks, func(t api.Task) bool { return t.ID == id })
+		at := slices.IndexFunc(list.Tasks, func(t api.Task) bool { return t.ID == "a" })
 		if at >= 0 {
 			task = list.Tasks[at]
 		}
@@ -207,20 +243,56 @@ func memoryOf(t *testing.T, pid int) (kib int) {
 	return kib
 }
 
-func TestTheExecutorIsSmall(t *testing.T) {
+func TestBothHalvesAreSmall(t *testing.T) {
 	info, err := os.Stat(binary)
 	require.NoError(t, err)
 	assert.Less(t, info.Size(), int64(15<<20))
 	e := newExecutor(t)
-	e.startTask("a", e.request("true"))
-	e.awaitTask("a")
-	rss := memoryOf(t, e.cmd.Process.Pid)
-	t.Logf("the binary has %d bytes, and idle it takes %d KiB", info.Size(), rss)
-	assert.Less(t, rss, 15<<10)
+	said, err := e.hook()
+	require.NoError(t, err, said)
+	e.startTask(e.request("true"))
+	e.awaitTask()
+	pids := e.launchers()
+	require.Len(t, pids, 1)
+	executor, launcher := memoryOf(t, e.cmd.Process.Pid), memoryOf(t, pids[0])
+	t.Logf("the binary has %d bytes; idle the executor takes %d KiB and the launcher %d KiB", info.Size(), executor, launcher)
+	assert.Less(t, executor+launcher, 24<<10)
+}
+
+func TestTheTemplatesOwnHookComesAfterTheLauncher(t *testing.T) {
+	e := newExecutor(t)
+	said, err := e.hook("sh", "-c", "echo from the hook; pwd; exit 7")
+	var ended *exec.ExitError
+	require.ErrorAs(t, err, &ended)
+	assert.Equal(t, 7, ended.ExitCode(), "its end is the hook's")
+	assert.Equal(t, "from the hook\n"+e.workingDir+"\n", said)
+	assert.Len(t, e.launchers(), 1)
+
+	said, err = e.hook("no-such-command")
+	require.Error(t, err)
+	assert.Contains(t, said, "the template's own hook")
+}
+
+func TestTheHookDoesNotWaitForAnExecutorThatComesLater(t *testing.T) {
+	e := prepare(t)
+	require.NoError(t, exec.Command(binary, "install", e.launcherDir).Run())
+	said, err := e.hook()
+	require.NoError(t, err, said)
+	e.start()
+	require.Eventually(t, func() bool {
+		_, err := e.Start(t.Context(), e.target, "a", e.request("true"))
+		return err == nil
+	}, patience, 10*time.Millisecond)
 }
 
 func TestFlagsAndEnvironment(t *testing.T) {
-	good := map[string]string{api.EnvPodUID: "uid", api.EnvPublicKeys: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}
+	const key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	good := map[string]string{api.EnvPodUID: "uid", api.EnvPublicKeys: key, api.EnvTLSKey: key}
+	without := func(name, value string) map[string]string {
+		env := maps.Clone(good)
+		env[name] = value
+		return env
+	}
 	for _, c := range []struct {
 		name string
 		args []string
@@ -230,11 +302,11 @@ func TestFlagsAndEnvironment(t *testing.T) {
 		{"the defaults", nil, good, ""},
 		{"an argument", []string{"x"}, good, `unexpected argument "x"`},
 		{"an unknown flag", []string{"--x"}, good, "not defined"},
-		{"no task", []string{"--max-tasks", "0"}, good, "--max-tasks"},
-		{"an exit code of success", []string{"--restart-exit-code", "0"}, good, "--restart-exit-code"},
-		{"no pod", nil, map[string]string{api.EnvPublicKeys: "AAAA"}, api.EnvPodUID},
-		{"no key", nil, map[string]string{api.EnvPodUID: "uid"}, api.EnvPublicKeys},
-		{"a bad key", nil, map[string]string{api.EnvPodUID: "uid", api.EnvPublicKeys: "AAAA"}, api.EnvPublicKeys},
+		{"no pod", nil, without(api.EnvPodUID, ""), api.EnvPodUID},
+		{"no key", nil, without(api.EnvPublicKeys, ""), api.EnvPublicKeys},
+		{"a bad key", nil, without(api.EnvPublicKeys, "AAAA"), api.EnvPublicKeys},
+		{"no key of its own", nil, without(api.EnvTLSKey, ""), api.EnvTLSKey},
+		{"a bad key of its own", nil, without(api.EnvTLSKey, "AAAA"), api.EnvTLSKey},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var said bytes.Buffer

@@ -2,36 +2,42 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"os/signal"
+	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox/operator/executor/api"
-	"github.com/opensandbox/operator/executor/process"
+	"github.com/opensandbox/operator/executor/launcher"
+	"github.com/opensandbox/operator/executor/link"
 	"github.com/opensandbox/operator/executor/recycle"
 	"github.com/opensandbox/operator/executor/server"
 	"github.com/opensandbox/operator/executor/store"
+	"github.com/opensandbox/operator/executor/tasks"
 )
 
 // answerPatience is how long answers that are on their way may take at the end.
 const answerPatience = 2 * time.Second
 
-// serve runs the executor until SIGTERM or a reset that asks for a restart, and
-// returns the exit code.
+// serve runs the executor until SIGTERM or a reset that asks for a restart, and returns
+// the exit code.
 func serve(o options, stdout, stderr io.Writer) (int, error) {
-	if err := protect(); err != nil {
-		return 1, err
+	// The key is in the environment, which nobody is to read in /proc.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return 1, fmt.Errorf("PR_SET_DUMPABLE: %w", err)
 	}
-	echoOut, echoErr := process.NewEcho(stdout), process.NewEcho(stderr)
+	debug.SetGCPercent(20) // there may be one in every pod of a node
+	echoOut, echoErr := tasks.NewEcho(stdout), tasks.NewEcho(stderr)
 	defer echoErr.Close(answerPatience)
 	defer echoOut.Close(answerPatience)
 	log := slog.New(slog.NewTextHandler(echoErr, nil))
@@ -40,106 +46,89 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	info := api.Info{StartedAt: time.Now().UTC(), Recycle: api.Recycle{State: api.RecycleOff}}
-	if o.restartable {
-		info.Recycle = recycle.ThisPod().AtStart(o.stateDir)
+	differences, err := recycle.ThisPod().AtStart(o.stateDir)
+	if err != nil {
+		return api.DirtyExitCode, err
 	}
-	executor, err := process.Open(process.Config{
-		Store: records, MaxTasks: o.maxTasks,
+	if len(differences) > 0 {
+		return api.DirtyExitCode, fmt.Errorf("the last owner of this sandbox has left traces: %q", differences)
+	}
+	if err := launcher.Install(o.launcherDir); err != nil {
+		return 1, err
+	}
+	var config net.ListenConfig
+	plain, err := config.Listen(context.Background(), "tcp", o.listen)
+	if err != nil {
+		return 1, err
+	}
+	listener, err := server.Listen(plain, o.key)
+	if err != nil {
+		return 1, err
+	}
+	executor, err := tasks.Open(tasks.Config{
+		Store: records, Offer: o.offer(plain), OfferDir: o.launcherDir,
 		Stdout: echoOut, Stderr: echoErr, Log: log,
 	})
 	if err != nil {
 		return 1, err
 	}
-	info.Capabilities = executor.Capabilities()
-	info.Problems = executor.SelfTest()
-	info.Supported = len(info.Problems) == 0
-	log.Info("The executor starts", "boot", executor.BootID(), "pod", o.podUID, "supported", info.Supported,
-		"problems", info.Problems, "recycle", info.Recycle.State, "differences", info.Recycle.Differences)
-	if why := info.Recycle.NotRestartable; why != "" {
-		log.Warn("The containers cannot be restarted in place: the pod would not be clean", "why", why)
-	}
-
-	l := &life{options: o, log: log, executor: executor, restart: make(chan struct{})}
-	handler := server.New(server.Config{Executor: executor, Verifier: o.verifier, Info: info, BeforeRestart: l.beforeRestart, Exit: l.exit, Log: log})
-	return l.run(handler)
+	log.Info("The executor listens", "address", plain.Addr().String(), "boot", executor.BootID(), "pod", o.podUID)
+	l := &life{options: o, log: log, restart: make(chan struct{})}
+	handler := server.New(server.Config{Executor: executor, Verifier: o.verifier, BeforeRestart: l.beforeRestart, Exit: l.exit, Log: log})
+	return l.run(handler, listener, executor.Close)
 }
 
-// protect keeps tasks from looking into the executor and takes its orphans in.
-func protect() error {
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("PR_SET_DUMPABLE: %w", err)
+// offer names where the launcher, in another container of the pod, finds the executor.
+func (o *options) offer(listener net.Listener) link.Offer {
+	port := strconv.Itoa(api.Port)
+	if address, ok := listener.Addr().(*net.TCPAddr); ok {
+		port = strconv.Itoa(address.Port)
 	}
-	if err := process.BecomeSubreaper(); err != nil {
-		return fmt.Errorf("PR_SET_CHILD_SUBREAPER: %w", err)
-	}
-	// Nobody reading the output must not end the executor. Ignoring the signal
-	// would be inherited by tasks; catching it is not.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
-	return nil
+	public, _ := o.key.Public().(ed25519.PublicKey) // which it always is
+	return link.Offer{Address: net.JoinHostPort("127.0.0.1", port), PublicKey: public}
 }
 
 // life is the executor from listening to its end.
 type life struct {
 	options
-	log      *slog.Logger
-	executor *process.Executor
-	once     sync.Once
-	restart  chan struct{}
+	log     *slog.Logger
+	once    sync.Once
+	restart chan struct{}
 }
 
-// beforeRestart notes that the next start is to clean.
-func (l *life) beforeRestart() error {
-	if err := recycle.RequestRestart(l.stateDir); err != nil {
-		return fmt.Errorf("noting that the next start is to clean: %w", err)
-	}
-	return nil
-}
+// beforeRestart notes that the next start is to look whether the pod is clean.
+func (l *life) beforeRestart() error { return recycle.RequestRestart(l.stateDir) }
 
 // exit is called when a reset has asked for a restart and was answered.
 func (l *life) exit() { l.once.Do(func() { close(l.restart) }) }
 
-func (l *life) run(handler *server.Server) (int, error) {
+func (l *life) run(handler *server.Server, listener net.Listener, dismiss func()) (int, error) {
 	terminated, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	var config net.ListenConfig
-	listener, err := config.Listen(terminated, "tcp", l.listen)
-	if err != nil {
-		return 1, err
-	}
 	polls, endPolls := context.WithCancel(context.Background())
 	defer endPolls()
-	hunt, endHunt := context.WithCancel(context.Background())
-	defer endHunt()
-	var work sync.WaitGroup
-	work.Go(func() { l.executor.HuntOrphans(hunt) })
-	server := handler.HTTPServer(polls)
+	web := handler.HTTPServer(polls)
 	failed := make(chan error, 1)
-	work.Go(func() { failed <- server.Serve(listener) })
-	l.log.Info("The executor listens", "address", listener.Addr().String())
+	go func() { failed <- web.Serve(listener) }()
+	debug.FreeOSMemory()
 
 	code := 0
 	select {
 	case err := <-failed:
 		return 1, err
 	case <-l.restart:
-		l.log.Info("The executor ends, so that all containers restart", "exitCode", l.restartCode)
-		code = l.restartCode
+		l.log.Info("The executor ends, so that all containers restart", "exitCode", api.RestartExitCode)
+		code = api.RestartExitCode
 	case <-terminated.Done():
+		// The launcher kills what runs as soon as the executor is gone.
 		l.log.Info("The executor ends: it was told to")
-		grace, cancel := context.WithTimeout(context.Background(), l.shutdownGrace)
-		defer cancel()
-		if err := l.executor.Close(grace); err != nil {
-			l.log.Error("Tasks could not be ended", "error", err)
-		}
 	}
+	dismiss()
 	endPolls()
 	answers, cancel := context.WithTimeout(context.Background(), answerPatience)
 	defer cancel()
-	if err := server.Shutdown(answers); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, http.ErrServerClosed) {
+	if err := web.Shutdown(answers); err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, http.ErrServerClosed) {
 		l.log.Error("The server did not end in order", "error", err)
 	}
-	endHunt()
-	work.Wait()
 	return code, nil
 }

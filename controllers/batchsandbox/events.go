@@ -46,8 +46,8 @@ var normalReasons = map[string]bool{
 
 // taskTroubles are the reasons of TasksCompleted of which an event tells.
 var taskTroubles = map[string]bool{
-	v1alpha1.ReasonTaskTemplateInvalid: true, v1alpha1.ReasonExecutorMissing: true, v1alpha1.ReasonExecutorUnsupported: true,
-	v1alpha1.ReasonExecutorUnreachable: true, v1alpha1.ReasonExecutorCapabilities: true, v1alpha1.ReasonTasksFailed: true,
+	v1alpha1.ReasonTaskTemplateInvalid: true, v1alpha1.ReasonExecutorMissing: true, v1alpha1.ReasonExecutorClock: true,
+	v1alpha1.ReasonExecutorUnreachable: true, v1alpha1.ReasonTasksFailed: true,
 }
 
 // statusChanged tells what changed, once per change. A batch that is complete at once

@@ -142,6 +142,10 @@ func (k *Keyring) use(current string, keys []ed25519.PrivateKey) error {
 	return nil
 }
 
+// PodKey makes the key by which the executor of one pod proves itself. It is nowhere but
+// in the pod.
+func PodKey() (ed25519.PrivateKey, error) { return token.GenerateKey() }
+
 // Current is the key that new pods are built with; nil before the keys are loaded.
 func (k *Keyring) Current() *token.Signer {
 	k.mu.Lock()

@@ -153,12 +153,15 @@ func Strip(obj any) (any, error) {
 		return obj, nil
 	}
 	pod.ManagedFields = nil
-	containers := taskContainers(pod)
-	if key := pod.Annotations[v1alpha1.AnnotationExecutorKey]; key != "" {
-		pod.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: key}
-	} else {
-		pod.Annotations = nil
+	var kept map[string]string
+	var containers []corev1.Container
+	if key := pod.Annotations[v1alpha1.AnnotationExecutorTLSKey]; key != "" {
+		kept = map[string]string{
+			v1alpha1.AnnotationExecutorTLSKey: key, v1alpha1.AnnotationExecutorKey: pod.Annotations[v1alpha1.AnnotationExecutorKey],
+		}
+		containers = []corev1.Container{{Name: podtemplate.TaskContainer(pod)}} // the one that tasks run in
 	}
+	pod.Annotations = kept
 	pod.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName, Containers: containers}
 	pod.Status = corev1.PodStatus{
 		Phase:                 pod.Status.Phase,
@@ -170,21 +173,6 @@ func Strip(obj any) (any, error) {
 		ContainerStatuses:     pod.Status.ContainerStatuses,
 	}
 	return pod, nil
-}
-
-// taskContainers returns what the task reconciler reads of a pod with an executor:
-// name and environment of the container that tasks run in.
-func taskContainers(pod *corev1.Pod) []corev1.Container {
-	if pod.Annotations[v1alpha1.AnnotationExecutorKey] == "" {
-		return nil
-	}
-	name := podtemplate.TaskContainer(pod)
-	for i := range pod.Spec.Containers {
-		if c := &pod.Spec.Containers[i]; c.Name == name {
-			return []corev1.Container{{Name: name, Env: c.Env}}
-		}
-	}
-	return nil
 }
 
 // Register feeds the ledger from the pod cache and returns when it has taken in

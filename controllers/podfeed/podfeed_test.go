@@ -173,7 +173,7 @@ func TestStripKeepsWhatTheReconcilersRead(t *testing.T) {
 		pod.Labels = map[string]string{v1alpha1.LabelPoolRevision: "r1"}
 		pod.Finalizers = []string{"example.com/f"}
 		pod.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet"}}
-		pod.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: "key", "other": "value"}
+		pod.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: "key", v1alpha1.AnnotationExecutorTLSKey: "public", "other": "value"}
 		pod.Spec = corev1.PodSpec{
 			NodeName: "node", ServiceAccountName: "sa", Volumes: []corev1.Volume{{Name: "v"}},
 			InitContainers: []corev1.Container{{Name: "init"}},
@@ -191,14 +191,14 @@ func TestStripKeepsWhatTheReconcilersRead(t *testing.T) {
 	})
 	want := pod.DeepCopy()
 	want.ManagedFields = nil
-	want.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: "key"}
-	want.Spec = corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "main", Env: []corev1.EnvVar{{Name: "A", Value: "1"}}}}}
+	want.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: "key", v1alpha1.AnnotationExecutorTLSKey: "public"}
+	want.Spec = corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "main"}}}
 	want.Status.HostIP, want.Status.QOSClass = "", ""
 	got, err := Strip(pod.DeepCopy())
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
-	delete(pod.Annotations, v1alpha1.AnnotationExecutorKey)
+	delete(pod.Annotations, v1alpha1.AnnotationExecutorTLSKey)
 	want.Annotations, want.Spec.Containers = nil, nil
 	got, err = Strip(pod)
 	require.NoError(t, err)

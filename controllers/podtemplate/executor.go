@@ -1,6 +1,8 @@
 package podtemplate
 
 import (
+	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,25 +14,35 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	executorapi "github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/token"
 )
 
 const (
-	// executorVolume holds the executor's records. Nobody but it may mount the volume.
-	executorVolume = "task-executor-state"
-	// startupProbeFailures in a row, one a second, restart an executor that does not
-	// come up. The probe holds the sandbox back until the executor has cleaned the pod.
-	startupProbeFailures = 60
+	// recordsVolume holds the executor's records. Nobody but it mounts the volume.
+	recordsVolume = "task-executor-records"
+	// launcherVolume holds the launcher and how it finds its executor. The executor writes
+	// it, the sandbox container reads it.
+	launcherVolume = "task-executor-launcher"
+	// installContainer puts the launcher there for a hand-written executor.
+	installContainer = "task-executor-install"
+	// executorUser is who the executor runs as where the pod's user would be root.
+	executorUser = 65532
+	// readySeconds is how often the kubelet looks whether a launcher is there. It looks at
+	// once when the sandbox container has started.
+	readySeconds = 2
 )
 
-// executorCapabilities are all that the executor uses: container runtimes differ in
-// what they give by default.
-var executorCapabilities = []corev1.Capability{"SYS_PTRACE", "SYS_CHROOT", "SETUID", "SETGID", "SETPCAP", "KILL"}
-
-// executorRequests of an injected executor: it is idle most of the time.
-var executorRequests = corev1.ResourceList{
-	corev1.ResourceCPU:    resource.MustParse("5m"),
-	corev1.ResourceMemory: resource.MustParse("16Mi"),
-}
+// The executor's own share: it is idle most of the time, and tasks run in the sandbox's.
+var (
+	executorRequests = corev1.ResourceList{
+		corev1.ResourceCPU:    resource.MustParse("5m"),
+		corev1.ResourceMemory: resource.MustParse("16Mi"),
+	}
+	executorLimits = corev1.ResourceList{
+		corev1.ResourceCPU:    resource.MustParse("250m"),
+		corev1.ResourceMemory: resource.MustParse("64Mi"),
+	}
+)
 
 // Executor is what the operator gives to pods in which tasks run.
 type Executor struct {
@@ -40,6 +52,8 @@ type Executor struct {
 	KeyID string
 	// PublicKeys is that key's public half, as the executor reads it.
 	PublicKeys string
+	// PodKey makes a key for the executor of one pod, which it proves itself by.
+	PodKey func() (ed25519.PrivateKey, error)
 	// RestartRules: the cluster keeps the rule by which the executor restarts all
 	// containers of its pod in place.
 	RestartRules bool
@@ -87,19 +101,24 @@ func HasExecutor(template *v1alpha1.PodTemplate) bool {
 
 // TaskContainer is the name of the container that tasks run in, or empty.
 func TaskContainer(pod *corev1.Pod) string {
-	if name := pod.Annotations[v1alpha1.AnnotationDefaultContainer]; name != "" && name != v1alpha1.ExecutorContainerName {
-		for i := range pod.Spec.Containers {
-			if pod.Spec.Containers[i].Name == name {
-				return name
-			}
-		}
-	}
-	for i := range pod.Spec.Containers {
-		if name := pod.Spec.Containers[i].Name; name != v1alpha1.ExecutorContainerName {
-			return name
-		}
+	if at := taskContainer(pod); at >= 0 {
+		return pod.Spec.Containers[at].Name
 	}
 	return ""
+}
+
+func taskContainer(pod *corev1.Pod) int {
+	named := func(name string) int {
+		return slices.IndexFunc(pod.Spec.Containers, func(c corev1.Container) bool {
+			return c.Name != v1alpha1.ExecutorContainerName && (name == "" || c.Name == name)
+		})
+	}
+	if name := pod.Annotations[v1alpha1.AnnotationDefaultContainer]; name != "" {
+		if at := named(name); at >= 0 {
+			return at
+		}
+	}
+	return named("")
 }
 
 // ImageName is the image of an executor that the operator adds, or empty.
@@ -110,108 +129,188 @@ func (x *Executor) ImageName() string {
 	return x.Image
 }
 
-// Complete gives the pod what its executor needs: the executor itself where inject
-// says so and the pod has none. A pod with an executor is told apart by its
-// annotation executor-key. A nil Executor leaves the pod as it is.
+// Complete gives the pod what its tasks need: the executor itself where inject says so and
+// the pod has none, and the launcher's start in the sandbox container. A pod with an
+// executor is told apart by its annotation executor-key. A nil Executor leaves the pod as
+// it is.
 func (x *Executor) Complete(pod *corev1.Pod, inject Injection) error {
 	delete(pod.Annotations, v1alpha1.AnnotationExecutorKey)
-	if x == nil {
+	delete(pod.Annotations, v1alpha1.AnnotationExecutorTLSKey)
+	written := executorOf(&pod.Spec)
+	if x == nil || written == nil && inject == InjectNothing {
 		return nil
 	}
-	container := executorOf(&pod.Spec)
-	switch {
-	case container != nil:
-		if container.Image == "" {
-			container.Image = x.Image
+	if err := refuse(pod); err != nil {
+		return err
+	}
+	if written != nil {
+		if written.Image == "" {
+			written.Image = x.Image
 		}
-		asRoot(container, &pod.Spec)
-	case inject == InjectNothing:
-		return nil
-	case x.Image == "":
-		return fmt.Errorf("the pod needs a task executor, and the operator was not told its image (RELATED_IMAGE_TASK_EXECUTOR)")
-	default:
-		pod.Spec.InitContainers = slices.Insert(pod.Spec.InitContainers, 0, x.container(pod, inject == InjectRestarter && x.RestartRules))
-		container = &pod.Spec.InitContainers[0]
+		pod.Spec.InitContainers = slices.Insert(pod.Spec.InitContainers, 0, installer(&pod.Spec, written.Image))
+		written = executorOf(&pod.Spec) // it may have moved
+		if written.ReadinessProbe == nil && (ptr.Deref(written.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways || !isInit(&pod.Spec)) {
+			written.ReadinessProbe = probe(executorapi.ReadyPath, readySeconds, 1)
+		}
+	} else {
+		if x.Image == "" {
+			return errors.New("the pod needs a task executor, and the operator was not told its image (RELATED_IMAGE_TASK_EXECUTOR)")
+		}
+		pod.Spec.InitContainers = slices.Insert(pod.Spec.InitContainers, 0, x.container(&pod.Spec, inject == InjectRestarter && x.RestartRules))
+		written = &pod.Spec.InitContainers[0]
 	}
-	if err := refuse(&pod.Spec); err != nil {
-		return err
+	if inject == InjectRestarter && pod.Spec.AutomountServiceAccountToken == nil {
+		pod.Spec.AutomountServiceAccountToken = ptr.To(false) // a restart does not renew it
 	}
-	pod.Spec.ShareProcessNamespace = ptr.To(true)
-	addCapabilities(container)
-	setEnv(container, corev1.EnvVar{Name: executorapi.EnvPublicKeys, Value: x.PublicKeys})
-	setEnv(container, corev1.EnvVar{Name: executorapi.EnvPodUID, ValueFrom: &corev1.EnvVarSource{
-		FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"},
-	}})
-	if err := addState(&pod.Spec, container); err != nil {
-		return err
-	}
+	mountVolumes(&pod.Spec, written)
+	startLauncher(&pod.Spec.Containers[taskContainer(pod)])
+	return x.introduce(pod, written)
+}
+
+// introduce makes executor and operator known to each other.
+func (x *Executor) introduce(pod *corev1.Pod, executor *corev1.Container) error {
 	if pod.Annotations == nil {
 		pod.Annotations = map[string]string{}
 	}
 	pod.Annotations[v1alpha1.AnnotationExecutorKey] = x.KeyID
+	setEnv(executor, corev1.EnvVar{Name: executorapi.EnvPublicKeys, Value: x.PublicKeys})
+	setEnv(executor, corev1.EnvVar{Name: executorapi.EnvPodUID, ValueFrom: &corev1.EnvVarSource{
+		FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"},
+	}})
+	if x.PodKey == nil { // a pod that is only tried out
+		return nil
+	}
+	key, err := x.PodKey()
+	if err != nil {
+		return fmt.Errorf("making a key for the pod's executor: %w", err)
+	}
+	public, _ := key.Public().(ed25519.PublicKey) // which it always is
+	pod.Annotations[v1alpha1.AnnotationExecutorTLSKey] = token.FormatPublicKey(public)
+	setEnv(executor, corev1.EnvVar{Name: executorapi.EnvTLSKey, Value: token.FormatSeed(key)})
 	return nil
 }
 
-// container is the executor that the operator adds. Tasks run under its seccomp,
-// AppArmor and SELinux settings and in its limits, so these are the sandbox's.
-func (x *Executor) container(pod *corev1.Pod, restarts bool) corev1.Container {
-	sandbox := &corev1.Container{}
-	for i := range pod.Spec.Containers {
-		if pod.Spec.Containers[i].Name == TaskContainer(pod) {
-			sandbox = &pod.Spec.Containers[i]
-		}
-	}
+// container is the executor that the operator adds. It meets the restricted Pod Security
+// Standard. It names no user, so that an SCC may choose one; its image does.
+func (x *Executor) container(spec *corev1.PodSpec, restarts bool) corev1.Container {
 	c := corev1.Container{
 		Name:          v1alpha1.ExecutorContainerName,
 		Image:         x.Image,
-		Args:          []string{executorapi.ArgRestartable},
 		RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
 		Ports:         []corev1.ContainerPort{{Name: v1alpha1.ExecutorContainerName, ContainerPort: v1alpha1.ExecutorPort}},
-		Resources:     executorResources(sandbox.Resources.Limits),
-		StartupProbe: &corev1.Probe{
-			ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
-				Path: executorapi.HealthPath, Port: intstr.FromInt32(v1alpha1.ExecutorPort),
-			}},
-			PeriodSeconds: 1, FailureThreshold: startupProbeFailures,
-		},
-		SecurityContext: &corev1.SecurityContext{
-			RunAsUser: ptr.To(int64(0)), RunAsGroup: ptr.To(int64(0)), RunAsNonRoot: ptr.To(false),
-			ReadOnlyRootFilesystem: ptr.To(true),
-		},
+		// No container after it starts before it has looked at the pod, and listens.
+		Lifecycle:       &corev1.Lifecycle{PostStart: execHook(v1alpha1.ExecutorProgram, executorapi.AwaitCommand)},
+		ReadinessProbe:  probe(executorapi.ReadyPath, readySeconds, 1),
+		LivenessProbe:   probe(executorapi.HealthPath, 10, 6),
+		Resources:       corev1.ResourceRequirements{Requests: executorRequests.DeepCopy(), Limits: executorLimits.DeepCopy()},
+		SecurityContext: restricted(spec),
 	}
-	if s := sandbox.SecurityContext; s != nil {
-		c.SecurityContext.SeccompProfile = s.SeccompProfile.DeepCopy()
-		c.SecurityContext.AppArmorProfile = s.AppArmorProfile.DeepCopy()
-		c.SecurityContext.SELinuxOptions = s.SELinuxOptions.DeepCopy()
+	if guaranteed(spec) {
+		c.Resources.Requests = executorLimits.DeepCopy()
 	}
 	if restarts {
-		c.RestartPolicyRules = []corev1.ContainerRestartRule{{
-			Action: corev1.ContainerRestartRuleActionRestartAllContainers,
-			ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{
-				Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{executorapi.RestartExitCode},
-			},
-		}}
+		c.RestartPolicyRules = RestartRules()
 	}
 	return c
 }
 
-// executorResources are the sandbox's limits of what every container uses, a device
-// being the sandbox's alone, and small requests: without them they would equal the limits.
-func executorResources(limits corev1.ResourceList) corev1.ResourceRequirements {
-	r := corev1.ResourceRequirements{Requests: corev1.ResourceList{}}
-	for name, request := range executorRequests {
-		if limit, limited := limits[name]; limited {
-			if r.Limits == nil {
-				r.Limits = corev1.ResourceList{}
-			}
-			r.Limits[name] = limit
-			if request.Cmp(limit) > 0 {
-				request = limit
+// RestartRules have the kubelet restart all containers of the pod in place when the
+// executor ends with its exit code for that.
+func RestartRules() []corev1.ContainerRestartRule {
+	return []corev1.ContainerRestartRule{{
+		Action: corev1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{
+			Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{executorapi.RestartExitCode},
+		},
+	}}
+}
+
+// installer puts the launcher in place before the sandbox container starts, whatever the
+// order that a template names its containers in.
+func installer(spec *corev1.PodSpec, image string) corev1.Container {
+	c := corev1.Container{
+		Name: installContainer, Image: image, Args: []string{executorapi.InstallCommand},
+		VolumeMounts:    []corev1.VolumeMount{{Name: launcherVolume, MountPath: executorapi.LauncherDir}},
+		SecurityContext: restricted(spec),
+	}
+	if guaranteed(spec) {
+		c.Resources = corev1.ResourceRequirements{Requests: executorLimits.DeepCopy(), Limits: executorLimits.DeepCopy()}
+	}
+	return c
+}
+
+func restricted(spec *corev1.PodSpec) *corev1.SecurityContext {
+	s := &corev1.SecurityContext{
+		AllowPrivilegeEscalation: ptr.To(false),
+		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		ReadOnlyRootFilesystem:   ptr.To(true),
+		RunAsNonRoot:             ptr.To(true),
+		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	if pod := spec.SecurityContext; pod != nil && pod.RunAsUser != nil && *pod.RunAsUser == 0 {
+		s.RunAsUser = ptr.To(int64(executorUser))
+	}
+	return s
+}
+
+// guaranteed says that the pod's quality of service is Guaranteed, and is to stay so.
+func guaranteed(spec *corev1.PodSpec) bool {
+	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range containers {
+			r := &containers[i].Resources
+			for name := range executorLimits {
+				limit, limited := r.Limits[name]
+				request, requested := r.Requests[name]
+				if !limited || limit.IsZero() || requested && request.Cmp(limit) != 0 {
+					return false
+				}
 			}
 		}
-		r.Requests[name] = request
 	}
-	return r
+	return true
+}
+
+func probe(path string, period, failures int32) *corev1.Probe {
+	return &corev1.Probe{
+		ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
+			Path: path, Port: intstr.FromInt32(v1alpha1.ExecutorPort), Scheme: corev1.URISchemeHTTPS,
+		}},
+		PeriodSeconds: period, FailureThreshold: failures, TimeoutSeconds: 5,
+	}
+}
+
+func execHook(command ...string) *corev1.LifecycleHandler {
+	return &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: command}}
+}
+
+// startLauncher has the kubelet start the launcher in the sandbox container. A hook of the
+// template's own comes after it.
+func startLauncher(c *corev1.Container) {
+	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: launcherVolume, MountPath: executorapi.LauncherDir, ReadOnly: true})
+	hook := execHook(executorapi.LauncherPath, executorapi.HookCommand)
+	if c.Lifecycle == nil {
+		c.Lifecycle = &corev1.Lifecycle{}
+	}
+	if own := c.Lifecycle.PostStart; own != nil && own.Exec != nil {
+		hook.Exec.Command = append(hook.Exec.Command, own.Exec.Command...)
+	}
+	c.Lifecycle.PostStart = hook
+}
+
+// mountVolumes gives the executor its two volumes, where a hand-written one has none of
+// its own at those places.
+func mountVolumes(spec *corev1.PodSpec, executor *corev1.Container) {
+	for name, path := range map[string]string{recordsVolume: executorapi.DefaultStateDir, launcherVolume: executorapi.LauncherDir} {
+		if name == launcherVolume || !slices.ContainsFunc(executor.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == path }) {
+			executor.VolumeMounts = append(executor.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: path})
+		}
+	}
+	slices.SortStableFunc(executor.VolumeMounts, func(a, b corev1.VolumeMount) int { return strings.Compare(a.Name, b.Name) })
+	for _, name := range []string{recordsVolume, launcherVolume} {
+		spec.Volumes = append(spec.Volumes, corev1.Volume{
+			Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: ptr.To(resource.MustParse("64Mi"))}},
+		})
+	}
 }
 
 func executorOf(spec *corev1.PodSpec) *corev1.Container {
@@ -225,99 +324,74 @@ func executorOf(spec *corev1.PodSpec) *corev1.Container {
 	return nil
 }
 
-// asRoot has a hand-written executor run as the user of its image, root, also where
-// the pod names another user for its containers.
-func asRoot(c *corev1.Container, spec *corev1.PodSpec) {
-	if spec.SecurityContext == nil || spec.SecurityContext.RunAsUser == nil && spec.SecurityContext.RunAsNonRoot == nil {
-		return
-	}
-	if c.SecurityContext == nil {
-		c.SecurityContext = &corev1.SecurityContext{}
-	}
-	if c.SecurityContext.RunAsUser == nil {
-		c.SecurityContext.RunAsUser = ptr.To(int64(0))
-	}
-	if c.SecurityContext.RunAsNonRoot == nil {
-		c.SecurityContext.RunAsNonRoot = ptr.To(false)
-	}
+// isInit says that the executor is one of the init containers.
+func isInit(spec *corev1.PodSpec) bool {
+	return slices.ContainsFunc(spec.InitContainers, func(c corev1.Container) bool { return c.Name == v1alpha1.ExecutorContainerName })
 }
 
-// dangerous capabilities let a sandbox take over the executor beside it.
+// refuse says why tasks cannot run in what the pod has.
+func refuse(pod *corev1.Pod) error {
+	if pod.Spec.HostNetwork {
+		return errors.New("spec.hostNetwork: must not be true in a pod with a task executor: its port would be the node's")
+	}
+	for i := range pod.Spec.Volumes {
+		if name := pod.Spec.Volumes[i].Name; name == recordsVolume || name == launcherVolume {
+			return fmt.Errorf("spec.volumes[%d].name: %s is the name of a volume of the task executor", i, name)
+		}
+	}
+	at := taskContainer(pod)
+	if at < 0 {
+		return errors.New("spec.containers: there is none beside the task executor that tasks could run in")
+	}
+	if c := &pod.Spec.Containers[at]; c.Lifecycle != nil && c.Lifecycle.PostStart != nil && c.Lifecycle.PostStart.Exec == nil {
+		return fmt.Errorf("spec.containers[%d].lifecycle.postStart: must be exec in the container that tasks run in: their launcher is started there too", at)
+	}
+	return nil
+}
+
+// dangerous capabilities let a sandbox reach into the launcher, or the executor beside it.
 var dangerous = []string{"SYS_PTRACE", "SYS_ADMIN", "ALL"}
 
-// refuse says why an executor cannot be beside what the pod has.
-func refuse(spec *corev1.PodSpec) error {
-	if spec.HostNetwork {
-		return fmt.Errorf("spec.hostNetwork: must not be true in a pod with a task executor: its port would be the node's")
+// Warnings say of a pod with an executor which of its containers could forge the results
+// of tasks.
+func Warnings(spec *corev1.PodSpec) []string {
+	if executorOf(spec) == nil {
+		return nil
 	}
-	if shared := spec.ShareProcessNamespace; shared != nil && !*shared {
-		return fmt.Errorf("spec.shareProcessNamespace: must not be false in a pod with a task executor: it could not see the sandbox")
-	}
+	var found []string
 	for field, containers := range map[string][]corev1.Container{"initContainers": spec.InitContainers, "containers": spec.Containers} {
 		for i := range containers {
 			c := &containers[i]
 			if c.Name == v1alpha1.ExecutorContainerName || c.SecurityContext == nil {
 				continue
 			}
-			at := fmt.Sprintf("spec.%s[%d].securityContext", field, i)
 			if ptr.Deref(c.SecurityContext.Privileged, false) {
-				return fmt.Errorf("%s.privileged: container %s must not be privileged beside a task executor", at, c.Name)
+				found = append(found, fmt.Sprintf("spec.%s[%d].securityContext.privileged: container %s could forge the results of tasks", field, i, c.Name))
 			}
-			if c.SecurityContext.Capabilities == nil {
-				continue
-			}
-			for _, added := range c.SecurityContext.Capabilities.Add {
-				if slices.Contains(dangerous, strings.TrimPrefix(strings.ToUpper(string(added)), "CAP_")) {
-					return fmt.Errorf("%s.capabilities.add: container %s must not have %s beside a task executor", at, c.Name, added)
+			for _, added := range addedCapabilities(c) {
+				if slices.Contains(dangerous, added) {
+					found = append(found, fmt.Sprintf("spec.%s[%d].securityContext.capabilities.add: with %s container %s could forge the results of tasks", field, i, added, c.Name))
 				}
 			}
 		}
 	}
-	return nil
+	slices.Sort(found)
+	return found
 }
 
-func addCapabilities(c *corev1.Container) {
-	if c.SecurityContext == nil {
-		c.SecurityContext = &corev1.SecurityContext{}
-	}
-	if c.SecurityContext.Capabilities == nil {
-		c.SecurityContext.Capabilities = &corev1.Capabilities{}
-	}
-	added := &c.SecurityContext.Capabilities.Add
-	for _, capability := range executorCapabilities {
-		if !slices.Contains(*added, capability) && !slices.Contains(*added, "CAP_"+capability) && !slices.Contains(*added, "ALL") {
-			*added = append(*added, capability)
+// addedCapabilities are named as Kubernetes does, without "CAP_".
+func addedCapabilities(c *corev1.Container) []string {
+	var names []string
+	if c.SecurityContext != nil && c.SecurityContext.Capabilities != nil {
+		for _, added := range c.SecurityContext.Capabilities.Add {
+			names = append(names, strings.TrimPrefix(strings.ToUpper(string(added)), "CAP_"))
 		}
 	}
+	return names
 }
 
 // setEnv sets a variable over what a template says of it: nobody else has the key.
 func setEnv(c *corev1.Container, variable corev1.EnvVar) {
 	c.Env = slices.DeleteFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == variable.Name })
 	c.Env = append(c.Env, variable)
-}
-
-// addState mounts a volume for the executor's records where it has none.
-func addState(spec *corev1.PodSpec, executor *corev1.Container) error {
-	name := executorVolume
-	at := slices.IndexFunc(executor.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == executorapi.DefaultStateDir })
-	if at >= 0 {
-		name = executor.VolumeMounts[at].Name
-	} else {
-		executor.VolumeMounts = append(executor.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: executorapi.DefaultStateDir})
-		if !slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool { return v.Name == name }) {
-			spec.Volumes = append(spec.Volumes, corev1.Volume{
-				Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}},
-			})
-		}
-	}
-	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
-		for i := range containers {
-			c := &containers[i]
-			if c.Name != executor.Name && slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == name }) {
-				return fmt.Errorf("container %s must not mount volume %s: it holds the task executor's records", c.Name, name)
-			}
-		}
-	}
-	return nil
 }

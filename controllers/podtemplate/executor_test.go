@@ -1,7 +1,7 @@
 package podtemplate
 
 import (
-	"os"
+	"crypto/ed25519"
 	"strings"
 	"testing"
 
@@ -9,57 +9,116 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
-	"sigs.k8s.io/yaml"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	executorapi "github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/token"
 )
 
-var testExecutor = &Executor{Image: "executor:v1", KeyID: "k1", PublicKeys: `{"k1":"..."}`}
+var podKey = ed25519.NewKeyFromSeed([]byte(strings.Repeat("k", ed25519.SeedSize)))
+
+var testExecutor = &Executor{
+	Image: "executor:v1", KeyID: "k1", PublicKeys: `{"k1":"..."}`, RestartRules: true,
+	PodKey: func() (ed25519.PrivateKey, error) { return podKey, nil },
+}
 
 func sandboxPod() *corev1.Pod {
 	return &corev1.Pod{Spec: corev1.PodSpec{
 		InitContainers: []corev1.Container{{Name: "prepare"}},
-		Containers: []corev1.Container{{Name: "sandbox-container", Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{
-			corev1.ResourceMemory: resource.MustParse("8Mi"), corev1.ResourceCPU: resource.MustParse("1"), "example.com/gpu": resource.MustParse("1"),
-		}}}},
+		Containers:     []corev1.Container{{Name: "sandbox-container"}, {Name: "sidecar"}},
 	}}
 }
 
 func TestAnExecutorIsInjectedAsTheFirstRestartableInitContainer(t *testing.T) {
 	pod := sandboxPod()
-	executor := *testExecutor
-	executor.RestartRules = true
-	require.NoError(t, executor.Complete(pod, InjectRestarter))
+	require.NoError(t, testExecutor.Complete(pod, InjectRestarter))
 	require.Len(t, pod.Spec.InitContainers, 2)
 	c := pod.Spec.InitContainers[0]
 	require.Equal(t, v1alpha1.ExecutorContainerName, c.Name)
 	require.Equal(t, "executor:v1", c.Image)
 	require.Equal(t, corev1.ContainerRestartPolicyAlways, *c.RestartPolicy)
 	require.Equal(t, []int32{88}, c.RestartPolicyRules[0].ExitCodes.Values)
+	require.Equal(t, []string{"/task-executor", "await"}, c.Lifecycle.PostStart.Exec.Command, "it has looked before another container starts")
+	require.Equal(t, corev1.URISchemeHTTPS, c.ReadinessProbe.HTTPGet.Scheme)
+	require.False(t, *pod.Spec.AutomountServiceAccountToken, "a restart does not renew it")
+	requireIntroduced(t, pod, &c)
+
 	plain := sandboxPod()
-	require.NoError(t, executor.Complete(plain, InjectExecutor))
+	require.NoError(t, testExecutor.Complete(plain, InjectExecutor))
 	require.Empty(t, plain.Spec.InitContainers[0].RestartPolicyRules, "not every node takes such a pod")
-	require.True(t, *c.SecurityContext.ReadOnlyRootFilesystem)
-	require.ElementsMatch(t, executorCapabilities, c.SecurityContext.Capabilities.Add)
-	require.Equal(t, corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("8Mi"), corev1.ResourceCPU: resource.MustParse("1")}, c.Resources.Limits, "no devices")
-	require.Equal(t, "8Mi", c.Resources.Requests.Memory().String(), "a request is at most the limit")
-	require.Equal(t, "5m", c.Resources.Requests.Cpu().String())
-	require.True(t, *pod.Spec.ShareProcessNamespace)
-	require.Equal(t, "k1", pod.Annotations[v1alpha1.AnnotationExecutorKey])
-	require.Equal(t, "sandbox-container", TaskContainer(pod))
-	requireExecutorVariables(t, &c)
+	require.Nil(t, plain.Spec.AutomountServiceAccountToken)
+	asked := sandboxPod()
+	asked.Spec.AutomountServiceAccountToken = ptr.To(true)
+	require.NoError(t, testExecutor.Complete(asked, InjectRestarter))
+	require.True(t, *asked.Spec.AutomountServiceAccountToken, "the template asks for it")
 }
 
-func TestTheSampleForOpenShiftAllowsTheExecutorsCapabilities(t *testing.T) {
-	text, err := os.ReadFile("../../config/samples/namespace/security_context_constraints.yaml")
-	require.NoError(t, err)
-	sample, _, _ := strings.Cut(string(text), "\n---\n")
-	var scc struct{ AllowedCapabilities []corev1.Capability }
-	require.NoError(t, yaml.Unmarshal([]byte(sample), &scc))
-	require.ElementsMatch(t, executorCapabilities, scc.AllowedCapabilities)
+func TestTheLauncherIsStartedInTheSandboxContainerAlone(t *testing.T) {
+	pod := sandboxPod()
+	require.NoError(t, testExecutor.Complete(pod, InjectExecutor))
+	c := &pod.Spec.Containers[0]
+	require.Equal(t, []string{"/opensandbox/launcher", "hook"}, c.Lifecycle.PostStart.Exec.Command)
+	require.Equal(t, []corev1.VolumeMount{{Name: launcherVolume, MountPath: "/opensandbox", ReadOnly: true}}, c.VolumeMounts)
+	require.Equal(t, corev1.Container{Name: "sidecar"}, pod.Spec.Containers[1])
+	require.Equal(t, corev1.Container{Name: "prepare"}, pod.Spec.InitContainers[1])
+	for _, v := range pod.Spec.Volumes {
+		require.NotNil(t, v.EmptyDir.SizeLimit, v.Name)
+	}
+
+	own := sandboxPod()
+	own.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: execHook("/prepare", "--all"), PreStop: execHook("/bye")}
+	require.NoError(t, testExecutor.Complete(own, InjectExecutor))
+	c = &own.Spec.Containers[0]
+	require.Equal(t, []string{"/opensandbox/launcher", "hook", "/prepare", "--all"}, c.Lifecycle.PostStart.Exec.Command)
+	require.Equal(t, execHook("/bye"), c.Lifecycle.PreStop)
 }
 
-func requireExecutorVariables(t *testing.T, c *corev1.Container) {
+func TestTheExecutorMeetsTheRestrictedStandardAndAnyUser(t *testing.T) {
+	for name, test := range map[string]struct {
+		podUser, want *int64
+	}{
+		"the image's user":                  {nil, nil},
+		"the pod's":                         {ptr.To(int64(1234)), nil},
+		"another where the pod's is root's": {ptr.To(int64(0)), ptr.To(int64(65532))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := sandboxPod()
+			pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: test.podUser}
+			require.NoError(t, testExecutor.Complete(pod, InjectExecutor))
+			s := pod.Spec.InitContainers[0].SecurityContext
+			require.Equal(t, test.want, s.RunAsUser)
+			require.True(t, *s.RunAsNonRoot)
+			require.True(t, *s.ReadOnlyRootFilesystem)
+			require.False(t, *s.AllowPrivilegeEscalation)
+			require.Equal(t, &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}, s.Capabilities)
+			require.Equal(t, corev1.SeccompProfileTypeRuntimeDefault, s.SeccompProfile.Type)
+			require.Nil(t, pod.Spec.ShareProcessNamespace)
+		})
+	}
+}
+
+func TestQualityOfServiceStaysGuaranteed(t *testing.T) {
+	all := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi"), corev1.ResourceCPU: resource.MustParse("1")}
+	pod := sandboxPod()
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			list[i].Resources.Limits = all
+		}
+	}
+	require.NoError(t, testExecutor.Complete(pod, InjectExecutor))
+	r := pod.Spec.InitContainers[0].Resources
+	require.Equal(t, r.Limits, r.Requests)
+
+	pod = sandboxPod()
+	pod.Spec.Containers[0].Resources.Limits = all
+	require.NoError(t, testExecutor.Complete(pod, InjectExecutor))
+	r = pod.Spec.InitContainers[0].Resources
+	require.Equal(t, executorRequests, r.Requests, "where one container is without, it was not Guaranteed")
+	require.Equal(t, executorLimits, r.Limits, "small and fixed, whatever the sandbox has")
+}
+
+// requireIntroduced looks whether operator and executor can know each other.
+func requireIntroduced(t *testing.T, pod *corev1.Pod, c *corev1.Container) {
 	t.Helper()
 	values := map[string]string{}
 	for _, e := range c.Env {
@@ -68,33 +127,43 @@ func requireExecutorVariables(t *testing.T, c *corev1.Container) {
 			values[e.Name] = e.ValueFrom.FieldRef.FieldPath
 		}
 	}
-	require.Equal(t, map[string]string{"OPENSANDBOX_EXECUTOR_PUBLIC_KEYS": testExecutor.PublicKeys, "OPENSANDBOX_POD_UID": "metadata.uid"}, values)
-	require.Equal(t, []corev1.VolumeMount{{Name: executorVolume, MountPath: "/var/lib/task-executor"}}, c.VolumeMounts)
+	require.Equal(t, map[string]string{
+		executorapi.EnvPublicKeys: testExecutor.PublicKeys, executorapi.EnvPodUID: "metadata.uid", executorapi.EnvTLSKey: token.FormatSeed(podKey),
+	}, values)
+	require.Equal(t, "k1", pod.Annotations[v1alpha1.AnnotationExecutorKey])
+	public, err := token.ParsePublicKey(pod.Annotations[v1alpha1.AnnotationExecutorTLSKey])
+	require.NoError(t, err)
+	require.Equal(t, podKey.Public(), public)
+	require.Equal(t, []corev1.VolumeMount{{Name: launcherVolume, MountPath: "/opensandbox"}, {Name: recordsVolume, MountPath: "/var/lib/task-executor"}}, c.VolumeMounts)
+	require.Equal(t, "sandbox-container", TaskContainer(pod))
 }
 
 func TestAHandWrittenExecutorIsCompleted(t *testing.T) {
 	pod := sandboxPod()
-	pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: ptr.To(int64(1000))}
+	pod.Spec.ShareProcessNamespace = ptr.To(true)
+	given := &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"SYS_PTRACE"}}}
 	pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{
 		Name: v1alpha1.ExecutorContainerName, Command: []string{"/my-executor"},
-		Env:             []corev1.EnvVar{{Name: "OPENSANDBOX_POD_UID", Value: "forged"}},
-		SecurityContext: &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"SYS_PTRACE"}}},
+		Env: []corev1.EnvVar{{Name: executorapi.EnvPodUID, Value: "forged"}}, SecurityContext: given.DeepCopy(),
 	})
 	require.NoError(t, testExecutor.Complete(pod, InjectRestarter))
-	require.Len(t, pod.Spec.InitContainers, 1, "no second executor")
-	c := &pod.Spec.Containers[1]
+	require.Len(t, pod.Spec.InitContainers, 2, "no second executor")
+	install := pod.Spec.InitContainers[0]
+	require.Equal(t, []string{"install"}, install.Args)
+	require.Equal(t, "executor:v1", install.Image)
+	require.Equal(t, []corev1.VolumeMount{{Name: launcherVolume, MountPath: "/opensandbox"}}, install.VolumeMounts)
+	c := &pod.Spec.Containers[2]
 	require.Equal(t, "executor:v1", c.Image)
 	require.Equal(t, []string{"/my-executor"}, c.Command)
-	require.ElementsMatch(t, executorCapabilities, c.SecurityContext.Capabilities.Add)
-	require.Zero(t, *c.SecurityContext.RunAsUser)
-	require.Equal(t, executorVolume, pod.Spec.Volumes[0].Name)
-	requireExecutorVariables(t, c)
-	require.Equal(t, "sandbox-container", TaskContainer(pod))
+	require.Equal(t, given, c.SecurityContext, "what the user gave it stays")
+	require.NotNil(t, c.ReadinessProbe)
+	requireIntroduced(t, pod, c)
+	require.Equal(t, []string{"/opensandbox/launcher", "hook"}, pod.Spec.Containers[0].Lifecycle.PostStart.Exec.Command)
 }
 
 func TestAPodWithoutTasksIsLeftAsItIs(t *testing.T) {
 	pod := sandboxPod()
-	pod.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: "forged"}
+	pod.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: "forged", v1alpha1.AnnotationExecutorTLSKey: "forged"}
 	require.NoError(t, testExecutor.Complete(pod, InjectNothing))
 	require.Empty(t, pod.Annotations)
 	require.Equal(t, sandboxPod().Spec, pod.Spec)
@@ -103,23 +172,22 @@ func TestAPodWithoutTasksIsLeftAsItIs(t *testing.T) {
 	require.Equal(t, sandboxPod().Spec, pod.Spec)
 }
 
-func TestAnExecutorIsRefusedWhereASandboxCouldTakeItOver(t *testing.T) {
+func TestAnExecutorIsRefusedWhereTasksCannotRun(t *testing.T) {
 	tests := map[string]struct {
 		change func(*corev1.PodSpec)
 		want   string
 	}{
-		"a privileged sandbox": {func(s *corev1.PodSpec) {
-			s.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
-		}, "spec.containers[0].securityContext.privileged"},
-		"a sandbox that may trace": {func(s *corev1.PodSpec) {
-			s.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"CAP_SYS_PTRACE"}}}
-		}, "must not have CAP_SYS_PTRACE"},
-		"an init container with all capabilities": {func(s *corev1.PodSpec) {
-			s.InitContainers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"ALL"}}}
-		}, "container prepare must not have ALL"},
-		"the host's network":                {func(s *corev1.PodSpec) { s.HostNetwork = true }, "spec.hostNetwork"},
-		"process namespaces kept apart":     {func(s *corev1.PodSpec) { s.ShareProcessNamespace = ptr.To(false) }, "spec.shareProcessNamespace"},
-		"a sandbox that mounts the records": {func(s *corev1.PodSpec) { s.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: executorVolume}} }, "must not mount volume"},
+		"the host's network": {func(s *corev1.PodSpec) { s.HostNetwork = true }, "spec.hostNetwork"},
+		"a volume of the records' name": {func(s *corev1.PodSpec) {
+			s.Volumes = []corev1.Volume{{Name: "other"}, {Name: recordsVolume}}
+		}, "spec.volumes[1].name"},
+		"a volume of the launcher's name": {func(s *corev1.PodSpec) { s.Volumes = []corev1.Volume{{Name: launcherVolume}} }, "spec.volumes[0].name"},
+		"a hook that is no command": {func(s *corev1.PodSpec) {
+			s.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 1}}}
+		}, "spec.containers[0].lifecycle.postStart"},
+		"no container for tasks": {func(s *corev1.PodSpec) {
+			s.Containers = []corev1.Container{{Name: v1alpha1.ExecutorContainerName}}
+		}, "spec.containers"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -131,7 +199,19 @@ func TestAnExecutorIsRefusedWhereASandboxCouldTakeItOver(t *testing.T) {
 	require.ErrorContains(t, (&Executor{}).Complete(sandboxPod(), InjectRestarter), "RELATED_IMAGE_TASK_EXECUTOR")
 }
 
-func TestTheExecutorsImageIsInTheRevisionWhereItIsInjected(t *testing.T) {
+func TestAWarningNamesWhoCouldForgeResults(t *testing.T) {
+	pod := sandboxPod()
+	pod.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: ptr.To(true)}
+	pod.Spec.Containers[1].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"CAP_SYS_PTRACE", "CHOWN"}}}
+	require.Empty(t, Warnings(&pod.Spec), "there is no executor")
+	require.NoError(t, testExecutor.Complete(pod, InjectExecutor))
+	require.Equal(t, []string{
+		"spec.containers[0].securityContext.privileged: container sandbox-container could forge the results of tasks",
+		"spec.containers[1].securityContext.capabilities.add: with SYS_PTRACE container sidecar could forge the results of tasks",
+	}, Warnings(&pod.Spec))
+}
+
+func TestTheExecutorIsInTheRevisionWhereThereIsOne(t *testing.T) {
 	pool := &v1alpha1.Pool{Spec: v1alpha1.PoolSpec{Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: sandboxPod().Spec}}}}
 	require.Equal(t, Revision(pool.Spec.Template), PoolRevision(pool, "executor:v1"), "without an executor")
 	pool.Spec.TaskExecutor.Enabled = true
@@ -141,7 +221,8 @@ func TestTheExecutorsImageIsInTheRevisionWhereItIsInjected(t *testing.T) {
 	pool.Spec.RecycleStrategy.Type = v1alpha1.RecycleRestart
 	require.NotEqual(t, first, PoolRevision(pool, "executor:v1"), "such pods can be restarted")
 	pool.Spec.Template.Spec.Containers = append(pool.Spec.Template.Spec.Containers, corev1.Container{Name: v1alpha1.ExecutorContainerName})
-	require.Equal(t, Revision(pool.Spec.Template), PoolRevision(pool, "executor:v2"), "with a hand-written executor")
+	require.NotEqual(t, Revision(pool.Spec.Template), PoolRevision(pool, "executor:v1"), "a hand-written executor is completed")
+	require.Equal(t, PoolRevision(pool, "executor:v1"), PoolRevision(pool, "executor:v2"), "by its own image")
 }
 
 func TestTheContainerOfTasksIsTheDefaultContainer(t *testing.T) {
@@ -150,5 +231,7 @@ func TestTheContainerOfTasksIsTheDefaultContainer(t *testing.T) {
 	pod.Annotations = map[string]string{v1alpha1.AnnotationDefaultContainer: "b"}
 	require.Equal(t, "b", TaskContainer(pod))
 	pod.Annotations[v1alpha1.AnnotationDefaultContainer] = "no such container"
+	require.Equal(t, "a", TaskContainer(pod))
+	pod.Annotations[v1alpha1.AnnotationDefaultContainer] = v1alpha1.ExecutorContainerName
 	require.Equal(t, "a", TaskContainer(pod))
 }

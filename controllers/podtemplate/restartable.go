@@ -1,10 +1,8 @@
 package podtemplate
 
 import (
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
@@ -13,73 +11,105 @@ import (
 	executorapi "github.com/opensandbox/operator/executor/api"
 )
 
-// holding capabilities let a sandbox change what a restart of its containers leaves.
-var holding = []string{"SYS_ADMIN", "NET_ADMIN", "ALL"}
+// baseline are the capabilities that the baseline Pod Security Standard lets a container
+// add. None of them changes what a restart of the containers leaves.
+var baseline = []string{
+	"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE",
+	"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+}
 
-// Restartable returns nil where a restart of all containers in place, with the
-// executor's cleaning, leaves nothing of the last owner in the pod, and else says why
-// not. It wants the whole pod, as the API server has it.
-func Restartable(pod *corev1.Pod) error {
-	spec := &pod.Spec
-	switch {
-	case len(spec.InitContainers) == 0 || !restartsAll(&spec.InitContainers[0]):
-		return errors.New("its first init container is not a task executor that restarts all containers")
-	case len(spec.EphemeralContainers) > 0:
-		return fmt.Errorf("ephemeral container %s was added", spec.EphemeralContainers[0].Name)
-	case spec.HostNetwork || spec.HostIPC || spec.HostPID:
-		return errors.New("it uses namespaces of its node")
+// Verdict says whether a pod can be made clean by a restart of all its containers in
+// place. The reason, one of those of the condition Restartable, is empty where it can.
+type Verdict struct{ Reason, Message string }
+
+// Restartable judges a pod as the API server has it: a part of it came only with its
+// admission.
+func Restartable(pod *corev1.Pod) Verdict {
+	for _, judge := range []func(*corev1.PodSpec) Verdict{restarter, namespaces, volumes, containers} {
+		if v := judge(&pod.Spec); v.Reason != "" {
+			return v
+		}
 	}
-	for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
-		for i := range containers {
-			if c := &containers[i]; c.Name != v1alpha1.ExecutorContainerName && hasRestartAllRule(c) {
-				return fmt.Errorf("container %s may have all containers restarted too", c.Name)
-			}
-			if err := leavesNothing(spec, &containers[i]); err != nil {
-				return fmt.Errorf("container %s %w", containers[i].Name, err)
+	return Verdict{}
+}
+
+// restarter looks for the executor that restarts all containers, and for whatever else
+// comes and goes.
+func restarter(spec *corev1.PodSpec) Verdict {
+	executor := executorOf(spec)
+	switch {
+	case executor == nil || !slices.ContainsFunc(executor.Env, func(e corev1.EnvVar) bool { return e.Name == executorapi.EnvTLSKey }):
+		return Verdict{v1alpha1.ReasonNoRestarter, "the pod was made without a task executor that restarts containers"}
+	case len(spec.InitContainers) == 0 || executor != &spec.InitContainers[0] || ptr.Deref(executor.RestartPolicy, "") != corev1.ContainerRestartPolicyAlways:
+		return Verdict{v1alpha1.ReasonHandWrittenExecutor, "the template has a container " + executor.Name + " of its own"}
+	case !restartsAll(executor):
+		return Verdict{v1alpha1.ReasonRestartRulesUnknown, "the cluster does not know the rule by which all containers of a pod are restarted in place"}
+	case len(spec.EphemeralContainers) > 0:
+		return Verdict{v1alpha1.ReasonEphemeralContainer, fmt.Sprintf("ephemeral container %s was added", spec.EphemeralContainers[0].Name)}
+	}
+	for _, list := range [][]corev1.Container{spec.InitContainers[1:], spec.Containers} {
+		for i := range list {
+			if restartsAll(&list[i]) {
+				return Verdict{v1alpha1.ReasonHandWrittenExecutor, fmt.Sprintf("container %s may have all containers restarted too", list[i].Name)}
 			}
 		}
 	}
-	return nil
+	return Verdict{}
 }
 
 func restartsAll(c *corev1.Container) bool {
-	return c.Name == v1alpha1.ExecutorContainerName && slices.Contains(c.Args, executorapi.ArgRestartable) &&
-		ptr.Deref(c.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways && hasRestartAllRule(c)
-}
-
-func hasRestartAllRule(c *corev1.Container) bool {
 	return slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
 		return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
 	})
 }
 
-func leavesNothing(spec *corev1.PodSpec, c *corev1.Container) error {
-	if s := c.SecurityContext; s != nil {
-		if ptr.Deref(s.Privileged, false) {
-			return errors.New("is privileged")
+func namespaces(spec *corev1.PodSpec) Verdict {
+	switch {
+	case spec.HostNetwork || spec.HostIPC || spec.HostPID:
+		return Verdict{v1alpha1.ReasonHostNamespaces, "the pod uses namespaces of its node"}
+	case ptr.Deref(spec.ShareProcessNamespace, false):
+		return Verdict{v1alpha1.ReasonSharedProcessNamespace, "spec.shareProcessNamespace: the first process of the pod is not restarted, and a sandbox may live on in it"}
+	}
+	return Verdict{}
+}
+
+// volumes keep files; and one that is only read keeps the sockets in it, by which one
+// owner's processes can hand the next one's open files.
+func volumes(spec *corev1.PodSpec) Verdict {
+	for i := range spec.Volumes {
+		v := &spec.Volumes[i]
+		switch {
+		case v.Name == recordsVolume, v.Name == launcherVolume:
+		case v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.Image != nil:
+		case v.Projected != nil:
+			if slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil }) {
+				return Verdict{v1alpha1.ReasonServiceAccountToken, fmt.Sprintf("volume %s holds a service account token, which the last owner may have copied", v.Name)}
+			}
+		default:
+			return Verdict{v1alpha1.ReasonVolume, fmt.Sprintf("volume %s keeps what an owner leaves in it", v.Name)}
 		}
-		if s.Capabilities != nil {
-			for _, added := range s.Capabilities.Add {
-				if slices.Contains(holding, strings.TrimPrefix(strings.ToUpper(string(added)), "CAP_")) {
-					return fmt.Errorf("has capability %s", added)
+	}
+	return Verdict{}
+}
+
+func containers(spec *corev1.PodSpec) Verdict {
+	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			if s := c.SecurityContext; s != nil {
+				switch {
+				case ptr.Deref(s.Privileged, false):
+					return Verdict{v1alpha1.ReasonPrivilegedContainer, fmt.Sprintf("container %s is privileged", c.Name)}
+				case s.ProcMount != nil && *s.ProcMount != corev1.DefaultProcMount:
+					return Verdict{v1alpha1.ReasonProcMount, fmt.Sprintf("container %s has procMount %s", c.Name, *s.ProcMount)}
+				}
+			}
+			for _, added := range addedCapabilities(c) {
+				if !slices.Contains(baseline, added) {
+					return Verdict{v1alpha1.ReasonCapability, fmt.Sprintf("container %s has capability %s, which the baseline Pod Security Standard does not allow", c.Name, added)}
 				}
 			}
 		}
 	}
-	if len(c.VolumeDevices) > 0 {
-		return fmt.Errorf("has volume device %s", c.VolumeDevices[0].Name)
-	}
-	for _, mount := range c.VolumeMounts {
-		if c.Name != v1alpha1.ExecutorContainerName && !mount.ReadOnly && !readOnlyVolume(spec, mount.Name) {
-			return fmt.Errorf("may write to volume %s", mount.Name)
-		}
-	}
-	return nil
-}
-
-// readOnlyVolume says that nobody can write to the volume, however it is mounted.
-func readOnlyVolume(spec *corev1.PodSpec, name string) bool {
-	return slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool {
-		return v.Name == name && (v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil || v.Image != nil)
-	})
+	return Verdict{}
 }

@@ -27,16 +27,23 @@ func Revision(template *v1alpha1.PodTemplate) string {
 	return utilrand.SafeEncodeString(fmt.Sprint(sum.Sum32()))
 }
 
-// PoolRevision returns the revision of the pool's pods. The executor that the
-// operator adds makes a part of it.
+// completion counts what Complete has made of pods with an executor: those that an earlier
+// version of the operator has completed otherwise are replaced while they are idle.
+const completion = 2
+
+// PoolRevision returns the revision of the pool's pods. The executor that the operator
+// adds, and what it adds for one that is written into the template, make a part of it.
 func PoolRevision(pool *v1alpha1.Pool, executorImage string) string {
 	injection := PoolInjects(pool)
 	if injection == InjectNothing {
-		return Revision(pool.Spec.Template)
+		if !HasExecutor(pool.Spec.Template) {
+			return Revision(pool.Spec.Template)
+		}
+		executorImage = "" // its own decides
 	}
 	sum := fnv.New32a()
 	_, _ = sum.Write(canonical(pool.Spec.Template))
-	_, _ = fmt.Fprintf(sum, "\n%d %s", injection, executorImage)
+	_, _ = fmt.Fprintf(sum, "\n%d %d %s", completion, injection, executorImage)
 	return utilrand.SafeEncodeString(fmt.Sprint(sum.Sum32()))
 }
 

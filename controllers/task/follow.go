@@ -16,6 +16,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
+	"github.com/opensandbox/operator/executor/token"
 )
 
 const (
@@ -26,6 +27,8 @@ const (
 	// seededSpread is over how long the executors of tasks that have ended, as the
 	// status says, are asked again after a change of leaders.
 	seededSpread = 10 * time.Second
+	// lossPatience is how long the kubelet may take to say that a container has ended.
+	lossPatience = 10 * time.Second
 )
 
 // taskID is the id of a shard's task: the same whoever asks, so that it starts once.
@@ -84,11 +87,7 @@ func (p pace) next(now time.Time) time.Duration { return p.limit.ReserveN(now, 1
 
 // start asks the executor to run the task and says whether it has, or never will.
 func (f *follower) start(ctx context.Context) bool {
-	target, pod, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
-	var request executorapi.TaskRequest
-	if err == nil {
-		request, err = requestFor(pod, f.spec)
-	}
+	target, _, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
 	if err != nil {
 		f.noteUnless(errGone, err) // then the reconciler finds another pod
 		return false
@@ -105,6 +104,7 @@ func (f *follower) start(ctx context.Context) bool {
 			return false
 		}
 	}
+	request := executorapi.TaskRequest{Shard: f.sandbox.shard, Spec: f.spec}
 	task, err := func() (executorapi.Task, error) {
 		defer give(slots)
 		task, err := f.send(ctx, target, request)
@@ -124,7 +124,7 @@ func (f *follower) start(ctx context.Context) bool {
 		f.note(nil, err)
 		return f.ended()
 	}
-	f.take(ctx, target, &task)
+	f.take(ctx, &task)
 	return true
 }
 
@@ -163,7 +163,7 @@ func (f *follower) poll(ctx context.Context, since executorapi.Cursor) (executor
 	}
 	for i := range list.Tasks {
 		if list.Tasks[i].ID == taskID(f.job.uid, f.sandbox.shard) {
-			f.take(ctx, target, &list.Tasks[i])
+			f.take(ctx, &list.Tasks[i])
 			return list.Cursor(), nil
 		}
 	}
@@ -174,18 +174,61 @@ func (f *follower) poll(ctx context.Context, since executorapi.Cursor) (executor
 	return list.Cursor(), nil
 }
 
-// take takes in what the executor told of the task. Of one that could not start it
-// asks whether any could, unless that very task has run.
-func (f *follower) take(ctx context.Context, target executorclient.Target, task *executorapi.Task) {
-	begun := false
-	f.job.update(f.sandbox.shard, f.sandbox.uid, func(rec *record) { begun = rec.begun() })
-	if task.State == executorapi.Failed && task.Reason == executorapi.ReasonCannotStart && !begun {
-		if info, err := f.Executors.Info(ctx, target); err == nil && !info.Supported {
-			f.change(func(rec *record) { rec.cannot(info.Problems, f.Clock.Now()) })
+// take takes in what the executor told of the task. Why a launcher was lost the executor
+// cannot know, but the kubelet tells it soon.
+func (f *follower) take(ctx context.Context, task *executorapi.Task) {
+	if task.State == executorapi.Failed && task.Reason == executorapi.ReasonLauncherLost {
+		f.explainLoss(ctx, task)
+	}
+	f.note(task, nil)
+}
+
+// explainLoss waits until the status of the pod says that the sandbox container has ended
+// since the task was started in it.
+func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task) {
+	changed, unwatch := f.changes.watch(f.sandbox.uid)
+	defer unwatch()
+	deadline := f.Clock.NewTimer(lossPatience)
+	defer deadline.Stop()
+	for {
+		_, pod, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
+		if err != nil {
+			return // then what happened to the pod is known by the reconciler
+		}
+		if ended := endOfSandbox(pod, task.StartedAt); ended != nil {
+			task.Reason = executorapi.ReasonSandboxRestarted
+			task.Message = fmt.Sprintf("the sandbox container ended while the task ran: %s, exit code %d", ended.Reason, ended.ExitCode)
+			if ended.Reason == executorapi.ReasonOOMKilled {
+				task.Reason = executorapi.ReasonOOMKilled
+				task.Message = "the sandbox container was killed because its memory limit was reached"
+			}
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline.C():
+			return
+		case <-ctx.Done():
 			return
 		}
 	}
-	f.note(task, nil)
+}
+
+// endOfSandbox returns how the container that tasks run in has ended since then, or nil.
+func endOfSandbox(pod *corev1.Pod, since *time.Time) *corev1.ContainerStateTerminated {
+	for i := range pod.Status.ContainerStatuses {
+		s := &pod.Status.ContainerStatuses[i]
+		if len(pod.Spec.Containers) == 0 || s.Name != pod.Spec.Containers[0].Name { // the cache keeps that of the tasks only
+			continue
+		}
+		for _, ended := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+			// Both clocks are the node's, and the kubelet's has seconds only.
+			if ended != nil && (since == nil || !ended.FinishedAt.Time.Before(since.Truncate(time.Second))) {
+				return ended
+			}
+		}
+	}
+	return nil
 }
 
 // note takes in an answer, or that there was none.
@@ -217,8 +260,7 @@ func (f *follower) change(apply func(*record)) {
 		before := *rec
 		apply(rec)
 		countChange(&before, rec)
-		changed = before.state != rec.state || before.unknown != rec.unknown || before.unsupported != rec.unsupported ||
-			len(before.lacking) != len(rec.lacking)
+		changed = before.state != rec.state || before.unknown != rec.unknown || before.clock != rec.clock
 		if before.ended() && rec.state == running {
 			began = rec.podName
 		}
@@ -279,52 +321,14 @@ func (r *Reconciler) target(ctx context.Context, namespace, name string, uid typ
 	if signer == nil {
 		return executorclient.Target{}, pod, fmt.Errorf("key %q of the pod's task executor is not there any more", id)
 	}
+	public, err := token.ParsePublicKey(pod.Annotations[v1alpha1.AnnotationExecutorTLSKey])
+	if err != nil {
+		return executorclient.Target{}, pod, errNoExecutor
+	}
 	if pod.Status.PodIP == "" {
 		return executorclient.Target{}, pod, errors.New("the pod has no address")
 	}
-	return executorclient.Target{PodUID: string(uid), Address: executorclient.PodAddress(pod.Status.PodIP), Signer: signer}, pod, nil
-}
-
-// requestFor returns what to ask the executor of the pod for.
-func requestFor(pod *corev1.Pod, spec executorapi.TaskSpec) (executorapi.TaskRequest, error) {
-	request := executorapi.TaskRequest{Spec: spec}
-	if len(pod.Spec.Containers) == 0 {
-		return request, errors.New("the pod has no container to run tasks in")
-	}
-	container := &pod.Spec.Containers[0] // the cache keeps that of the tasks only
-	for i := range pod.Status.ContainerStatuses {
-		if s := &pod.Status.ContainerStatuses[i]; s.Name == container.Name {
-			request.ContainerID = s.ContainerID
-		}
-	}
-	if request.ContainerID == "" {
-		return request, errors.New("the container that tasks run in has no id yet")
-	}
-	for _, e := range container.Env {
-		if e.ValueFrom == nil {
-			request.FallbackEnv = append(request.FallbackEnv, executorapi.EnvVar{Name: e.Name, Value: e.Value})
-		} else if e.ValueFrom.FieldRef != nil {
-			if value, known := fieldOf(pod, e.ValueFrom.FieldRef.FieldPath); known {
-				request.FallbackEnv = append(request.FallbackEnv, executorapi.EnvVar{Name: e.Name, Value: value})
-			}
-		}
-	}
-	return request, nil
-}
-
-// fieldOf returns a field of the pod as the downward API would.
-func fieldOf(pod *corev1.Pod, path string) (string, bool) {
-	switch path {
-	case "metadata.name":
-		return pod.Name, true
-	case "metadata.namespace":
-		return pod.Namespace, true
-	case "metadata.uid":
-		return string(pod.UID), true
-	case "status.podIP":
-		return pod.Status.PodIP, true
-	case "spec.nodeName":
-		return pod.Spec.NodeName, true
-	}
-	return "", false
+	return executorclient.Target{
+		PodUID: string(uid), Address: executorclient.PodAddress(pod.Status.PodIP), Signer: signer, PublicKey: public,
+	}, pod, nil
 }

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,10 +31,12 @@ import (
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/taskreport"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
+	executorserver "github.com/opensandbox/operator/executor/server"
 	"github.com/opensandbox/operator/executor/token"
 )
 
@@ -63,7 +66,9 @@ func newBench(t *testing.T, handle func(*bench, http.ResponseWriter, *http.Reque
 	scheme := runtime.NewScheme()
 	require.NoError(t, clientgoscheme.AddToScheme(scheme))
 	require.NoError(t, v1alpha1.AddToScheme(scheme))
-	b := &bench{pod: aPod(ip)}
+	podKey, err := token.GenerateKey()
+	require.NoError(t, err)
+	b := &bench{pod: aPod(ip, podKey)}
 	api := fake.NewClientBuilder().WithScheme(scheme).WithObjects(b.pod).WithStatusSubresource(b.pod).Build()
 	key, err := token.GenerateKey()
 	require.NoError(t, err)
@@ -80,9 +85,17 @@ func newBench(t *testing.T, handle func(*bench, http.ResponseWriter, *http.Reque
 		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(int32(1)), PoolRef: "pool", TaskTemplate: &v1alpha1.TaskTemplate{
 			Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"true"}}}}},
 	}
-	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handle(b, w, r) })}
+	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == executorapi.HealthPath {
+			w.Header().Set(executorapi.HeaderBootID, "boot")
+			return
+		}
+		handle(b, w, r)
+	})}
+	secured, err := executorserver.Listen(listener, podKey)
+	require.NoError(t, err)
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = server.Serve(listener) })
+	serving.Go(func() { _ = server.Serve(secured) })
 	t.Cleanup(func() {
 		require.NoError(t, server.Close())
 		serving.Wait()
@@ -92,13 +105,16 @@ func newBench(t *testing.T, handle func(*bench, http.ResponseWriter, *http.Reque
 	return b
 }
 
-func aPod(ip string) *corev1.Pod {
+func aPod(ip string, key ed25519.PrivateKey) *corev1.Pod {
+	public, _ := key.Public().(ed25519.PublicKey)
 	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "uid-p", Annotations: map[string]string{v1alpha1.AnnotationExecutorKey: "k"}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "uid-p", Annotations: map[string]string{
+			v1alpha1.AnnotationExecutorKey: "k", v1alpha1.AnnotationExecutorTLSKey: token.FormatPublicKey(public),
+		}},
 		Spec: corev1.PodSpec{
 			InitContainers: []corev1.Container{{
-				Name: v1alpha1.ExecutorContainerName, Args: []string{executorapi.ArgRestartable}, RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
-				RestartPolicyRules: []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}},
+				Name: v1alpha1.ExecutorContainerName, Env: []corev1.EnvVar{{Name: executorapi.EnvTLSKey}},
+				RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways), RestartPolicyRules: podtemplate.RestartRules(),
 			}},
 			Containers: []corev1.Container{{Name: "main"}},
 		},
@@ -365,4 +381,56 @@ func TestPollsAreFreeAtFirstAndAgainAfterAWhile(t *testing.T) {
 	}
 	at = at.Add(freePolls * steadyPoll)
 	require.Zero(t, p.next(at))
+}
+
+// The executor learns that its launcher is lost before the kubelet says why.
+func TestWhyALauncherWasLostTheStatusOfThePodTells(t *testing.T) {
+	t.Parallel()
+	ended := func(reason string, at time.Time) *corev1.ContainerStateTerminated {
+		return &corev1.ContainerStateTerminated{Reason: reason, ExitCode: 137, FinishedAt: metav1.NewTime(at)}
+	}
+	for name, test := range map[string]struct {
+		change func(*corev1.ContainerStatus)
+		want   string
+	}{
+		"its container was killed for memory": {func(s *corev1.ContainerStatus) {
+			s.LastTerminationState.Terminated = ended("OOMKilled", now.Add(time.Minute))
+		}, executorapi.ReasonOOMKilled},
+		"its container has restarted": {func(s *corev1.ContainerStatus) {
+			s.LastTerminationState.Terminated = ended("Error", now.Add(time.Minute))
+		}, executorapi.ReasonSandboxRestarted},
+		"its container is down":  {func(s *corev1.ContainerStatus) { s.State.Terminated = ended("Completed", now.Add(time.Minute)) }, executorapi.ReasonSandboxRestarted},
+		"within the same second": {func(s *corev1.ContainerStatus) { s.State.Terminated = ended("Error", now) }, executorapi.ReasonSandboxRestarted},
+		"its container had restarted before": {func(s *corev1.ContainerStatus) {
+			s.LastTerminationState.Terminated = ended("Error", now.Add(-time.Minute))
+		}, executorapi.ReasonLauncherLost},
+		"another container has restarted": {func(s *corev1.ContainerStatus) {
+			s.Name, s.LastTerminationState.Terminated = "sidecar", ended("Error", now.Add(time.Minute))
+		}, executorapi.ReasonLauncherLost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			started := now.Add(500 * time.Millisecond)
+			b := newBench(t, func(b *bench, w http.ResponseWriter, _ *http.Request) {
+				task := executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Failed, Reason: executorapi.ReasonLauncherLost, StartedAt: &started}
+				_ = json.NewEncoder(w).Encode(task)
+			})
+			b.bs.Spec.PoolRef = ""
+			clock := clocktesting.NewFakeClock(now)
+			b.Clock = clock
+			b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+			require.Eventually(t, clock.HasWaiters, patience, poll, "it is waited for")
+			require.False(t, b.Report(b.bs).Completed)
+			pod := b.pod.DeepCopy()
+			require.NoError(t, b.Client.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
+			test.change(&pod.Status.ContainerStatuses[0])
+			require.NoError(t, b.Client.Status().Update(t.Context(), pod))
+			b.changes.note(pod.UID)
+			if test.want == executorapi.ReasonLauncherLost {
+				clock.Step(lossPatience)
+			}
+			require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll)
+			require.Equal(t, test.want, b.Report(b.bs).FailedTasks[0].Reason)
+		})
+	}
 }

@@ -181,7 +181,7 @@ func (r *Reconciler) pooledSandboxes(ctx context.Context, bs *v1alpha1.BatchSand
 func sandboxOf(pod *corev1.Pod, shard int32) sandbox {
 	return sandbox{
 		shard: shard, pod: pod.Name, uid: pod.UID, ready: podfeed.Ready(pod),
-		executor: pod.Annotations[v1alpha1.AnnotationExecutorKey] != "",
+		executor: pod.Annotations[v1alpha1.AnnotationExecutorTLSKey] != "",
 		ended:    podfeed.Finished(pod) && !podfeed.Disrupted(pod),
 	}
 }

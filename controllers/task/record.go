@@ -2,7 +2,6 @@ package task
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -47,10 +46,9 @@ type record struct {
 	stopped bool
 
 	// Why the task cannot run, or not as it should.
-	missing     bool   // the pod has no executor
-	invalid     string // there is no task to run
-	unsupported string // the executor cannot run tasks
-	lacking     []string
+	missing bool   // the pod has no executor
+	invalid string // there is no task to run
+	clock   string // the executor refuses requests by its clock
 }
 
 func (rec *record) ended() bool { return rec.state == succeeded || rec.state == failed }
@@ -61,10 +59,7 @@ func (rec *record) begun() bool { return rec.state != pending }
 // learn takes in what the executor told of the task.
 func (rec *record) learn(t *executorapi.Task, now time.Time) {
 	rec.hear(now)
-	if !rec.begun() || rec.stale {
-		rec.lacking = t.MissingCapabilities // what it lacks cannot change any more
-	}
-	rec.stale, rec.unsupported = false, ""
+	rec.stale, rec.clock = false, ""
 	switch t.State {
 	case executorapi.Succeeded:
 		rec.state = succeeded
@@ -85,14 +80,6 @@ func (rec *record) fail(reason, message string) {
 	rec.failure = v1alpha1.FailedTask{Sandbox: rec.podName, Reason: cut(reason, 64), Message: cut(message, executorapi.MaxMessageBytes)}
 }
 
-// cannot takes in why tasks cannot run in the sandbox at all: that is no failure of
-// the task.
-func (rec *record) cannot(problems []string, now time.Time) {
-	rec.hear(now)
-	rec.state, rec.stale = pending, false
-	rec.unsupported = cut(strings.Join(problems, "; "), executorapi.MaxMessageBytes)
-}
-
 // hear takes in that the executor has answered.
 func (rec *record) hear(now time.Time) { rec.answered, rec.unknown = now, false }
 
@@ -110,8 +97,10 @@ func (rec *record) miss(now time.Time, ready bool) {
 // refused says whether an error is an executor's own answer, and takes it in.
 func (rec *record) refused(err error, now time.Time) bool {
 	switch executorclient.Reason(err) {
-	case executorapi.ProblemContainerNotFound, executorapi.ProblemTooManyTasks,
+	case executorapi.ProblemNoLauncher, executorapi.ProblemAnotherTask,
 		executorapi.ProblemResetting, executorapi.ProblemInternal:
+	case executorapi.ProblemClock:
+		rec.clock = cut(err.Error(), executorapi.MaxMessageBytes)
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
 		rec.fail("Refused", err.Error())
 	default:
@@ -201,8 +190,8 @@ type reason struct {
 
 // order of what to show first: what the user has to do something about.
 var order = []string{
-	v1alpha1.ReasonTaskTemplateInvalid, v1alpha1.ReasonExecutorMissing, v1alpha1.ReasonExecutorUnsupported,
-	v1alpha1.ReasonExecutorUnreachable, v1alpha1.ReasonExecutorCapabilities,
+	v1alpha1.ReasonTaskTemplateInvalid, v1alpha1.ReasonExecutorMissing, v1alpha1.ReasonExecutorClock,
+	v1alpha1.ReasonExecutorUnreachable,
 }
 
 func (r reasons) note(shard int32, rec *record) {
@@ -219,14 +208,10 @@ func (r reasons) note(shard int32, rec *record) {
 	case rec.missing:
 		add(v1alpha1.ReasonExecutorMissing, fmt.Sprintf("sandbox %s of shard %d has no container %s: set spec.taskExecutor.enabled of its Pool, or write one into the template",
 			rec.podName, shard, v1alpha1.ExecutorContainerName))
-	case rec.unsupported != "":
-		add(v1alpha1.ReasonExecutorUnsupported, fmt.Sprintf("the task executor of sandbox %s cannot run tasks there: %s", rec.podName, rec.unsupported))
+	case rec.clock != "":
+		add(v1alpha1.ReasonExecutorClock, fmt.Sprintf("the clock of sandbox %s's node and that of the operator differ: %s", rec.podName, rec.clock))
 	case rec.unknown:
 		add(v1alpha1.ReasonExecutorUnreachable, fmt.Sprintf("the task executor of sandbox %s has not answered for %v", rec.podName, unknownAfter))
-	case len(rec.lacking) > 0:
-		lacking := slices.Clone(rec.lacking)
-		slices.Sort(lacking)
-		add(v1alpha1.ReasonExecutorCapabilities, fmt.Sprintf("the task in sandbox %s lacks capabilities that its container has: %s", rec.podName, strings.Join(lacking, ", ")))
 	}
 }
 

@@ -18,9 +18,9 @@ import (
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func TestAnExecutorsWordIsTakenIn(t *testing.T) {
-	rec := record{pod: "a", podName: "pod-a", stale: true, unknown: true, unsupported: "x"}
-	rec.learn(&executorapi.Task{State: executorapi.Running, MissingCapabilities: []string{"NET_RAW"}}, now)
-	require.Equal(t, record{pod: "a", podName: "pod-a", state: running, answered: now, lacking: []string{"NET_RAW"}}, rec)
+	rec := record{pod: "a", podName: "pod-a", stale: true, unknown: true, clock: "x"}
+	rec.learn(&executorapi.Task{State: executorapi.Running}, now)
+	require.Equal(t, record{pod: "a", podName: "pod-a", state: running, answered: now}, rec)
 	rec.learn(&executorapi.Task{State: executorapi.Failed, Reason: executorapi.ReasonSignaled, Signal: 9, ExitCode: ptr.To(int32(137)),
 		Message: strings.Repeat("x", 300) + "\xff€"}, now)
 	require.True(t, rec.ended())
@@ -51,7 +51,7 @@ func TestARefusalIsAnAnswer(t *testing.T) {
 		return &executorclient.Error{Status: 503, Problem: executorapi.Problem{Reason: reason, Detail: "because"}}
 	}
 	for reason, want := range map[string]state{
-		executorapi.ProblemContainerNotFound: pending, executorapi.ProblemTooManyTasks: pending,
+		executorapi.ProblemNoLauncher: pending, executorapi.ProblemAnotherTask: pending, executorapi.ProblemClock: pending,
 		executorapi.ProblemResetting: pending, executorapi.ProblemInvalid: failed,
 	} {
 		rec := record{podName: "a"}
@@ -64,13 +64,15 @@ func TestARefusalIsAnAnswer(t *testing.T) {
 	}
 }
 
-func TestASandboxInWhichNoTaskCanRunFailsNone(t *testing.T) {
-	rec := record{podName: "a", state: running}
-	rec.cannot([]string{"capability SYS_PTRACE is missing", "more"}, now)
+func TestAClockThatIsOffIsSaid(t *testing.T) {
+	rec := record{podName: "a"}
+	require.True(t, rec.refused(&executorclient.Error{Status: 401, Problem: executorapi.Problem{Reason: executorapi.ProblemClock, Detail: "it is noon here"}}, now))
 	r := report(map[int32]*record{0: &rec}, 1)
-	require.Equal(t, int32(1), r.Pending)
-	require.Equal(t, v1alpha1.ReasonExecutorUnsupported, r.Reason)
-	require.Contains(t, r.Message, "capability SYS_PTRACE is missing; more")
+	require.Equal(t, int32(1), r.Pending, "that is no failure of the task")
+	require.Equal(t, v1alpha1.ReasonExecutorClock, r.Reason)
+	require.Contains(t, r.Message, "it is noon here")
+	rec.learn(&executorapi.Task{State: executorapi.Running}, now)
+	require.Empty(t, rec.clock)
 }
 
 func TestTheReportSumsUp(t *testing.T) {
@@ -117,12 +119,4 @@ func TestTheStatusIsTheSeed(t *testing.T) {
 	r := report(records, 3)
 	require.Equal(t, []int32{1, 2}, r.Failed)
 	require.Len(t, r.FailedTasks, 1)
-}
-
-// A sandbox that poses as its executor and answers by turns keeps nobody busy.
-func TestWhatATaskLacksIsTakenInOnce(t *testing.T) {
-	rec := &record{}
-	rec.learn(&executorapi.Task{State: executorapi.Running, MissingCapabilities: []string{"NET_RAW"}}, now)
-	rec.learn(&executorapi.Task{State: executorapi.Running}, now)
-	require.Equal(t, []string{"NET_RAW"}, rec.lacking)
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
-	executorapi "github.com/opensandbox/operator/executor/api"
 )
 
 const (
@@ -44,8 +43,8 @@ func (r *Reconciler) restartable(ctx context.Context, namespace, name string, ui
 	if err == nil && !podfeed.Ready(pod) {
 		err = errors.New("it is not ready")
 	}
-	if err == nil {
-		err = podtemplate.Restartable(pod)
+	if v := podtemplate.Restartable(pod); err == nil && v.Reason != "" {
+		err = errors.New(v.Message)
 	}
 	if err != nil {
 		log.FromContext(ctx).V(1).Info("a sandbox is not restarted in place", "pod", name, "namespace", namespace, "why", err.Error())
@@ -154,12 +153,6 @@ func RestartRulesKept(ctx context.Context, writer client.Client, namespace strin
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault
 	}
-	rules := []corev1.ContainerRestartRule{{
-		Action: corev1.ContainerRestartRuleActionRestartAllContainers,
-		ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{
-			Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{executorapi.RestartExitCode},
-		},
-	}}
 	restricted := &corev1.SecurityContext{
 		AllowPrivilegeEscalation: ptr.To(false), RunAsNonRoot: ptr.To(true), RunAsUser: ptr.To(int64(65532)),
 		Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
@@ -169,7 +162,7 @@ func RestartRulesKept(ctx context.Context, writer client.Client, namespace strin
 		Spec: corev1.PodSpec{
 			InitContainers: []corev1.Container{{
 				Name: v1alpha1.ExecutorContainerName, Image: "none", SecurityContext: restricted,
-				RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways), RestartPolicyRules: rules,
+				RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways), RestartPolicyRules: podtemplate.RestartRules(),
 			}},
 			Containers: []corev1.Container{{Name: "sandbox", Image: "none", SecurityContext: restricted}},
 		},

@@ -63,6 +63,9 @@ func (t *trial) run(ctx context.Context, pod *corev1.Pod, inject podtemplate.Inj
 		}
 		return []metav1.StatusCause{found}
 	}
+	for _, text := range podtemplate.Warnings(&pod.Spec) {
+		warnings.add(field + "." + text)
+	}
 	pod.OwnerReferences = nil // the owner does not exist yet
 	err := t.create(ctx, pod)
 	if err == nil || ctx.Err() != nil {

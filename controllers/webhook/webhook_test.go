@@ -172,9 +172,10 @@ func TestValidateBatchSandbox(t *testing.T) {
 		{"a task without a command", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {}}}}`, fine, "spec.taskTemplate: spec.process.command: must not be empty", ""},
 		{"a task with the command in each patch", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {}}}, shardTaskPatches: [{spec: {process: {command: [a]}}}]}`, fine, "", ""},
 		{"a misspelt field of a task patch", `{template: {spec: ` + pod + `}, taskTemplate: {spec: {process: {command: [a]}}}, shardTaskPatches: [{spec: {prozess: {}}}]}`, fine, `spec.shardTaskPatches[0]: `, ""},
-		{"a privileged container beside an executor", `{taskTemplate: {spec: {process: {command: [a]}}}, template: {spec: {containers: [{name: main, image: a, securityContext: {privileged: true}}]}}}`, fine, "spec.template.spec.containers[0].securityContext.privileged", ""},
+		{"a privileged container beside an executor", `{taskTemplate: {spec: {process: {command: [a]}}}, template: {spec: {containers: [{name: main, image: a, securityContext: {privileged: true}}]}}}`, fine, "", "spec.template.spec.containers[0].securityContext.privileged: container main could forge"},
 		{"a privileged container without an executor", `{template: {spec: {containers: [{name: main, image: a, securityContext: {privileged: true}}]}}}`, fine, "", ""},
-		{"a capability beside a hand-written executor", `{template: {spec: {containers: [{name: main, image: a, securityContext: {capabilities: {add: [CAP_SYS_ADMIN]}}}, {name: task-executor}]}}}`, fine, "spec.template.spec.containers[0].securityContext.capabilities.add", ""},
+		{"a capability beside a hand-written executor", `{template: {spec: {containers: [{name: main, image: a, securityContext: {capabilities: {add: [CAP_SYS_ADMIN]}}}, {name: task-executor}]}}}`, fine, "", "spec.template.spec.containers[0].securityContext.capabilities.add: with SYS_ADMIN"},
+		{"a hook that is no command beside an executor", `{taskTemplate: {spec: {process: {command: [a]}}}, template: {spec: {containers: [{name: main, image: a, lifecycle: {postStart: {sleep: {seconds: 1}}}}]}}}`, fine, "spec.template.spec.containers[0].lifecycle.postStart", ""},
 		{"an executor on the host's network", `{template: {spec: {hostNetwork: true, containers: [{name: main, image: a}, {name: task-executor, securityContext: {privileged: true}}]}}}`, fine, "spec.template.spec.hostNetwork", ""},
 	}
 	for _, c := range cases {

@@ -10,34 +10,31 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var someID = `"containerd://` + strings.Repeat("a", 64) + `"`
-
 func TestDecodeTaskRequest(t *testing.T) {
 	for _, c := range []struct {
 		name, body, field, detail string
 	}{
-		{"the least", `{"containerID":` + someID + `,"spec":{"process":{"command":["x"]}}}`, "", ""},
-		{"everything", `{"containerID":` + someID + `,"fallbackEnv":[{"name":"A","value":"1"}],"spec":{"process":{"command":["x"],"args":[""],"env":[{"name":"B"}],"workingDir":"/"},"timeoutSeconds":1,"graceSeconds":0}}`, "", ""},
+		{"the least", `{"shard":3,"spec":{"process":{"command":["x"]}}}`, "", ""},
+		{"everything", `{"shard":0,"spec":{"process":{"command":["x"],"args":[""],"env":[{"name":"B"}],"workingDir":"/"},"timeoutSeconds":1,"graceSeconds":0}}`, "", ""},
 		{"an empty body", ``, "", "empty"},
-		{"not JSON", `{"containerID"`, "", "not JSON"},
-		{"two values", `{"containerID":` + someID + `,"spec":{"process":{"command":["x"]}}} {}`, "", "more than one"},
-		{"an unknown field", `{"contanerID":"x"}`, "contanerID", "no such field"},
+		{"not JSON", `{"shard"`, "", "not JSON"},
+		{"two values", `{"shard":3,"spec":{"process":{"command":["x"]}}} {}`, "", "more than one"},
+		{"an unknown field", `{"shrad":"x"}`, "shrad", "no such field"},
 		{"a wrong type", `{"spec":{"timeoutSeconds":"1"}}`, "spec.timeoutSeconds", "string"},
 		{"a list", `[]`, "", "array"},
-		{"no container", `{"spec":{"process":{"command":["x"]}}}`, "containerID", `""`},
-		{"a path as container", `{"containerID":"../../etc/passwd"}`, "containerID", "../../etc/passwd"},
-		{"no command", `{"containerID":` + someID + `,"spec":{"process":{"args":["x"]}}}`, "spec.process.command", "empty"},
-		{"an empty command", `{"containerID":` + someID + `,"spec":{"process":{"command":[]}}}`, "spec.process.command", "empty"},
-		{"an empty name", `{"containerID":` + someID + `,"spec":{"process":{"command":[""]}}}`, "spec.process.command[0]", "empty"},
-		{"NUL in the command", `{"containerID":` + someID + `,"spec":{"process":{"command":["x\u0000"]}}}`, "spec.process.command[0]", "NUL"},
-		{"NUL in an argument", `{"containerID":` + someID + `,"spec":{"process":{"command":["x"],"args":["","\u0000"]}}}`, "spec.process.args[1]", "NUL"},
-		{"NUL in the directory", `{"containerID":` + someID + `,"spec":{"process":{"command":["x"],"workingDir":"\u0000"}}}`, "spec.process.workingDir", "NUL"},
-		{"a variable without name", `{"containerID":` + someID + `,"spec":{"process":{"command":["x"],"env":[{"value":"1"}]}}}`, "spec.process.env[0].name", `""`},
-		{"a variable's name with =", `{"containerID":` + someID + `,"fallbackEnv":[{"name":"a=b"}],"spec":{"process":{"command":["x"]}}}`, "fallbackEnv[0].name", "a=b"},
-		{"NUL in a variable", `{"containerID":` + someID + `,"spec":{"process":{"command":["x"],"env":[{"name":"a","value":"\u0000"}]}}}`, "spec.process.env[0].value", "NUL"},
-		{"a negative timeout", `{"containerID":` + someID + `,"spec":{"process":{"command":["x"]},"timeoutSeconds":-1}}`, "spec.timeoutSeconds", "-1"},
-		{"an endless grace", `{"containerID":` + someID + `,"spec":{"process":{"command":["x"]},"graceSeconds":99999}}`, "spec.graceSeconds", "99999"},
-		{"a number that overflows", `{"containerID":` + someID + `,"spec":{"timeoutSeconds":1e99}}`, "spec.timeoutSeconds", "number"},
+		{"a negative shard", `{"shard":-1,"spec":{"process":{"command":["x"]}}}`, "shard", "-1"},
+		{"no command", `{"shard":3,"spec":{"process":{"args":["x"]}}}`, "spec.process.command", "empty"},
+		{"an empty command", `{"shard":3,"spec":{"process":{"command":[]}}}`, "spec.process.command", "empty"},
+		{"an empty name", `{"shard":3,"spec":{"process":{"command":[""]}}}`, "spec.process.command[0]", "empty"},
+		{"NUL in the command", `{"shard":3,"spec":{"process":{"command":["x\u0000"]}}}`, "spec.process.command[0]", "NUL"},
+		{"NUL in an argument", `{"shard":3,"spec":{"process":{"command":["x"],"args":["","\u0000"]}}}`, "spec.process.args[1]", "NUL"},
+		{"NUL in the directory", `{"shard":3,"spec":{"process":{"command":["x"],"workingDir":"\u0000"}}}`, "spec.process.workingDir", "NUL"},
+		{"a variable without name", `{"shard":3,"spec":{"process":{"command":["x"],"env":[{"value":"1"}]}}}`, "spec.process.env[0].name", `""`},
+		{"a variable's name with =", `{"spec":{"process":{"command":["x"],"env":[{"name":"a=b"}]}}}`, "spec.process.env[0].name", "a=b"},
+		{"NUL in a variable", `{"shard":3,"spec":{"process":{"command":["x"],"env":[{"name":"a","value":"\u0000"}]}}}`, "spec.process.env[0].value", "NUL"},
+		{"a negative timeout", `{"shard":3,"spec":{"process":{"command":["x"]},"timeoutSeconds":-1}}`, "spec.timeoutSeconds", "-1"},
+		{"an endless grace", `{"shard":3,"spec":{"process":{"command":["x"]},"graceSeconds":99999}}`, "spec.graceSeconds", "99999"},
+		{"a number that overflows", `{"shard":3,"spec":{"timeoutSeconds":1e99}}`, "spec.timeoutSeconds", "number"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := DecodeTaskRequest([]byte(c.body))
@@ -57,9 +54,9 @@ func TestSpecEquality(t *testing.T) {
 	grace := int64(DefaultGraceSeconds)
 	a := TaskSpec{Process: Process{Command: []string{"x"}}}
 	b := TaskSpec{Process: Process{Command: []string{"x"}, Args: []string{}, Env: []EnvVar{}}, GraceSeconds: &grace}
-	assert.True(t, a.Equal(b))
+	assert.True(t, a.Digest() == b.Digest())
 	b.Process.Args = []string{""}
-	assert.False(t, a.Equal(b))
+	assert.False(t, a.Digest() == b.Digest())
 	assert.Equal(t, 10*time.Second, a.Grace())
 }
 
@@ -87,7 +84,7 @@ func TestTaskIDs(t *testing.T) {
 }
 
 func FuzzDecodeTaskRequest(f *testing.F) {
-	f.Add([]byte(`{"containerID":` + someID + `,"fallbackEnv":[{"name":"A","value":"1"}],"spec":{"process":{"command":["x"],"args":["y"],"env":[{"name":"B"}],"workingDir":"/"},"timeoutSeconds":1,"graceSeconds":0}}`))
+	f.Add([]byte(`{"shard":0,"spec":{"process":{"command":["x"],"args":["y"],"env":[{"name":"B"}],"workingDir":"/"},"timeoutSeconds":1,"graceSeconds":0}}`))
 	f.Add([]byte(`{"spec":{"process":{"command":[]}}}`))
 	f.Add([]byte(`{"a":1}`))
 	f.Add([]byte(`{"spec":{"timeoutSeconds":1` + strings.Repeat("0", 2000) + `}}`))
@@ -106,6 +103,6 @@ func FuzzDecodeTaskRequest(f *testing.F) {
 		require.NoError(t, err)
 		decoded, err := DecodeTaskRequest(again)
 		require.NoError(t, err)
-		require.True(t, request.Spec.Equal(decoded.Spec))
+		require.True(t, request.Spec.Digest() == decoded.Spec.Digest())
 	})
 }

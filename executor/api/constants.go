@@ -16,15 +16,34 @@ const (
 	EnvPublicKeys = "OPENSANDBOX_EXECUTOR_PUBLIC_KEYS"
 	// EnvPodUID holds the pod's UID (downward API, metadata.uid).
 	EnvPodUID = "OPENSANDBOX_POD_UID"
-	// ArgRestartable makes the executor guard the pod's first process at its first start,
-	// and clean after a reset that asked for a restart. A pod whose executor has not got
-	// it, also by another name as from an earlier version, is not restarted in place.
-	ArgRestartable = "--restartable"
+	// EnvTLSKey holds the private key of this pod's executor, as token.FormatSeed writes it.
+	EnvTLSKey = "OPENSANDBOX_EXECUTOR_TLS_KEY"
+	// LauncherDir is where the emptyDir with the launcher is mounted, in the executor's
+	// container and in the sandbox container.
+	LauncherDir = "/opensandbox"
 	// DefaultStateDir is where the emptyDir with the records is mounted.
 	DefaultStateDir = "/var/lib/task-executor"
 	// RestartExitCode is what the executor's restart rule maps to
 	// RestartAllContainers.
 	RestartExitCode = 88
+	// DirtyExitCode is how an executor ends that has found traces of the last owner.
+	DirtyExitCode = 89
+)
+
+// Subcommands of the program.
+const (
+	// AwaitCommand is the executor's own postStart hook: no container after it starts
+	// before it has looked at the pod and listens.
+	AwaitCommand = "await"
+	// InstallCommand puts the launcher into LauncherDir.
+	InstallCommand = "install"
+	// HookCommand is the sandbox container's postStart hook. What follows it is the
+	// template's own one.
+	HookCommand = "hook"
+	// LaunchCommand is how the hook starts the launcher.
+	LaunchCommand = "launch"
+	// LauncherPath is the program, as the sandbox container sees it.
+	LauncherPath = LauncherDir + "/launcher"
 )
 
 // HeaderBootID is in every answer: the random name of this run of the executor.
@@ -51,8 +70,9 @@ const (
 const (
 	TasksPath  = "/v1/tasks"
 	ResetPath  = "/v1/reset"
-	InfoPath   = "/v1/info"
 	HealthPath = "/healthz"
+	// ReadyPath is the health that pods are handed out by: a launcher is there, too.
+	ReadyPath = HealthPath + "?launcher=wanted"
 )
 
 // TaskPath is the path of one task.

@@ -1,8 +1,10 @@
 package api
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -10,14 +12,9 @@ import (
 
 // TaskRequest is the body of PUT /v1/tasks/{id}.
 type TaskRequest struct {
-	// ContainerID is the sandbox container's ID as the pod's status has it,
-	// for example "containerd://4f1c...".
-	ContainerID string `json:"containerID"`
-	// FallbackEnv is the sandbox container's environment as its pod declares it.
-	// It is used only where the container's first process has hidden its own.
-	FallbackEnv []EnvVar `json:"fallbackEnv,omitempty"`
-	// Spec is the task. A second PUT of the same id must have an equal one; the
-	// two fields above may differ.
+	// Shard of the sandbox, which the executor writes before what the task prints.
+	Shard int32 `json:"shard"`
+	// Spec is the task. A second PUT of the same id must have an equal one.
 	Spec TaskSpec `json:"spec"`
 }
 
@@ -62,19 +59,17 @@ func (s TaskSpec) Timeout() time.Duration {
 	return time.Duration(s.TimeoutSeconds) * time.Second
 }
 
-// Equal tells whether both specs ask for the same. An absent list equals an
-// empty one, and an absent grace equals the default.
-func (s TaskSpec) Equal(other TaskSpec) bool {
-	return reflect.DeepEqual(s.normal(), other.normal())
-}
-
-func (s TaskSpec) normal() TaskSpec {
+// Digest is equal for specs that ask for the same: an absent list equals an empty one,
+// and an absent grace equals the default.
+func (s TaskSpec) Digest() string {
 	grace := int64(s.Grace() / time.Second)
 	s.GraceSeconds = &grace
 	s.Process.Command = append([]string{}, s.Process.Command...)
 	s.Process.Args = append([]string{}, s.Process.Args...)
 	s.Process.Env = append([]EnvVar{}, s.Process.Env...)
-	return s
+	text, _ := json.Marshal(s) // strings and numbers always marshal
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }
 
 // TaskState is where a task is in its life.
@@ -102,7 +97,8 @@ const (
 	ReasonSignaled = "Signaled"
 	// ReasonTimeout: the task did not end within its timeout.
 	ReasonTimeout = "Timeout"
-	// ReasonOOMKilled: the kernel killed the first process for want of memory.
+	// ReasonOOMKilled: the kernel killed the first process, or the sandbox container,
+	// for want of memory.
 	ReasonOOMKilled = "OOMKilled"
 	// ReasonCommandNotFound (exit code 127): there is no such command.
 	ReasonCommandNotFound = "CommandNotFound"
@@ -114,9 +110,12 @@ const (
 	ReasonCannotStart = "CannotStart"
 	// ReasonExecutorRestarted: the executor ended while the task ran.
 	ReasonExecutorRestarted = "ExecutorRestarted"
-	// ReasonSupervisorLost: the process that watched the task was killed, so its
-	// result is not known.
-	ReasonSupervisorLost = "SupervisorLost"
+	// ReasonLauncherLost: the launcher, which had started the task and waited for its
+	// end, was killed, so its result is not known.
+	ReasonLauncherLost = "LauncherLost"
+	// ReasonSandboxRestarted: the sandbox container ended or restarted while the task
+	// ran in it. The operator finds that out; an executor says LauncherLost.
+	ReasonSandboxRestarted = "SandboxRestarted"
 	// ReasonRecordUnreadable: the task may have run, but its record was damaged.
 	ReasonRecordUnreadable = "RecordUnreadable"
 )
@@ -133,12 +132,9 @@ type Task struct {
 	Reason string `json:"reason,omitempty"`
 	// Message of a failed task: why it could not start, else the last
 	// MaxMessageBytes of its stderr.
-	Message string `json:"message,omitempty"`
-	// MissingCapabilities are those that the sandbox container has and the
-	// executor, and so the task, has not.
-	MissingCapabilities []string   `json:"missingCapabilities,omitempty"`
-	StartedAt           *time.Time `json:"startedAt,omitempty"`
-	FinishedAt          *time.Time `json:"finishedAt,omitempty"`
+	Message    string     `json:"message,omitempty"`
+	StartedAt  *time.Time `json:"startedAt,omitempty"`
+	FinishedAt *time.Time `json:"finishedAt,omitempty"`
 }
 
 // TaskList is the answer to GET /v1/tasks.
@@ -184,8 +180,7 @@ func ParseCursor(s string) (Cursor, error) {
 type ResetRequest struct {
 	// Restart makes the executor, once everything is stopped and wiped and the
 	// answer is on its way, exit with the code that its container's restart rule
-	// maps to RestartAllContainers. Where that could not make the pod clean, the
-	// request is refused (ProblemNotRestartable).
+	// maps to RestartAllContainers.
 	Restart bool `json:"restart,omitempty"`
 	// GraceSeconds shortens (never lengthens) the grace of the running tasks.
 	GraceSeconds *int64 `json:"graceSeconds,omitempty"`
@@ -197,47 +192,6 @@ type ResetAnswer struct {
 	Stopped int `json:"stopped"`
 	// Exiting is true if the executor exits after this answer.
 	Exiting bool `json:"exiting"`
-}
-
-// Info is the answer to GET /v1/info.
-type Info struct {
-	BootID    string    `json:"bootID"`
-	StartedAt time.Time `json:"startedAt"`
-	// Supported is false if the self-test at start found that tasks cannot run
-	// here; Problems says what it found.
-	Supported bool     `json:"supported"`
-	Problems  []string `json:"problems,omitempty"`
-	// Capabilities that the executor has.
-	Capabilities []string `json:"capabilities"`
-	// Recycle tells how the pod was cleaned at this start.
-	Recycle Recycle `json:"recycle"`
-}
-
-// RecycleState is the outcome of cleaning the pod at the executor's start.
-type RecycleState string
-
-const (
-	// RecycleOff: the executor runs without ArgRestartable.
-	RecycleOff RecycleState = "Off"
-	// RecycleFirstStart: nothing was to be cleaned, the files were recorded.
-	RecycleFirstStart RecycleState = "FirstStart"
-	// RecycleNotRequested: the executor came back without a reset having asked
-	// for a restart, so the sandbox may be in use and nothing was touched.
-	RecycleNotRequested RecycleState = "NotRequested"
-	// RecycleClean: everything was emptied and the files are as at first.
-	RecycleClean RecycleState = "Clean"
-	// RecycleDirty: the pod must not be handed out again.
-	RecycleDirty RecycleState = "Dirty"
-)
-
-// Recycle tells how the pod was cleaned at the executor's start.
-type Recycle struct {
-	State RecycleState `json:"state"`
-	// Differences that make the pod dirty.
-	Differences []string `json:"differences,omitempty"`
-	// NotRestartable is why a restart could not make the pod clean, or empty. A reset
-	// that asks for one is refused then, and nothing is done.
-	NotRestartable string `json:"notRestartable,omitempty"`
 }
 
 // Problem is a problem document (RFC 9457) with two members of our own.
@@ -254,15 +208,20 @@ type Problem struct {
 
 // Reasons of a problem.
 const (
-	ProblemInvalid           = "Invalid"
-	ProblemTooLarge          = "TooLarge"
-	ProblemNotFound          = "NotFound"
-	ProblemMethod            = "MethodNotAllowed"
-	ProblemSpecDiffers       = "SpecDiffers"
-	ProblemResetting         = "Resetting"
-	ProblemTooManyTasks      = "TooManyTasks"
-	ProblemContainerNotFound = "ContainerNotFound"
-	ProblemProcessesRemain   = "ProcessesRemain"
-	ProblemNotRestartable    = "NotRestartable"
-	ProblemInternal          = "Internal"
+	ProblemInvalid     = "Invalid"
+	ProblemTooLarge    = "TooLarge"
+	ProblemNotFound    = "NotFound"
+	ProblemMethod      = "MethodNotAllowed"
+	ProblemSpecDiffers = "SpecDiffers"
+	ProblemResetting   = "Resetting"
+	// ProblemAnotherTask: there is a task of another id, and the executor takes one
+	// between two resets.
+	ProblemAnotherTask = "AnotherTask"
+	// ProblemNoLauncher: no launcher is there, because the sandbox container starts.
+	ProblemNoLauncher      = "NoLauncher"
+	ProblemProcessesRemain = "ProcessesRemain"
+	// ProblemClock: the token is the operator's, and not good at this time by the
+	// executor's clock.
+	ProblemClock    = "Clock"
+	ProblemInternal = "Internal"
 )

@@ -23,10 +23,7 @@ func (e *FieldError) Error() string {
 	return e.Field + ": " + e.Detail
 }
 
-var (
-	taskID      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
-	containerID = regexp.MustCompile(`^([a-z0-9.+-]{1,32}://)?[A-Za-z0-9][A-Za-z0-9._-]{11,127}$`)
-)
+var taskID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
 // ValidateTaskID refuses ids that are not safe as a file name.
 func ValidateTaskID(id string) error {
@@ -76,11 +73,8 @@ func DecodeTaskRequest(body []byte) (TaskRequest, error) {
 
 // Validate returns a *FieldError for the first field that is wrong.
 func (r TaskRequest) Validate() error {
-	if !containerID.MatchString(r.ContainerID) {
-		return &FieldError{"containerID", fmt.Sprintf("%q is not a container's ID", truncate(r.ContainerID))}
-	}
-	if err := validateEnv("fallbackEnv", r.FallbackEnv); err != nil {
-		return err
+	if r.Shard < 0 {
+		return &FieldError{"shard", fmt.Sprintf("%d is negative", r.Shard)}
 	}
 	return r.Spec.Validate()
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/opensandbox/operator/executor/api"
@@ -61,11 +59,7 @@ func interpret(status int, data []byte, out any) error {
 const (
 	maxText = 1024
 	maxList = 256
-	// maxCapabilities are more than Linux has.
-	maxCapabilities = 64
 )
-
-var capability = regexp.MustCompile(`^[A-Z_]{1,32}$`)
 
 // sanitize returns a copy: a part of an answer must not keep all of it in memory.
 func sanitize(s string) string {
@@ -80,21 +74,9 @@ func cut[T any](list []T, most int) []T {
 	return append([]T{}, list[:min(len(list), most)]...)
 }
 
-func sanitizeStrings(list []string) []string {
-	list = cut(list, maxList)
-	for i := range list {
-		list[i] = sanitize(list[i])
-	}
-	return list
-}
-
 func sanitizeTask(t api.Task) api.Task {
 	t.ID, t.Reason, t.Message = sanitize(t.ID), sanitize(t.Reason), sanitize(t.Message)
 	t.State = api.TaskState(sanitize(string(t.State)))
-	t.MissingCapabilities = cut(slices.DeleteFunc(t.MissingCapabilities, func(name string) bool { return !capability.MatchString(name) }), maxCapabilities)
-	for i := range t.MissingCapabilities {
-		t.MissingCapabilities[i] = strings.Clone(t.MissingCapabilities[i])
-	}
 	return t
 }
 
@@ -105,15 +87,6 @@ func sanitizeList(l api.TaskList) api.TaskList {
 		l.Tasks[i] = sanitizeTask(l.Tasks[i])
 	}
 	return l
-}
-
-func sanitizeInfo(i api.Info) api.Info {
-	i.BootID = plausibleBootID(i.BootID)
-	i.Problems, i.Capabilities = sanitizeStrings(i.Problems), sanitizeStrings(i.Capabilities)
-	i.Recycle.State = api.RecycleState(sanitize(string(i.Recycle.State)))
-	i.Recycle.Differences = sanitizeStrings(i.Recycle.Differences)
-	i.Recycle.NotRestartable = sanitize(i.Recycle.NotRestartable)
-	return i
 }
 
 func sanitizeProblem(p api.Problem) api.Problem {

@@ -1,16 +1,18 @@
 // Package client is the operator's side of the task-executor's API. It is called
 // by the task reconciler, thousands of executors at a time.
 //
-// What answers may not be the executor: a sandbox can listen on its port. So the
-// client believes nothing: it follows no redirect, uses no proxy, reads at most
-// api.MaxAnswerBytes, sets a deadline on every call and makes every string valid
-// UTF-8 of bounded length.
+// A sandbox can listen on its executor's port. So the client speaks to the holder of the
+// pod's key alone, and believes nothing all the same: it follows no redirect, uses no
+// proxy, reads at most api.MaxAnswerBytes, sets a deadline on every call and makes every
+// string valid UTF-8 of bounded length.
 package client
 
 import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/ed25519"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +25,7 @@ import (
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/link"
 	"github.com/opensandbox/operator/executor/token"
 )
 
@@ -34,6 +37,8 @@ type Target struct {
 	Address string
 	// Signer for the key that the pod was built with.
 	Signer *token.Signer
+	// PublicKey of the executor, as the operator has written it onto the pod.
+	PublicKey ed25519.PublicKey
 }
 
 // PodAddress is the address of the executor in a pod with that IP.
@@ -65,10 +70,10 @@ type Client struct {
 func New(o Options) *Client {
 	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
 	o.DialTimeout = cmp.Or(o.DialTimeout, 3*time.Second)
-	dialer := &net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}
+	dialer := &pinning{Dialer: net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}}
 	transport := &http.Transport{
 		Proxy:                  nil,
-		DialContext:            dialer.DialContext,
+		DialTLSContext:         dialer.dial,
 		DisableCompression:     true,
 		ReadBufferSize:         bufferSize,
 		WriteBufferSize:        bufferSize,
@@ -85,6 +90,27 @@ func New(o Options) *Client {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
+}
+
+// pinning dials the executor that the request is for. The requests name a host by the
+// pod's UID, so that no connection of one pod is used for another of its address.
+type pinning struct{ net.Dialer }
+
+type targetKey struct{}
+
+func (d *pinning) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	t, _ := ctx.Value(targetKey{}).(Target)
+	plain, err := d.DialContext(ctx, network, t.Address)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(plain, link.PinnedTo(t.PublicKey))
+	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("TLS: %w", err), plain.Close())
+	}
+	return conn, nil
 }
 
 // Forget drops what is remembered of a pod that is gone.
@@ -121,16 +147,10 @@ func (c *Client) Reset(ctx context.Context, t Target, request api.ResetRequest, 
 	return answer, err
 }
 
-// Info returns what the executor found at its start.
-func (c *Client) Info(ctx context.Context, t Target) (api.Info, error) {
-	var info api.Info
-	err := c.call(ctx, t, http.MethodGet, api.InfoPath, 0, nil, &info)
-	return sanitizeInfo(info), err
-}
-
-// call makes one request, and one more if the first was refused because no boot id
-// was known, or an old one in a request that changes nothing. A change for an executor
-// that has restarted is the caller's to repeat: the sandbox may be another owner's.
+// call makes one request, after one without a body that tells the boot id where none is
+// known; and one more if it was refused because of an old one and changes nothing. A
+// change for an executor that has restarted is the caller's to repeat: the sandbox may be
+// another owner's.
 func (c *Client) call(ctx context.Context, t Target, method, path string, wait time.Duration, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+wait)
 	defer cancel()
@@ -144,10 +164,18 @@ func (c *Client) call(ctx context.Context, t Target, method, path string, wait t
 			return fmt.Errorf("%s %s: the body has %d bytes, more than %d", method, path, len(body), api.MaxRequestBytes)
 		}
 	}
+	if c.bootID(t) == "" {
+		// Every answer tells it, also one that refuses.
+		told, err := c.once(ctx, t, "", http.MethodGet, api.HealthPath, nil, nil)
+		if told == "" {
+			return fmt.Errorf("GET %s of %s: %w", api.HealthPath, t.Address, cmp.Or(err, errNoBootID))
+		}
+		c.learn(t, told)
+	}
 	bootID := c.bootID(t)
 	told, err := c.once(ctx, t, bootID, method, path, body, out)
 	c.learn(t, told)
-	if told != "" && told != bootID && IsUnauthorized(err) && (bootID == "" || method == http.MethodGet) {
+	if told != "" && told != bootID && IsUnauthorized(err) && method == http.MethodGet {
 		told, err = c.once(ctx, t, told, method, path, body, out)
 		c.learn(t, told)
 	}
@@ -156,6 +184,8 @@ func (c *Client) call(ctx context.Context, t Target, method, path string, wait t
 	}
 	return nil
 }
+
+var errNoBootID = errors.New("the answer names no boot id")
 
 func (c *Client) bootID(t Target) string {
 	known, _ := c.boots.Load(t.PodUID)
@@ -175,7 +205,8 @@ func (c *Client) once(ctx context.Context, t Target, bootID, method, path string
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+t.Address+path, bytes.NewReader(body))
+	ctx = context.WithValue(ctx, targetKey{}, t)
+	request, err := http.NewRequestWithContext(ctx, method, "https://"+t.PodUID+path, bytes.NewReader(body))
 	if err != nil {
 		return "", err
 	}

@@ -1,185 +1,75 @@
-// Package fakesandbox makes, for tests, what a task-executor sees of a sandbox
-// container: a process in a cgroup that bears the container's ID, in a mount
-// namespace of its own with a busybox root file system, with a user, an
-// environment and capabilities of its own. It needs root and a static busybox.
+// Package fakesandbox runs, for tests, a launcher as it runs in a sandbox container: a
+// process of its own with an environment and a working directory of its own. Tests with
+// one run in an IPC and a mount namespace of their own, as a pod does: a launcher cleans
+// what the containers of a pod share. That needs root.
 package fakesandbox
 
 import (
-	"bufio"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox/operator/executor/fakesandbox/ownnamespaces"
+	"github.com/opensandbox/operator/executor/launcher"
 )
 
-// DefaultCapabilities are those that container runtimes give.
-const DefaultCapabilities = 0xa80425fb
-
-// Options of a sandbox.
-type Options struct {
-	UID, GID   int
-	Groups     []int
-	Bounding   uint64 // DefaultCapabilities if 0
-	NoNewPrivs bool
-	Env        []string
-	// HideEnv makes the first process write a title over its environment.
-	HideEnv    bool
-	WorkingDir string // "/" if empty
-}
-
-// Sandbox is a running sandbox.
-type Sandbox struct {
-	ID   string // with the runtime's prefix, as in a pod's status
-	Root string
-	PID  int
+// Run is what TestMain calls in place of m.Run.
+func Run(m *testing.M) int {
+	Main()
+	return ownnamespaces.Run(m)
 }
 
 // command by which the test binary starts itself.
 const command = "fake-sandbox"
 
-// Main must be called by TestMain: it does not return in a process that is to
-// become a sandbox.
+// Main must be called by TestMain: it does not return in a process that is to become a
+// launcher.
 func Main() {
-	if len(os.Args) > 1 && os.Args[1] == command {
-		os.Exit(becomeSandbox())
+	if len(os.Args) == 3 && os.Args[1] == command {
+		_ = unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
+		_ = launcher.Run(os.Args[2], 3)
+		os.Exit(1)
 	}
 }
 
-// New starts a sandbox that ends with the test.
-func New(t testing.TB, o Options) *Sandbox {
+// Sandbox is a running launcher.
+type Sandbox struct {
+	PID int
+	// Dir is its working directory.
+	Dir string
+	cmd *exec.Cmd
+}
+
+// New starts a launcher that ends with the test and returns when an executor, which
+// offers to connect in the directory, has taken it.
+func New(t testing.TB, offerDir string) *Sandbox {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Fatal("this test needs root: it makes namespaces and cgroups")
-	}
-	if o.Bounding == 0 {
-		o.Bounding = DefaultCapabilities
-	}
-	var id [32]byte
-	_, _ = rand.Read(id[:])
-	s := &Sandbox{ID: "containerd://" + hex.EncodeToString(id[:]), Root: newRoot(t)}
-	cgroup := newCgroup(t, hex.EncodeToString(id[:]))
-	s.start(t, o)
-	must(t, os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(strconv.Itoa(s.PID)), 0))
+	s := &Sandbox{Dir: t.TempDir(), cmd: exec.Command("/proc/self/exe", command, offerDir)}
+	s.cmd.Dir, s.cmd.Stderr = s.Dir, os.Stderr
+	s.cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "OF_THE_CONTAINER=yes"}
+	ready, taken, err := os.Pipe()
+	must(t, err)
+	defer ready.Close()
+	s.cmd.ExtraFiles = []*os.File{taken}
+	must(t, s.cmd.Start())
+	taken.Close()
+	s.PID = s.cmd.Process.Pid
+	t.Cleanup(s.Kill)
+	_, _ = ready.Read(make([]byte, 1)) // it ends when the launcher closes its end
 	return s
 }
 
-func newRoot(t testing.TB) string {
-	t.Helper()
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Fatal("this test needs a static busybox (Debian: busybox-static)")
-	}
-	root := filepath.Join(t.TempDir(), "root")
-	for _, dir := range []string{"bin", "proc", "dev", "etc", "tmp", "work"} {
-		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
-	}
-	must(t, os.Chmod(filepath.Join(root, "tmp"), 0o1777))
-	data, err := os.ReadFile(busybox)
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(root, "bin/busybox"), data, 0o755))
-	applets, err := exec.Command(busybox, "--list").Output()
-	must(t, err)
-	for _, applet := range strings.Fields(string(applets)) {
-		if applet != "busybox" {
-			must(t, os.Symlink("busybox", filepath.Join(root, "bin", applet)))
-		}
-	}
-	for name, minor := range map[string]uint32{"null": 3, "zero": 5} {
-		device := filepath.Join(root, "dev", name)
-		must(t, unix.Mknod(device, unix.S_IFCHR, int(unix.Mkdev(1, minor))))
-		must(t, os.Chmod(device, 0o666))
-	}
-	must(t, os.Symlink("/proc/self/fd/1", filepath.Join(root, "dev/stdout")))
-	must(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/:/bin/sh\nagent:x:1000:1000::/:/bin/sh\n"), 0o644))
-	must(t, os.WriteFile(filepath.Join(root, "etc/only-in-the-sandbox"), []byte("a file of the sandbox\n"), 0o644))
-	return root
+// Kill ends the launcher, as a sandbox might.
+func (s *Sandbox) Kill() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
 }
 
-func (s *Sandbox) start(t testing.TB, o Options) {
-	t.Helper()
-	request, err := json.Marshal(o)
-	must(t, err)
-	ready, readyEnd, err := os.Pipe()
-	must(t, err)
-	defer ready.Close()
-	cmd := exec.Command("/proc/self/exe", command, s.Root, string(request))
-	cmd.ExtraFiles = []*os.File{readyEnd}
-	cmd.Stderr = os.Stderr
-	cmd.Env = o.Env
-	if cmd.Env == nil {
-		cmd.Env = []string{"PATH=/bin"}
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Setsid: true}
-	must(t, cmd.Start())
-	readyEnd.Close()
-	s.PID = cmd.Process.Pid
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	if said, _ := io.ReadAll(ready); len(said) > 0 { // it closes when all is set up
-		t.Fatalf("the sandbox did not start: %s", said)
-	}
-}
-
-// newCgroup makes a cgroup that is named as a container's and goes with the test.
-func newCgroup(t testing.TB, name string) string {
-	t.Helper()
-	var tried []error
-	for _, mount := range cgroupMounts(t) {
-		dir := filepath.Join(mount, name)
-		err := os.Mkdir(dir, 0o755)
-		if err == nil {
-			t.Cleanup(func() { removeCgroup(dir) })
-			return dir
-		}
-		tried = append(tried, err)
-	}
-	t.Fatalf("this test needs a cgroup hierarchy that it may write: %v", tried)
-	return ""
-}
-
-func cgroupMounts(t testing.TB) []string {
-	t.Helper()
-	file, err := os.Open("/proc/self/mountinfo")
-	must(t, err)
-	defer file.Close()
-	var mounts []string
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		before, after, _ := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(before)
-		switch {
-		case strings.HasPrefix(after, "cgroup2 "):
-			mounts = append([]string{fields[4]}, mounts...)
-		case strings.HasPrefix(after, "cgroup ") && (strings.Contains(after, "name=systemd") || strings.Contains(after, "freezer")):
-			mounts = append(mounts, fields[4])
-		}
-	}
-	return mounts
-}
-
-// removeCgroup waits for its last process to go.
-func removeCgroup(dir string) {
-	for range 200 {
-		if os.Remove(dir) == nil {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-// Path is the name outside of a file in the sandbox.
-func (s *Sandbox) Path(name string) string { return filepath.Join(s.Root, name) }
+// Path is the name of a file in its working directory.
+func (s *Sandbox) Path(name string) string { return filepath.Join(s.Dir, name) }
 
 func must(t testing.TB, err error) {
 	t.Helper()

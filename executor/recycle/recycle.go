@@ -1,12 +1,12 @@
-// Package recycle cleans, at the executor's start, what a restart of all
-// containers in place leaves of the last owner, because it belongs to the pod
-// and not to a container: /dev/shm, System V IPC, POSIX message queues, and the
-// files that the runtime shares among the pod's containers. What it could not clean is
-// the pod's first process, which is not restarted: so it guards that from the start.
+// Package recycle is about what a restart of all containers in place leaves of the last
+// owner, because it belongs to the pod and not to a container: /dev/shm, System V IPC,
+// POSIX message queues, and the files that the runtime shares among the pod's containers.
 //
-// It only works in the pod's first restartable init container: then nothing else
-// of the pod runs yet. What it cannot make clean it reports, so that the pod is
-// deleted; it never passes over in silence.
+// Before the restart the launcher, in the sandbox container, removes what it may of the
+// first three (Clean). After it the executor, which starts before all other containers,
+// looks whether everything is as it was at its first start, when the pod was new
+// (AtStart). It takes no privilege to look; what it cannot see counts as a difference,
+// and a pod that differs is never used again.
 package recycle
 
 import (
@@ -20,13 +20,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
-	"github.com/opensandbox/operator/executor/api"
-	"github.com/opensandbox/operator/executor/procstat"
+	"golang.org/x/sys/unix"
+
 	"github.com/opensandbox/operator/executor/store"
 )
 
@@ -35,187 +33,130 @@ const (
 	markerFile   = "restart-requested"
 )
 
-// othersPatience is how long the last containers' processes may take to go.
-const othersPatience = 3 * time.Second
-
 // Pod is what is shared by the containers of a pod.
 type Pod struct {
-	Shm    string
-	Mqueue string
-	// Files that must be as they were when the executor first started.
+	// Dirs are empty in a new pod.
+	Dirs []string
+	// Files are as the runtime has made them.
 	Files []string
-	// First is the process that is not restarted.
-	First First
-	// Others returns the pids of the pod's other processes.
-	Others func() ([]int, error)
 }
 
-// ThisPod is the pod that the executor runs in.
+// ThisPod is the pod that the program runs in.
 func ThisPod() Pod {
 	return Pod{
-		Shm:    "/dev/shm",
-		Mqueue: "/dev/mqueue",
-		Files:  []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"},
-		First:  First{PID: 1, Yama: "/proc/sys/kernel/yama/ptrace_scope"},
-		Others: others,
+		Dirs:  []string{"/dev/shm", "/dev/mqueue"},
+		Files: []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"},
 	}
 }
 
-// RequestRestart notes that the next start follows a reset, and so must clean.
-// Without it a start may be that of an executor that crashed beside a sandbox in
-// use, whose memory must not be emptied.
+// RequestRestart notes that the next start follows a reset that wants the pod clean.
 func RequestRestart(stateDir string) error {
 	return store.WriteFile(filepath.Join(stateDir, markerFile), nil)
 }
 
-// AtStart cleans if a restart was requested, and tells what it found.
-func (p Pod) AtStart(stateDir string) api.Recycle {
+// AtStart is called before anything else of the pod runs. The first time it records what
+// a new pod looks like. After a request to restart it returns what is not as it was then.
+// Otherwise the executor alone has restarted, beside a sandbox in use, and there is
+// nothing to look for.
+func (p Pod) AtStart(stateDir string) (differences []string, err error) {
 	marker := filepath.Join(stateDir, markerFile)
-	_, err := os.Lstat(marker)
+	_, err = os.Lstat(marker)
 	requested := err == nil
 	baseline, err := readBaseline(stateDir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !requested:
-		// In this order: without a baseline nothing of a user's has run yet.
-		if err := p.First.guard(stateDir); err != nil {
-			return dirty(err.Error())
-		}
-		if err := p.recordBaseline(stateDir); err != nil {
-			return dirty(err.Error())
-		}
-		return api.Recycle{State: api.RecycleFirstStart, NotRestartable: text(p.First.guarded(stateDir))}
+		return nil, p.recordBaseline(stateDir)
 	case err != nil:
-		return dirty(fmt.Sprintf("what the pod's files were at first is not known: %v", err))
+		return nil, fmt.Errorf("what the pod was like at first is not known: %w", err)
 	case !requested:
-		return api.Recycle{State: api.RecycleNotRequested, NotRestartable: text(p.First.guarded(stateDir))}
+		return nil, nil
 	}
-	differences := p.clean(baseline)
-	if err := p.First.guarded(stateDir); err != nil {
-		differences = append(differences, err.Error())
+	if differences = p.differences(baseline); len(differences) > 0 {
+		return differences, nil
 	}
-	if len(differences) == 0 {
-		if err := os.Remove(marker); err != nil {
-			differences = append(differences, err.Error())
-		}
-	}
-	if len(differences) > 0 {
-		return dirty(differences...)
-	}
-	return api.Recycle{State: api.RecycleClean}
+	return nil, os.Remove(marker)
 }
 
-func text(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
-}
-
-func dirty(differences ...string) api.Recycle {
-	return api.Recycle{State: api.RecycleDirty, Differences: differences}
-}
-
-func (p Pod) clean(baseline map[string]fileState) []string {
-	if err := p.awaitAlone(); err != nil {
-		return []string{err.Error()} // somebody could put back what is removed
-	}
-	if err := refuseNodeIPC("/proc/self/ns/ipc"); err != nil {
-		return []string{err.Error()}
-	}
-	var differences []string
-	for _, err := range []error{emptyDir(p.Shm), resetDir(p.Shm), emptyDir(p.Mqueue), removeSystemV()} {
+func (p Pod) differences(baseline map[string]string) []string {
+	var found []string
+	for _, path := range slices.Concat(p.Dirs, p.Files) {
+		now, err := look(path)
 		if err != nil {
-			differences = append(differences, err.Error())
+			found = append(found, err.Error())
+		} else if now != baseline[path] {
+			found = append(found, fmt.Sprintf("%s was %s and is %s", path, baseline[path], now))
 		}
 	}
-	for _, file := range p.Files {
-		now, err := look(file)
+	for _, dir := range p.Dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			found = append(found, fmt.Sprintf("look into %s: %v", dir, err))
+		} else if len(entries) > 0 {
+			found = append(found, fmt.Sprintf("%s is in %s, and %d more", entries[0].Name(), dir, len(entries)-1))
+		}
+	}
+	for _, kind := range systemVKinds {
+		count, _, err := kind.objects()
 		if err != nil {
-			differences = append(differences, err.Error())
-		} else if now != baseline[file] {
-			differences = append(differences, file+" is not as it was at first")
+			found = append(found, err.Error())
+		} else if count > 0 {
+			found = append(found, fmt.Sprintf("there are System V %s: %d", kind.name, count))
 		}
 	}
-	return differences
+	return found
 }
 
-func (p Pod) awaitAlone() error {
-	deadline := time.Now().Add(othersPatience)
-	for {
-		pids, err := p.Others()
-		if err != nil {
-			return fmt.Errorf("look for other processes: %w", err)
-		}
-		if len(pids) == 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("other processes of the pod are running: %v", pids[:min(len(pids), 8)])
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-// others leaves out process 1, which is the pod's pause container and guarded, and
-// this process with its ancestors. What is dead does nothing any more.
-func others() ([]int, error) {
-	mine := []int{1}
-	for pid := os.Getpid(); pid > 1; {
-		mine = append(mine, pid)
-		s, err := procstat.Read(pid)
-		if err != nil {
-			return nil, err
-		}
-		pid = s.Parent
-	}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil || slices.Contains(mine, pid) {
-			continue
-		}
-		if s, err := procstat.Read(pid); err == nil && !s.Dead() {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
-}
-
-// fileState is what of a file, or of a directory with the names in it, must not have
-// changed.
-type fileState struct {
-	Digest string      `json:"digest,omitempty"` // empty if there is no file
-	Mode   fs.FileMode `json:"mode,omitempty"`
-	UID    uint32      `json:"uid,omitempty"`
-	GID    uint32      `json:"gid,omitempty"`
-}
-
-func look(path string) (fileState, error) {
+// look describes a file or a directory in one line: kind, mode, owner, extended
+// attributes (access lists among them), and what a file holds.
+func look(path string) (string, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fileState{}, nil
+		return "not there", nil
 	}
 	if err != nil {
-		return fileState{}, err
+		return "", err
 	}
-	state := fileState{Digest: "none", Mode: info.Mode()}
+	text := info.Mode().String()
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
-		state.UID, state.GID = owner.Uid, owner.Gid
+		text += fmt.Sprintf(" of %d:%d", owner.Uid, owner.Gid)
 	}
-	switch {
-	case info.Mode().IsRegular():
-		state.Digest, err = digest(path)
-	case info.IsDir():
-		state.Digest, err = digestNames(path)
+	attributes, err := attributesOf(path)
+	if err != nil {
+		return "", fmt.Errorf("look at %s: %w", path, err)
+	}
+	text += attributes
+	if info.Mode().IsRegular() {
+		sum, err := digest(path)
+		if err != nil {
+			return "", err
+		}
+		text += " with " + sum
+	}
+	return text, nil
+}
+
+func attributesOf(path string) (string, error) {
+	names := make([]byte, 64<<10)
+	n, err := unix.Llistxattr(path, names)
+	if errors.Is(err, unix.ENOTSUP) {
+		return "", nil
 	}
 	if err != nil {
-		return fileState{}, err
+		return "", err
 	}
-	return state, nil
+	var text strings.Builder
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00") {
+		if name == "" {
+			continue
+		}
+		value := make([]byte, 64<<10)
+		size, err := unix.Lgetxattr(path, name, value)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&text, " %s=%x", name, sha256.Sum256(value[:size]))
+	}
+	return text.String(), nil
 }
 
 // digest does not hold the file in memory, since a sandbox may have filled it.
@@ -232,43 +173,27 @@ func digest(path string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-func digestNames(dir string) (string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return "", err
-	}
-	var names strings.Builder
-	for _, entry := range entries { // sorted
-		fmt.Fprintf(&names, "%s\x00%s\x00", entry.Name(), entry.Type())
-	}
-	sum := sha256.Sum256([]byte(names.String()))
-	return hex.EncodeToString(sum[:]), nil
-}
-
 func (p Pod) recordBaseline(stateDir string) error {
-	baseline := map[string]fileState{}
-	for _, file := range p.Files {
-		state, err := look(file)
+	baseline := map[string]string{}
+	for _, path := range slices.Concat(p.Dirs, p.Files) {
+		state, err := look(path)
 		if err != nil {
-			return fmt.Errorf("record the pod's files: %w", err)
+			return fmt.Errorf("record what the pod is like: %w", err)
 		}
-		baseline[file] = state
+		baseline[path] = state
 	}
 	data, err := json.Marshal(baseline)
 	if err != nil {
-		return fmt.Errorf("record the pod's files: %w", err)
+		return fmt.Errorf("record what the pod is like: %w", err)
 	}
 	return store.WriteFile(filepath.Join(stateDir, baselineFile), data)
 }
 
-func readBaseline(stateDir string) (map[string]fileState, error) {
+func readBaseline(stateDir string) (map[string]string, error) {
 	data, err := os.ReadFile(filepath.Join(stateDir, baselineFile))
 	if err != nil {
 		return nil, err
 	}
-	var baseline map[string]fileState
-	if err := json.Unmarshal(data, &baseline); err != nil {
-		return nil, err
-	}
-	return baseline, nil
+	var baseline map[string]string
+	return baseline, json.Unmarshal(data, &baseline)
 }

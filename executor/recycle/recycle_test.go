@@ -1,65 +1,45 @@
 package recycle
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
-	"syscall"
+	"slices"
 	"testing"
-	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/opensandbox/operator/executor/api"
-	"github.com/opensandbox/operator/executor/fakesandbox"
+	"github.com/opensandbox/operator/executor/fakesandbox/ownnamespaces"
 )
 
-// ownNamespaces is set in the test process that has an IPC and a mount namespace
-// of its own, so that nothing of the machine is emptied.
-const ownNamespaces = "RECYCLE_TEST_IN_NAMESPACES"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(ownNamespaces) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), ownNamespaces+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC | syscall.CLONE_NEWNS}
-	if err := cmd.Run(); err != nil {
-		if ended := new(exec.ExitError); !errors.As(err, &ended) {
-			_, _ = os.Stderr.WriteString("these tests need root: " + err.Error() + "\n")
-		}
-		os.Exit(1)
-	}
-}
+// So that nothing of the machine is emptied.
+func TestMain(m *testing.M) { os.Exit(ownnamespaces.Run(m)) }
 
 type fixture struct {
 	Pod
-	stateDir string
+	shm, mqueue, stateDir string
 }
 
+// newFixture is a new pod at the first start of its executor.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	dir := t.TempDir()
-	f := &fixture{stateDir: filepath.Join(dir, "state")}
-	f.Shm, f.Mqueue = filepath.Join(dir, "shm"), filepath.Join(dir, "mqueue")
-	for _, d := range []string{f.stateDir, f.Shm, f.Mqueue} {
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		require.NoError(t, os.Chmod(d, 0o755)) // others may look, too
+	}
+	f := &fixture{stateDir: filepath.Join(dir, "state"), shm: filepath.Join(dir, "shm"), mqueue: filepath.Join(dir, "mqueue")}
+	f.Dirs = []string{f.shm, f.mqueue}
+	for _, d := range []string{f.stateDir, f.shm, f.mqueue} {
 		require.NoError(t, os.Mkdir(d, 0o755))
 	}
-	require.NoError(t, unix.Mount("tmpfs", f.Shm, "tmpfs", 0, "mode=1777"))
-	require.NoError(t, unix.Mount("mqueue", f.Mqueue, "mqueue", 0, ""))
-	mounts := []string{f.Shm, f.Mqueue}
+	require.NoError(t, unix.Mount("tmpfs", f.shm, "tmpfs", 0, "mode=1777"))
+	require.NoError(t, unix.Mount("mqueue", f.mqueue, "mqueue", 0, ""))
 	t.Cleanup(func() {
-		for _, mount := range mounts {
+		require.NoError(t, f.Clean()) // the queues and objects of this namespace are the next test's, too
+		for _, mount := range f.Dirs {
 			_ = unix.Unmount(mount, unix.MNT_DETACH)
 		}
 	})
@@ -68,23 +48,22 @@ func newFixture(t *testing.T) *fixture {
 		require.NoError(t, os.WriteFile(file, []byte(name), 0o644))
 		f.Files = append(f.Files, file)
 	}
-	f.Others = func() ([]int, error) { return nil, nil }
-	f.First = First{PID: newFirst(t), Yama: filepath.Join(dir, "ptrace_scope")}
-	require.Equal(t, api.Recycle{State: api.RecycleFirstStart}, f.AtStart(f.stateDir))
+	f.requireClean(t)
 	return f
 }
 
-// newFirst starts the first process of a process namespace, without any rights.
-func newFirst(t *testing.T) int {
+func (f *fixture) requireClean(t *testing.T) {
 	t.Helper()
-	cmd := exec.Command("sleep", "1000")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Credential: &syscall.Credential{Uid: 65535, Gid: 65535}}
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return cmd.Process.Pid
+	differences, err := f.AtStart(f.stateDir)
+	require.NoError(t, err)
+	require.Empty(t, differences)
+}
+
+// look is what the executor finds after a restart.
+func (f *fixture) look(t *testing.T) ([]string, error) {
+	t.Helper()
+	require.NoError(t, RequestRestart(f.stateDir))
+	return f.AtStart(f.stateDir)
 }
 
 // as runs an action with another effective user, on a thread of its own.
@@ -94,7 +73,7 @@ func as(t *testing.T, uid int, action func()) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread ends
-		if errno := control(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), 0); errno == 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), 0); errno == 0 {
 			action()
 		}
 	}()
@@ -111,17 +90,6 @@ func plantSystemV(t *testing.T) {
 	require.Zero(t, errno)
 }
 
-func systemVCount(t *testing.T) int {
-	t.Helper()
-	count := 0
-	for _, kind := range systemVKinds {
-		objects, err := kind.list()
-		require.NoError(t, err)
-		count += len(objects)
-	}
-	return count
-}
-
 func plantQueue(t *testing.T) {
 	t.Helper()
 	name := []byte("planted\x00")
@@ -130,79 +98,87 @@ func plantQueue(t *testing.T) {
 	unix.Close(int(fd))
 }
 
-func TestWhatIsPlantedIsRemoved(t *testing.T) {
+func TestWhatIsPlantedIsRemovedAndNothingIsFound(t *testing.T) {
 	f := newFixture(t)
-	as(t, 1000, func() { plantSystemV(t) })
-	require.Equal(t, 3, systemVCount(t))
+	plantSystemV(t)
 	plantQueue(t)
-	require.NoError(t, os.MkdirAll(filepath.Join(f.Shm, "a/b"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(f.Shm, "a/b/planted"), []byte("x"), 0o600))
-	require.NoError(t, os.Symlink(f.Files[0], filepath.Join(f.Shm, "link")))
-	require.NoError(t, os.Chmod(f.Shm, 0o700))
-	require.NoError(t, os.Chown(f.Shm, 1000, 1000))
+	require.NoError(t, os.MkdirAll(filepath.Join(f.shm, "a/b"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(f.shm, "a/b/planted"), []byte("x"), 0o600))
+	require.NoError(t, os.Symlink(f.Files[0], filepath.Join(f.shm, "link")))
+	found, err := f.look(t)
+	require.NoError(t, err)
+	assert.Len(t, found, 5, "each kind is found where nobody has cleaned: %q", found)
 
-	require.NoError(t, RequestRestart(f.stateDir))
-	assert.Equal(t, api.Recycle{State: api.RecycleClean}, f.AtStart(f.stateDir))
-
-	assert.Zero(t, systemVCount(t))
-	for _, dir := range []string{f.Shm, f.Mqueue} {
-		entries, err := os.ReadDir(dir)
-		require.NoError(t, err)
-		assert.Empty(t, entries)
-	}
-	var s unix.Stat_t
-	require.NoError(t, unix.Stat(f.Shm, &s))
-	assert.Equal(t, uint32(unix.S_IFDIR|0o1777), s.Mode)
-	assert.Zero(t, s.Uid)
+	require.NoError(t, f.Clean())
+	f.requireClean(t)
 	data, err := os.ReadFile(f.Files[0])
 	require.NoError(t, err)
 	assert.Equal(t, "hostname", string(data), "a link is removed, not what it names")
-	assert.Equal(t, api.RecycleNotRequested, f.AtStart(f.stateDir).State, "done once")
 }
 
-func TestAnExecutorThatCrashesTouchesNothing(t *testing.T) {
+func TestAnExecutorThatCrashesLooksForNothing(t *testing.T) {
 	f := newFixture(t)
-	kept := filepath.Join(f.Shm, "in-use")
-	require.NoError(t, os.WriteFile(kept, nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(f.shm, "in-use"), nil, 0o600))
 	require.NoError(t, os.WriteFile(f.Files[0], []byte("changed by its user"), 0o644))
-	assert.Equal(t, api.Recycle{State: api.RecycleNotRequested}, f.AtStart(f.stateDir))
-	assert.FileExists(t, kept)
+	f.requireClean(t)
 }
 
 func TestWhatMakesThePodDirty(t *testing.T) {
 	for name, plant := range map[string]func(*testing.T, *fixture){
-		"a changed file":      func(t *testing.T, f *fixture) { require.NoError(t, os.WriteFile(f.Files[2], []byte("x"), 0o644)) },
-		"a changed mode":      func(t *testing.T, f *fixture) { require.NoError(t, os.Chmod(f.Files[1], 0o666)) },
-		"a changed owner":     func(t *testing.T, f *fixture) { require.NoError(t, os.Chown(f.Files[0], 1000, 0)) },
-		"a file that is gone": func(t *testing.T, f *fixture) { require.NoError(t, os.Remove(f.Files[0])) },
-		"a link for a file":   func(t *testing.T, f *fixture) { replaceByLink(t, f.Files[0]) },
-		"another process":     func(_ *testing.T, f *fixture) { f.Others = func() ([]int, error) { return []int{77}, nil } },
-		"no /dev/shm":         func(_ *testing.T, f *fixture) { f.Shm += "-missing" },
-		"no /dev/mqueue":      func(_ *testing.T, f *fixture) { f.Mqueue += "-missing" },
-		"a lost baseline":     func(t *testing.T, f *fixture) { require.NoError(t, os.Remove(filepath.Join(f.stateDir, baselineFile))) },
+		"a changed file":  func(t *testing.T, f *fixture) { require.NoError(t, os.WriteFile(f.Files[2], []byte("x"), 0o644)) },
+		"a changed mode":  func(t *testing.T, f *fixture) { require.NoError(t, os.Chmod(f.Files[1], 0o666)) },
+		"a changed owner": func(t *testing.T, f *fixture) { require.NoError(t, os.Chown(f.Files[0], 1000, 0)) },
+		"an attribute of a file": func(t *testing.T, f *fixture) {
+			require.NoError(t, unix.Setxattr(f.Files[0], "trusted.x", []byte("y"), 0))
+		},
+		"a file that is gone":          func(t *testing.T, f *fixture) { require.NoError(t, os.Remove(f.Files[0])) },
+		"a link for a file":            func(t *testing.T, f *fixture) { replaceByLink(t, f.Files[0]) },
+		"another mode of /dev/shm":     func(t *testing.T, f *fixture) { require.NoError(t, os.Chmod(f.shm, 0o700)) },
+		"another owner of /dev/shm":    func(t *testing.T, f *fixture) { require.NoError(t, os.Chown(f.shm, 1000, 1000)) },
+		"another mode of /dev/mqueue":  func(t *testing.T, f *fixture) { require.NoError(t, os.Chmod(f.mqueue, 0o700)) },
+		"another owner of /dev/mqueue": func(t *testing.T, f *fixture) { require.NoError(t, os.Chown(f.mqueue, 1000, 1000)) },
+		"an access list of /dev/shm": func(t *testing.T, f *fixture) {
+			// Version 2; owner, group and others as before, and one user more.
+			list := []byte{2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 7, 0, 232, 3, 0, 0, 4, 0, 7, 0, 255, 255, 255, 255, 16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 7, 0, 255, 255, 255, 255}
+			require.NoError(t, unix.Setxattr(f.shm, "system.posix_acl_default", list, 0))
+		},
+		"no /dev/shm":     func(_ *testing.T, f *fixture) { f.Dirs[0] += "-missing" },
+		"a lost baseline": func(t *testing.T, f *fixture) { require.NoError(t, os.Remove(filepath.Join(f.stateDir, baselineFile))) },
 		"an unreadable one": func(t *testing.T, f *fixture) {
 			require.NoError(t, os.WriteFile(filepath.Join(f.stateDir, baselineFile), []byte("{"), 0o600))
 		},
-		"an attached segment":   plantAttached,
-		"another first process": func(t *testing.T, f *fixture) { f.First.PID = newFirst(t) },
-		"no first process":      func(_ *testing.T, f *fixture) { f.First.PID = 1<<22 + 1 },
-		"its changed OOM score": func(t *testing.T, f *fixture) {
-			require.NoError(t, os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", f.First.PID), []byte("900"), 0))
-		},
-		"a lost record of it": func(t *testing.T, f *fixture) { require.NoError(t, os.Remove(filepath.Join(f.stateDir, firstFile))) },
+		"an attached segment": plantAttached,
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
+			dirs := slices.Clone(f.Dirs)
+			t.Cleanup(func() { f.Dirs = dirs })
 			plant(t, f)
-			require.NoError(t, RequestRestart(f.stateDir))
-			got := f.AtStart(f.stateDir)
-			assert.Equal(t, api.RecycleDirty, got.State)
-			require.NotEmpty(t, got.Differences)
-			text, err := json.Marshal(got)
-			require.NoError(t, err)
-			assert.Less(t, len(text), 1000)
+			found, err := f.look(t)
+			assert.True(t, err != nil || len(found) > 0)
+			again, err := f.AtStart(f.stateDir)
+			assert.True(t, err != nil || len(again) > 0, "it is dirty for good")
 		})
 	}
+}
+
+func TestWhatAnotherUserHasMadeRemainsAndIsFound(t *testing.T) {
+	f := newFixture(t)
+	as(t, 1000, func() { plantSystemV(t) })
+	as(t, 1001, func() { assert.Error(t, f.Clean(), "it may not remove them") })
+	found, err := f.look(t)
+	require.NoError(t, err)
+	assert.Len(t, found, 3, "%q", found)
+}
+
+func TestItTakesNoPrivilegeToLook(t *testing.T) {
+	f := newFixture(t)
+	plantSystemV(t)
+	plantQueue(t)
+	require.NoError(t, os.WriteFile(filepath.Join(f.shm, "planted"), nil, 0o600))
+	baseline, err := readBaseline(f.stateDir)
+	require.NoError(t, err)
+	as(t, 65532, func() { assert.Len(t, f.differences(baseline), 5) })
 }
 
 func replaceByLink(t *testing.T, file string) {
@@ -226,22 +202,4 @@ func TestTheNodesNamespaceIsNotEmptied(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "ipc")
 	require.NoError(t, os.Symlink(nodeIPC, link))
 	assert.ErrorContains(t, refuseNodeIPC(link), "node's IPC namespace")
-}
-
-func TestAProcessWhoseMainThreadHasEndedIsStillThere(t *testing.T) {
-	dir := t.TempDir()
-	fakesandbox.BuildLeaderless(t, filepath.Join(dir, "leaderless"))
-	cmd := exec.Command(filepath.Join(dir, "leaderless"), filepath.Join(dir, "pid"))
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		require.NoError(t, cmd.Process.Kill())
-		_ = cmd.Wait()
-	})
-	require.Eventually(t, func() bool {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
-		return err == nil && strings.Contains(string(stat), ") Z ")
-	}, time.Minute, time.Millisecond)
-	pids, err := others()
-	require.NoError(t, err)
-	require.Contains(t, pids, cmd.Process.Pid)
 }

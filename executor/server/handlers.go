@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
-	"github.com/opensandbox/operator/executor/process"
+	"github.com/opensandbox/operator/executor/tasks"
 )
 
 // put starts a task. It answers when the command is running or could not be
@@ -38,17 +38,17 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request) {
 func (s *Server) startRefused(w http.ResponseWriter, id string, err error) {
 	p := api.Problem{Detail: err.Error()}
 	switch {
-	case errors.Is(err, process.ErrAnotherLife):
-		s.unauthorized(w)
+	case errors.Is(err, tasks.ErrAnotherLife):
+		s.unauthorized(w, api.Problem{})
 		return
-	case errors.Is(err, process.ErrSpecDiffers):
+	case errors.Is(err, tasks.ErrSpecDiffers):
 		p.Status, p.Reason = http.StatusConflict, api.ProblemSpecDiffers
-	case errors.Is(err, process.ErrResetting):
+	case errors.Is(err, tasks.ErrResetting):
 		p.Status, p.Reason = http.StatusConflict, api.ProblemResetting
-	case errors.Is(err, process.ErrTooManyTasks):
-		p.Status, p.Reason = http.StatusTooManyRequests, api.ProblemTooManyTasks
-	case errors.Is(err, process.ErrContainerNotFound):
-		p.Status, p.Reason = http.StatusServiceUnavailable, api.ProblemContainerNotFound
+	case errors.Is(err, tasks.ErrAnotherTask):
+		p.Status, p.Reason = http.StatusConflict, api.ProblemAnotherTask
+	case errors.Is(err, tasks.ErrNoLauncher):
+		p.Status, p.Reason = http.StatusServiceUnavailable, api.ProblemNoLauncher
 	default:
 		s.Log.Error("A task could not be accepted", "task", id, "error", err)
 		p.Status, p.Reason = http.StatusInternalServerError, api.ProblemInternal
@@ -76,7 +76,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) stopFailed(w http.ResponseWriter, err error) {
-	if errors.Is(err, process.ErrRemain) {
+	if errors.Is(err, tasks.ErrRemain) {
 		refuse(w, api.Problem{Status: http.StatusInternalServerError, Reason: api.ProblemProcessesRemain, Detail: err.Error()})
 		return
 	}
@@ -97,16 +97,12 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 		invalid(w, err)
 		return
 	}
-	if why := s.Info.Recycle.NotRestartable; request.Restart && why != "" {
-		refuse(w, api.Problem{Status: http.StatusConflict, Reason: api.ProblemNotRestartable, Detail: why})
-		return
-	}
-	stopped, err := s.Executor.Reset(context.WithoutCancel(r.Context()), grantOf(r).bootID, request.GraceSeconds, request.Restart)
+	stopped, err := s.Executor.Reset(grantOf(r).bootID, request.GraceSeconds, request.Restart)
 	switch {
-	case errors.Is(err, process.ErrAnotherLife):
-		s.unauthorized(w)
+	case errors.Is(err, tasks.ErrAnotherLife):
+		s.unauthorized(w, api.Problem{})
 		return
-	case errors.Is(err, process.ErrResetting):
+	case errors.Is(err, tasks.ErrResetting):
 		refuse(w, api.Problem{Status: http.StatusConflict, Reason: api.ProblemResetting, Detail: err.Error()})
 		return
 	case err != nil:
@@ -126,12 +122,6 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		s.Exit()
 	}
-}
-
-func (s *Server) info(w http.ResponseWriter, _ *http.Request) {
-	info := s.Info
-	info.BootID = s.Executor.BootID()
-	answer(w, http.StatusOK, info)
 }
 
 // parseWait reads a duration (25s) and bounds it by api.MaxWait.

@@ -1,5 +1,6 @@
 // Package server is the executor's HTTP API: it authenticates, decodes, calls
-// executor/process and encodes. It decides nothing about tasks.
+// executor/tasks and encodes. It decides nothing about tasks. On the same port it takes
+// in the launcher, which asks for a protocol of its own in the TLS handshake.
 //
 // Nothing of a request is looked at before its token was found good, except the
 // path of the health check.
@@ -7,6 +8,8 @@ package server
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -16,24 +19,25 @@ import (
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/link"
 	"github.com/opensandbox/operator/executor/token"
 )
 
-// Tasks is what the API is about: a process.Executor, or one of the benchmark's,
+// Tasks is what the API is about: a tasks.Executor, or one of the benchmark's,
 // which runs no process. The methods are as that one's.
 type Tasks interface {
 	BootID() string
 	Start(ctx context.Context, bootID, id string, request api.TaskRequest) (task api.Task, created bool, err error)
 	Wait(ctx context.Context, since api.Cursor) api.TaskList
-	Reset(ctx context.Context, bootID string, mostGrace *int64, last bool) (stopped int, err error)
+	Reset(bootID string, mostGrace *int64, last bool) (stopped int, err error)
+	Ready() bool
+	Serve(launcher net.Conn)
 }
 
 // Config of a Server. All fields are required.
 type Config struct {
 	Executor Tasks
 	Verifier *token.Verifier
-	// Info is what GET /v1/info answers, with the boot id.
-	Info api.Info
 	// BeforeRestart is called after a reset that asks for a restart, before its answer.
 	// When it fails, the reset has failed and Exit is not called.
 	BeforeRestart func() error
@@ -55,26 +59,37 @@ func New(config Config) *Server {
 	s.routes.Handle(api.TasksPath, methods{http.MethodGet: s.list})
 	s.routes.Handle(api.TasksPath+"/{id}", methods{http.MethodPut: s.put})
 	s.routes.Handle(api.ResetPath, methods{http.MethodPost: s.reset})
-	s.routes.Handle(api.InfoPath, methods{http.MethodGet: s.info})
 	s.routes.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, api.Problem{Status: http.StatusNotFound, Reason: api.ProblemNotFound})
 	})
 	return s
 }
 
-// HTTPServer returns a server for the API with every limit set. Long polls end
-// when ctx does.
+// HTTPServer returns a server for the API with every limit set. Long polls end when ctx
+// does.
 func (s *Server) HTTPServer(ctx context.Context) *http.Server {
 	return &http.Server{
 		Handler:           s,
-		ReadHeaderTimeout: 15 * time.Second, // also of a connection that a client dialed ahead
+		ReadHeaderTimeout: 5 * time.Second, // the TLS handshake, too
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      writeTimeout, // of what begin does not begin
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
+		MaxHeaderBytes:    8 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){
+			link.Protocol: func(_ *http.Server, conn *tls.Conn, _ http.Handler) { s.Executor.Serve(conn) },
+		},
 	}
+}
+
+// Listen bounds the connections that come in by a listener, and has them speak TLS.
+func Listen(plain net.Listener, key ed25519.PrivateKey) (net.Listener, error) {
+	config, err := TLS(key)
+	if err != nil {
+		return nil, err
+	}
+	return tls.NewListener(newLimit(plain), config), nil
 }
 
 // ServeHTTP implements http.Handler.
@@ -96,7 +111,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			Detail: "the body has more than 1 MiB",
 		})
 	case errors.Is(err, token.ErrUnauthorized):
-		s.unauthorized(w)
+		s.unauthorized(w, api.Problem{})
+	case errors.Is(err, token.ErrClock):
+		s.unauthorized(w, api.Problem{Reason: api.ProblemClock, Detail: "the token is not good at this time: it is " + time.Now().UTC().Format(time.RFC3339) + " here"})
 	case err != nil:
 		refuse(w, api.Problem{Status: http.StatusBadRequest, Reason: api.ProblemInvalid, Detail: "the body could not be read"})
 	default:
@@ -104,10 +121,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *Server) unauthorized(w http.ResponseWriter) {
+func (s *Server) unauthorized(w http.ResponseWriter, p api.Problem) {
 	w.Header().Set(api.HeaderBootID, s.Executor.BootID())
 	w.Header().Set("WWW-Authenticate", "Bearer")
-	refuse(w, api.Problem{Status: http.StatusUnauthorized})
+	p.Status = http.StatusUnauthorized
+	refuse(w, p)
 }
 
 // grant is what the token was found good for.
@@ -136,13 +154,14 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, bootID str
 	})
 }
 
-// health tells a prober, and anyone else, whether the pod may be used.
+// health tells a prober, and anyone else, that the executor works; and, where that is
+// asked, whether it can run tasks.
 func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 		refuse(w, api.Problem{Status: http.StatusMethodNotAllowed, Reason: api.ProblemMethod})
-	case s.Info.Recycle.State == api.RecycleDirty:
+	case r.URL.RawQuery != "" && !s.Executor.Ready():
 		refuse(w, api.Problem{Status: http.StatusServiceUnavailable})
 	default:
 		begin(w, http.StatusNoContent)

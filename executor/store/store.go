@@ -1,8 +1,8 @@
-// Package store keeps what must outlive the executor's process: one record per
-// task. It knows nothing of processes.
+// Package store keeps what must outlive the executor's process: one record per task. It
+// knows nothing of processes.
 //
-// A record is replaced atomically and is on disk when Save returns, so a task
-// that was once told to be over stays over.
+// A record is replaced atomically and is on disk when Save returns, so a task that was
+// once told to be over stays over.
 package store
 
 import (
@@ -12,55 +12,40 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
 )
 
 const (
-	tasksDir      = "tasks"
-	unreadableDir = "unreadable"
-	recordFile    = "record.json"
-	maxRecord     = 4 << 20
-	version       = 1
+	tasksDir = "tasks"
+	suffix   = ".json"
+	// maxRecord is far more than what Save writes.
+	maxRecord = 64 << 10
+	version   = 2
 )
 
-// Record is all that is known of a task.
+// Record is all that is kept of a task: no value that it was given.
 type Record struct {
 	Version int `json:"version"`
 	// Task is what clients are told.
 	Task api.Task `json:"task"`
-	// Spec is what was asked for. It is nil if the record was damaged.
-	Spec *api.TaskSpec `json:"spec,omitempty"`
-	// Supervisor and First are the processes, zero before they are started.
-	Supervisor Process `json:"supervisor"`
-	First      Process `json:"first"`
-}
-
-// Process names a process for good: a pid alone can be used again.
-type Process struct {
-	PID int `json:"pid,omitempty"`
-	// StartTime is field 22 of /proc/PID/stat.
-	StartTime uint64 `json:"startTime,omitempty"`
+	// Digest of what was asked for; empty if the record was damaged.
+	Digest string `json:"digest,omitempty"`
 }
 
 // Store is a directory of records.
-type Store struct {
-	dir string
-}
+type Store struct{ dir string }
 
 // Open makes the directory if need be.
-func Open(dir string) (*Store, error) {
-	for _, d := range []string{dir, filepath.Join(dir, tasksDir)} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("open the state directory: %w", err)
-		}
+func Open(stateDir string) (*Store, error) {
+	dir := filepath.Join(stateDir, tasksDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open the records: %w", err)
 	}
 	return &Store{dir: dir}, nil
 }
-
-// Dir is where a task's files are.
-func (s *Store) Dir(id string) string { return filepath.Join(s.dir, tasksDir, id) }
 
 // Save writes a record and returns when it is on disk.
 func (s *Store) Save(r Record) error {
@@ -69,16 +54,8 @@ func (s *Store) Save(r Record) error {
 		return fmt.Errorf("save a record: %w", err)
 	}
 	data, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("save record %s: %w", r.Task.ID, err)
-	}
-	dir := s.Dir(r.Task.ID)
-	created, err := makeDir(dir)
 	if err == nil {
-		err = WriteFile(filepath.Join(dir, recordFile), data)
-	}
-	if err == nil && created {
-		err = syncDir(filepath.Dir(dir))
+		err = WriteFile(filepath.Join(s.dir, r.Task.ID+suffix), data)
 	}
 	if err != nil {
 		return fmt.Errorf("save record %s: %w", r.Task.ID, err)
@@ -86,61 +63,43 @@ func (s *Store) Save(r Record) error {
 	return nil
 }
 
-func makeDir(dir string) (created bool, err error) {
-	err = os.Mkdir(dir, 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// Load reads all records. One that cannot be read is set aside, and a record
-// that says so takes its place: the task may have run, so it must not run again.
-// setAside names what was wrong with each.
-func (s *Store) Load() (records []Record, setAside []error, err error) {
-	entries, err := os.ReadDir(filepath.Join(s.dir, tasksDir))
+// Load reads all records. In the place of one that cannot be read comes one that says so:
+// the task may have run, so it must not run again.
+func (s *Store) Load() ([]Record, error) {
+	entries, err := os.ReadDir(s.dir)
 	if err != nil {
-		return nil, nil, fmt.Errorf("load the records: %w", err)
+		return nil, fmt.Errorf("load the records: %w", err)
 	}
+	var records []Record
 	for _, entry := range entries {
-		id := entry.Name()
-		if api.ValidateTaskID(id) != nil { // half removed
-			_ = os.RemoveAll(s.Dir(id))
-			continue
+		id, found := strings.CutSuffix(entry.Name(), suffix)
+		if !found || api.ValidateTaskID(id) != nil {
+			continue // half written
 		}
 		record, err := s.read(id)
 		if err != nil {
-			setAside = append(setAside, fmt.Errorf("record %s: %w", id, err))
-			if record, err = s.replace(id); err != nil {
-				return nil, setAside, err
+			if record, err = s.replace(id, err); err != nil {
+				return nil, err
 			}
 		}
 		records = append(records, record)
 	}
-	return records, setAside, nil
+	return records, nil
 }
 
 func (s *Store) read(id string) (Record, error) {
-	file, err := os.Open(filepath.Join(s.Dir(id), recordFile))
-	if err != nil {
-		return Record{}, err
-	}
-	defer file.Close()
-	info, err := file.Stat()
+	path := filepath.Join(s.dir, id+suffix)
+	info, err := os.Stat(path)
 	if err != nil {
 		return Record{}, err
 	}
 	if info.Size() > maxRecord {
 		return Record{}, fmt.Errorf("%d bytes are too many", info.Size())
 	}
-	data := make([]byte, info.Size())
-	if _, err := file.ReadAt(data, 0); err != nil && info.Size() > 0 {
+	data, err := os.ReadFile(path)
+	if err != nil {
 		return Record{}, err
 	}
-	return decode(id, data)
-}
-
-func decode(id string, data []byte) (Record, error) {
 	var r Record
 	if err := api.Decode(data, &r); err != nil {
 		return Record{}, err
@@ -153,64 +112,52 @@ func decode(id string, data []byte) (Record, error) {
 	if r.Version != version || r.Task.ID != id {
 		return Record{}, fmt.Errorf("version %d, id %q", r.Version, r.Task.ID)
 	}
-	if r.Spec != nil {
-		if err := r.Spec.Validate(); err != nil {
-			return Record{}, err
-		}
-	}
 	return r, nil
 }
 
-// replace moves a damaged record away and writes one that says so.
-func (s *Store) replace(id string) (Record, error) {
-	aside := filepath.Join(s.dir, unreadableDir)
-	if err := os.MkdirAll(aside, 0o700); err != nil {
-		return Record{}, fmt.Errorf("set record %s aside: %w", id, err)
-	}
-	to := filepath.Join(aside, fmt.Sprintf("%s-%d", id, time.Now().UnixNano()))
-	if err := os.Rename(s.Dir(id), to); err != nil {
-		return Record{}, fmt.Errorf("set record %s aside: %w", id, err)
-	}
+func (s *Store) replace(id string, why error) (Record, error) {
 	now := time.Now().UTC()
 	r := Record{Version: version, Task: api.Task{
 		ID:         id,
 		State:      api.Failed,
 		Reason:     api.ReasonRecordUnreadable,
-		Message:    "the executor restarted and could not read this task's record",
+		Message:    fmt.Sprintf("the executor restarted and could not read this task's record: %.100s", why),
 		FinishedAt: &now,
 	}}
 	return r, s.Save(r)
 }
 
-// Remove deletes a task's record. Halfway through, the task is gone already.
+// Wipe deletes all records.
+func (s *Store) Wipe() error {
+	entries, err := os.ReadDir(s.dir)
+	for _, entry := range entries {
+		if err == nil {
+			err = os.Remove(filepath.Join(s.dir, entry.Name()))
+		}
+	}
+	if err == nil {
+		err = syncDir(s.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("wipe the records: %w", err)
+	}
+	return nil
+}
+
+// Remove deletes one record.
 func (s *Store) Remove(id string) error {
 	if err := api.ValidateTaskID(id); err != nil {
 		return fmt.Errorf("remove a record: %w", err)
 	}
-	trash := filepath.Join(s.dir, tasksDir, "."+id) // no valid id starts with a dot
-	_ = os.RemoveAll(trash)
-	if err := os.Rename(s.Dir(id), trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := os.Remove(filepath.Join(s.dir, id+suffix))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove record %s: %w", id, err)
-	}
-	if err := syncDir(filepath.Join(s.dir, tasksDir)); err != nil {
-		return fmt.Errorf("remove record %s: %w", id, err)
-	}
-	return os.RemoveAll(trash)
-}
-
-// Wipe deletes everything about tasks, also what was set aside.
-func (s *Store) Wipe() error {
-	if err := os.RemoveAll(filepath.Join(s.dir, unreadableDir)); err != nil {
-		return fmt.Errorf("wipe the records: %w", err)
-	}
-	if err := os.RemoveAll(filepath.Join(s.dir, tasksDir)); err != nil {
-		return fmt.Errorf("wipe the records: %w", err)
-	}
-	if err := os.Mkdir(filepath.Join(s.dir, tasksDir), 0o700); err != nil {
-		return fmt.Errorf("wipe the records: %w", err)
 	}
 	return syncDir(s.dir)
 }
+
+// sync returns when what was written is on disk. Tests note when it is called.
+var sync = (*os.File).Sync
 
 // WriteFile replaces a file atomically and returns when it is on disk.
 func WriteFile(path string, data []byte) error {
@@ -221,7 +168,7 @@ func WriteFile(path string, data []byte) error {
 	}
 	_, err = file.Write(data)
 	if err == nil {
-		err = file.Sync()
+		err = sync(file)
 	}
 	if closeErr := file.Close(); err == nil {
 		err = closeErr
@@ -242,5 +189,5 @@ func syncDir(dir string) error {
 		return err
 	}
 	defer file.Close()
-	return file.Sync()
+	return sync(file)
 }

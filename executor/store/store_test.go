@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -22,10 +21,8 @@ func open(t testing.TB) *Store {
 func record(id string) Record {
 	code := int32(3)
 	return Record{
-		Version: version,
-		Task:    api.Task{ID: id, State: api.Failed, ExitCode: &code, Reason: api.ReasonExitCode, Message: "\x00\uFFFD"},
-		Spec:    &api.TaskSpec{Process: api.Process{Command: []string{"true"}}},
-		First:   Process{PID: 7, StartTime: 9},
+		Version: version, Digest: "abc",
+		Task: api.Task{ID: id, State: api.Failed, ExitCode: &code, Reason: api.ReasonExitCode, Message: "\x00\uFFFD"},
 	}
 }
 
@@ -34,14 +31,18 @@ func TestARecordIsReadAsItWasSaved(t *testing.T) {
 	want := record("a.b-c")
 	require.NoError(t, s.Save(want))
 	require.NoError(t, s.Save(want), "again")
-	records, setAside, err := s.Load()
+	records, err := s.Load()
 	require.NoError(t, err)
-	assert.Empty(t, setAside)
 	assert.Equal(t, []Record{want}, records)
 
 	require.NoError(t, s.Remove("a.b-c"))
 	require.NoError(t, s.Remove("a.b-c"), "again")
-	records, _, err = s.Load()
+	records, err = s.Load()
+	require.NoError(t, err)
+	assert.Empty(t, records)
+	require.NoError(t, s.Save(want))
+	require.NoError(t, s.Wipe())
+	records, err = s.Load()
 	require.NoError(t, err)
 	assert.Empty(t, records)
 }
@@ -54,35 +55,31 @@ func TestAnUnsafeIDIsRefused(t *testing.T) {
 	}
 }
 
-func TestAnUnreadableRecordIsSetAside(t *testing.T) {
+func TestAnUnreadableRecordIsReplacedByOneThatSaysSo(t *testing.T) {
 	for name, content := range map[string]string{
 		"empty":            "",
-		"cut off":          `{"version":1,"task":{"id":"a","sta`,
+		"cut off":          `{"version":2,"task":{"id":"a","sta`,
 		"garbage":          "\x00\x01\x02",
-		"of another task":  `{"version":1,"task":{"id":"b","state":"Failed"},"supervisor":{},"first":{}}`,
-		"unknown state":    `{"version":1,"task":{"id":"a","state":"Odd"},"supervisor":{},"first":{}}`,
-		"from the future":  `{"version":2,"task":{"id":"a","state":"Failed"},"supervisor":{},"first":{}}`,
-		"an unknown field": `{"version":1,"extra":1,"task":{"id":"a","state":"Failed"}}`,
+		"of another task":  `{"version":2,"task":{"id":"b","state":"Failed"}}`,
+		"unknown state":    `{"version":2,"task":{"id":"a","state":"Odd"}}`,
+		"from the future":  `{"version":3,"task":{"id":"a","state":"Failed"}}`,
+		"an unknown field": `{"version":2,"extra":1,"task":{"id":"a","state":"Failed"}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
 			require.NoError(t, s.Save(record("a")))
 			require.NoError(t, s.Save(record("good")))
-			require.NoError(t, os.WriteFile(filepath.Join(s.Dir("a"), recordFile), []byte(content), 0o600))
-			records, setAside, err := s.Load()
+			require.NoError(t, os.WriteFile(filepath.Join(s.dir, "a.json"), []byte(content), 0o600))
+			records, err := s.Load()
 			require.NoError(t, err)
-			assert.Len(t, setAside, 1)
 			require.Len(t, records, 2)
 			assert.Equal(t, api.ReasonRecordUnreadable, records[0].Task.Reason)
-			assert.Nil(t, records[0].Spec)
+			assert.Empty(t, records[0].Digest)
 			assert.Equal(t, record("good"), records[1])
-			aside, err := os.ReadDir(filepath.Join(s.dir, unreadableDir))
-			require.NoError(t, err)
-			assert.Len(t, aside, 1)
 
-			_, setAside, err = s.Load()
+			again, err := s.Load()
 			require.NoError(t, err)
-			assert.Empty(t, setAside, "only once")
+			assert.Equal(t, records[0].Task.Message, again[0].Task.Message, "it is replaced once")
 		})
 	}
 }
@@ -90,32 +87,26 @@ func TestAnUnreadableRecordIsSetAside(t *testing.T) {
 func TestWhatAnInterruptedSaveLeavesIsIgnored(t *testing.T) {
 	s := open(t)
 	require.NoError(t, s.Save(record("a")))
-	require.NoError(t, os.WriteFile(filepath.Join(s.Dir("a"), recordFile+".tmp"), []byte("{"), 0o600))
-	require.NoError(t, os.Mkdir(filepath.Join(s.dir, tasksDir, ".b"), 0o700)) // an interrupted Remove
-	records, setAside, err := s.Load()
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "b.json.tmp"), []byte("{"), 0o600))
+	records, err := s.Load()
 	require.NoError(t, err)
-	assert.Empty(t, setAside)
 	assert.Equal(t, []Record{record("a")}, records)
 }
 
-func FuzzRecord(f *testing.F) {
-	f.Add([]byte(`{"version":1,"task":{"id":"a","state":"Running"},"spec":{"process":{"command":["x"]}},"supervisor":{"pid":1,"startTime":2},"first":{}}`))
-	f.Add([]byte(`{"version":1,"task":{"id":"a","state":"Failed","exitCode":-1}}`))
-	f.Add([]byte(``))
-	f.Add([]byte(`{"version":1`))
-	f.Add([]byte(`{"version":1,"task":{"id":"../a","state":"Failed"}}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := decode("a", data)
-		if err != nil {
-			return
+func TestARecordIsOnDiskBeforeItIsSaidToBe(t *testing.T) {
+	s := open(t)
+	var synced []string
+	sync = func(file *os.File) error {
+		_, err := os.Stat(filepath.Join(s.dir, "a.json"))
+		synced = append(synced, filepath.Base(file.Name()))
+		if len(synced) == 1 {
+			assert.ErrorIs(t, err, os.ErrNotExist, "what it says is there before its name is")
+		} else {
+			assert.NoError(t, err)
 		}
-		require.Equal(t, "a", r.Task.ID)
-		text, err := json.Marshal(r)
-		require.NoError(t, err)
-		again, err := decode("a", text)
-		require.NoError(t, err, "what was read can be saved and read again")
-		require.Equal(t, r.Task.State, again.Task.State)
-		require.Equal(t, r.First, again.First)
-		require.Equal(t, r.Spec == nil, again.Spec == nil)
-	})
+		return file.Sync()
+	}
+	t.Cleanup(func() { sync = (*os.File).Sync })
+	require.NoError(t, s.Save(record("a")))
+	assert.Equal(t, []string{"a.json.tmp", tasksDir}, synced, "first what it says, then its name")
 }

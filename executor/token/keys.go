@@ -54,6 +54,26 @@ func ParsePrivateKey(text []byte) (ed25519.PrivateKey, error) {
 	return private, nil
 }
 
+// FormatSeed writes the private key of one pod's executor for its environment.
+func FormatSeed(key ed25519.PrivateKey) string {
+	return base64.StdEncoding.EncodeToString(key.Seed())
+}
+
+// ParseSeed reads what FormatSeed wrote. Its errors do not quote the text.
+func ParseSeed(text string) (ed25519.PrivateKey, error) {
+	seed, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("not %d bytes of base64", ed25519.SeedSize)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// FormatPublicKey and ParsePublicKey are for the public half, in an annotation of the pod.
+func FormatPublicKey(key ed25519.PublicKey) string { return base64.StdEncoding.EncodeToString(key) }
+
+// ParsePublicKey reads one key as base64 or PEM.
+func ParsePublicKey(text string) (ed25519.PublicKey, error) { return parsePublicKey(text) }
+
 // FormatPublicKeys writes public keys for an executor's environment: a JSON
 // object from key id to the key's 32 bytes in base64.
 func FormatPublicKeys(keys ...ed25519.PublicKey) string {

@@ -63,13 +63,6 @@ func TestTokensThatAreRefused(t *testing.T) {
 		require.NoError(t, err)
 		return bearer
 	}
-	at := func(offset time.Duration) string {
-		late := NewSigner(key('a'))
-		late.now = func() time.Time { return time.Now().Add(offset) }
-		bearer, err := late.Sign(good)
-		require.NoError(t, err)
-		return bearer
-	}
 	forged := func(method jwt.SigningMethod, key any, change func(*jwt.Token, *claims)) string {
 		now := time.Now()
 		c := claims{Method: good.Method, Path: good.Path, Digest: digest(good.Body), BootID: boot, RegisteredClaims: jwt.RegisteredClaims{
@@ -96,8 +89,6 @@ func TestTokensThatAreRefused(t *testing.T) {
 		"another path":         sign(func(r *Request) { r.Path = "/v1/tasks/b?x=1" }),
 		"another query":        sign(func(r *Request) { r.Path = "/v1/tasks/a?x=2" }),
 		"another body":         sign(func(r *Request) { r.Body = []byte("{ }") }),
-		"expired":              at(-Lifetime - leeway - 2*time.Second),
-		"from the future":      at(leeway + 5*time.Second),
 		"another key":          byStranger,
 		"a changed signature":  fine[:len(fine)-3] + "AAA",
 		"no algorithm":         forged(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, func(*jwt.Token, *claims) {}),
@@ -116,6 +107,52 @@ func TestTokensThatAreRefused(t *testing.T) {
 			_, err := v.Verify(bearer, boot, good.Method, good.Path, body("{}"))
 			assert.Equal(t, ErrUnauthorized, err, "and nothing else is said")
 		})
+	}
+}
+
+func TestAClockThatIsOffIsToldApart(t *testing.T) {
+	s := NewSigner(key('a'))
+	for name, test := range map[string]struct {
+		off    time.Duration
+		change func(*Request)
+		want   error
+	}{
+		"expired":                       {-Lifetime - leeway - 2*time.Second, func(*Request) {}, ErrClock},
+		"from the future":               {leeway + 5*time.Second, func(*Request) {}, ErrClock},
+		"expired and of another pod":    {-time.Hour, func(r *Request) { r.PodUID = "other" }, ErrUnauthorized},
+		"a little late, within leeway":  {-leeway / 2, func(*Request) {}, nil},
+		"a little early, within leeway": {leeway / 2, func(*Request) {}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			signer := *s
+			signer.now = func() time.Time { return time.Now().Add(test.off) }
+			request := good
+			test.change(&request)
+			bearer, err := signer.Sign(request)
+			require.NoError(t, err)
+			_, err = verifier(t, s).Verify(bearer, boot, good.Method, good.Path, body("{}"))
+			assert.Equal(t, test.want, err)
+		})
+	}
+	stranger := NewSigner(key('b'))
+	stranger.now = func() time.Time { return time.Now().Add(-time.Hour) }
+	bearer, err := stranger.Sign(good)
+	require.NoError(t, err)
+	_, err = verifier(t, s).Verify(bearer, boot, good.Method, good.Path, body("{}"))
+	assert.Equal(t, ErrUnauthorized, err, "a stranger learns nothing of the clock")
+}
+
+func TestAPodsKeyIsReadAsItWasWritten(t *testing.T) {
+	want := key('a')
+	got, err := ParseSeed(FormatSeed(want))
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
+	public, err := ParsePublicKey(FormatPublicKey(publicHalf(want)))
+	require.NoError(t, err)
+	assert.Equal(t, want.Public(), public)
+	for _, bad := range []string{"", "AAAA", "!"} {
+		_, err := ParseSeed(bad)
+		assert.Error(t, err, bad)
 	}
 }
 

@@ -14,6 +14,10 @@ import (
 // ErrUnauthorized is all that a verifier says of a token that it refuses.
 var ErrUnauthorized = errors.New("unauthorized")
 
+// ErrClock is what it says of one that the operator has signed and that is not good at
+// this time: one of the two clocks is off.
+var ErrClock = errors.New("the token is not good at this time")
+
 // maxRemembered bounds the memory of used tokens. Only the operator can fill
 // it: a token is remembered only if it was good.
 const maxRemembered = 1 << 14
@@ -52,9 +56,13 @@ func NewVerifier(keys map[string]ed25519.PublicKey, podUID string) (*Verifier, e
 
 // Verify checks that the token is good for a request in the executor's present life,
 // which bootID names, and spends it. The body is read only once everything else is in
-// order; an error of readBody is returned as it is, any other failure is ErrUnauthorized.
+// order; an error of readBody is returned as it is, any other failure is ErrUnauthorized
+// or ErrClock.
 func (v *Verifier) Verify(token, bootID, method, path string, readBody func() ([]byte, error)) ([]byte, error) {
 	c, err := v.parse(token)
+	if errors.Is(err, ErrClock) {
+		return nil, ErrClock
+	}
 	if err != nil || bootID == "" || !equal(c.Method, method) || !equal(c.Path, path) || !equal(c.BootID, bootID) {
 		return nil, ErrUnauthorized
 	}
@@ -70,7 +78,13 @@ func (v *Verifier) Verify(token, bootID, method, path string, readBody func() ([
 
 func (v *Verifier) parse(token string) (*claims, error) {
 	var c claims
-	if _, err := v.parser.ParseWithClaims(token, &c, v.key); err != nil {
+	// The signature is checked before anything else.
+	_, err := v.parser.ParseWithClaims(token, &c, v.key)
+	untimely := errors.Is(err, jwt.ErrTokenExpired) || errors.Is(err, jwt.ErrTokenUsedBeforeIssued)
+	if untimely && !errors.Is(err, jwt.ErrTokenInvalidAudience) {
+		return nil, ErrClock
+	}
+	if err != nil {
 		return nil, err
 	}
 	if len(c.Audience) != 1 || c.ID == "" || c.IssuedAt == nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -41,6 +40,7 @@ type executor struct {
 	request executorapi.TaskRequest
 	// keys are whose tokens it takes: the operator's, and the floor's.
 	keys   map[string]ed25519.PublicKey
+	key    ed25519.PrivateKey // its own
 	server *http.Server
 }
 
@@ -69,27 +69,27 @@ func newExecutor(pod *corev1.Pod, floor *token.Signer) (*executor, error) {
 	x := &executor{target: executorclient.Target{
 		PodUID: string(pod.UID), Address: executorclient.PodAddress(pod.Status.PodIP), Signer: floor,
 	}}
-	if len(pod.Status.ContainerStatuses) > 0 {
-		x.request.ContainerID = pod.Status.ContainerStatuses[0].ContainerID
-	}
 	x.request.Spec.Process.Command = taskCommand
 	for i := range pod.Spec.InitContainers {
 		if c := &pod.Spec.InitContainers[i]; c.Name == v1alpha1.ExecutorContainerName {
 			for _, e := range c.Env {
-				if e.Name != executorapi.EnvPublicKeys {
-					continue
+				var err error
+				switch e.Name {
+				case executorapi.EnvPublicKeys:
+					x.keys, err = token.ParsePublicKeys(e.Value)
+				case executorapi.EnvTLSKey:
+					x.key, err = token.ParseSeed(e.Value)
 				}
-				keys, err := token.ParsePublicKeys(e.Value)
 				if err != nil {
 					return nil, err
 				}
-				x.keys = maps.Clone(keys)
 			}
 		}
 	}
-	if x.keys == nil {
-		return nil, errors.New("the operator has not given it a task executor with a key")
+	if x.keys == nil || x.key == nil {
+		return nil, errors.New("the operator has not given it a task executor with keys")
 	}
+	x.target.PublicKey, _ = x.key.Public().(ed25519.PublicKey) // which it always is
 	x.keys[floor.KeyID()] = floor.PublicKey()
 	return x, nil
 }
@@ -99,19 +99,22 @@ func newExecutor(pod *corev1.Pod, floor *token.Signer) (*executor, error) {
 func (f *fleet) boot() error {
 	f.close()
 	for _, x := range f.executors {
-		listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", x.target.Address)
+		plain, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", x.target.Address)
 		if err != nil {
 			return fmt.Errorf("listening in place of a pod: %w", err)
 		}
-		x.target.Address = listener.Addr().String()
+		x.target.Address = plain.Addr().String()
+		listener, err := server.Listen(plain, x.key)
+		if err != nil {
+			return errors.Join(err, plain.Close())
+		}
 		boot := strings.ToLower(rand.Text())
 		verifier, err := token.NewVerifier(x.keys, x.target.PodUID)
 		if err != nil {
 			return errors.Join(err, listener.Close())
 		}
 		handler := server.New(server.Config{
-			Executor: newShortTasks(boot, x.request.ContainerID), Verifier: verifier, Log: slog.New(slog.DiscardHandler), Exit: func() {},
-			Info: executorapi.Info{Supported: true, StartedAt: time.Now()},
+			Executor: newShortTasks(boot), Verifier: verifier, Log: slog.New(slog.DiscardHandler), Exit: func() {},
 		})
 		x.server = handler.HTTPServer(context.Background())
 		x.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

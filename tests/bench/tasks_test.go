@@ -19,10 +19,12 @@ func podWith(ip, keys string) *corev1.Pod {
 	pod := &corev1.Pod{}
 	pod.UID = "uid"
 	pod.Spec.InitContainers = []corev1.Container{{
-		Name: v1alpha1.ExecutorContainerName, Env: []corev1.EnvVar{{Name: executorapi.EnvPublicKeys, Value: keys}},
+		Name: v1alpha1.ExecutorContainerName, Env: []corev1.EnvVar{
+			{Name: executorapi.EnvPublicKeys, Value: keys},
+			{Name: executorapi.EnvTLSKey, Value: token.FormatSeed(ed25519.NewKeyFromSeed([]byte(strings.Repeat("k", ed25519.SeedSize))))},
+		},
 	}}
 	pod.Status.PodIP = ip
-	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "sandbox-container", ContainerID: "containerd://" + strings.Repeat("a", 64)}}
 	return pod
 }
 
@@ -53,7 +55,7 @@ func TestTheFloorFollowsATaskUntilItHasSucceeded(t *testing.T) {
 	list, err := c.List(t.Context(), x.target, executorapi.Cursor{}, 0)
 	require.NoError(t, err)
 	require.Equal(t, executorapi.Succeeded, list.Tasks[0].State)
-	// The start, once more with the boot id that was told, a poll or two, and ours.
+	// One that tells the boot id, the start, a poll or two, and ours.
 	require.InDelta(t, 4.5, f.calls.Load(), 0.5)
 }
 
@@ -68,16 +70,6 @@ func TestExecutorsTakeTokensOfTheOperatorAndTheFloorOnly(t *testing.T) {
 		_, err := c.Start(t.Context(), target, name, x.request)
 		require.Equal(t, name == "nobody", executorclient.IsUnauthorized(err), "%s: %v", name, err)
 	}
-}
-
-func TestATaskForTheContainerOfAnotherPodIsRefused(t *testing.T) {
-	_, x := started(t, newSigner(t), newSigner(t))
-	c := executorclient.New(executorclient.Options{})
-	t.Cleanup(c.Close)
-	request := x.request
-	request.ContainerID = "containerd://" + strings.Repeat("b", 64)
-	_, err := c.Start(t.Context(), x.target, "a", request)
-	require.Equal(t, executorapi.ProblemContainerNotFound, executorclient.Reason(err))
 }
 
 func TestExecutorsThatBootAreKnownByNobody(t *testing.T) {

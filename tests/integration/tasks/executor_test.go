@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"io"
 	"net"
@@ -14,15 +15,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	executorapi "github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/server"
 	"github.com/opensandbox/operator/executor/token"
 )
 
 // executor answers as a task executor does. Of commands it knows true, false, exit
 // CODE and wait, which runs until it is stopped or finished by the test.
 type executor struct {
-	podUID, container, ip string
-	boot                  string
-	verifier              *token.Verifier
+	podUID, ip string
+	boot       string
+	verifier   *token.Verifier
+	key        ed25519.PrivateKey
 
 	mu       sync.Mutex // guards the rest
 	server   *http.Server
@@ -33,35 +36,43 @@ type executor struct {
 	// starts count how often a task was begun, by id.
 	starts map[string]int
 	resets int
-	// unsupported: the self-test failed.
-	unsupported bool
+	// clockOff: it refuses every token by its clock.
+	clockOff bool
 	// restart gives the pod's containers new ids; nil does nothing.
 	restart func()
 }
 
 func newExecutor(pod *corev1.Pod, container *corev1.Container, ip string) *executor {
 	x := &executor{
-		podUID: string(pod.UID), container: containerID(pod, pod.Spec.Containers[0].Name), ip: ip,
+		podUID: string(pod.UID), ip: ip,
 		boot:  "b" + strings.ReplaceAll(string(pod.UID), "-", ""),
 		tasks: map[string]*executorapi.Task{}, requests: map[string]executorapi.TaskRequest{},
 		version: 1, changed: make(chan struct{}), starts: map[string]int{},
 	}
 	for _, e := range container.Env {
-		if e.Name == executorapi.EnvPublicKeys {
-			keys, err := token.ParsePublicKeys(e.Value)
-			if err != nil {
-				panic(err)
+		var err error
+		switch e.Name {
+		case executorapi.EnvPublicKeys:
+			var keys map[string]ed25519.PublicKey
+			if keys, err = token.ParsePublicKeys(e.Value); err == nil {
+				x.verifier, err = token.NewVerifier(keys, x.podUID)
 			}
-			if x.verifier, err = token.NewVerifier(keys, x.podUID); err != nil {
-				panic(err)
-			}
+		case executorapi.EnvTLSKey:
+			x.key, err = token.ParseSeed(e.Value)
+		}
+		if err != nil {
+			panic(err)
 		}
 	}
 	return x
 }
 
 func (x *executor) listen() {
-	listener, err := net.Listen("tcp", net.JoinHostPort(x.ip, strconv.Itoa(executorapi.Port)))
+	plain, err := net.Listen("tcp", net.JoinHostPort(x.ip, strconv.Itoa(executorapi.Port)))
+	if err != nil {
+		panic(err)
+	}
+	listener, err := server.Listen(plain, x.key)
 	if err != nil {
 		panic(err)
 	}
@@ -84,7 +95,14 @@ func (x *executor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(executorapi.HeaderBootID, x.boot)
 	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	body, err := x.verifier.Verify(bearer, x.boot, r.Method, r.RequestURI, func() ([]byte, error) { return io.ReadAll(r.Body) })
-	if err != nil {
+	x.mu.Lock()
+	clockOff := x.clockOff
+	x.mu.Unlock()
+	switch {
+	case clockOff && r.URL.Path != executorapi.HealthPath:
+		refuse(w, http.StatusUnauthorized, executorapi.ProblemClock)
+		return
+	case err != nil:
 		refuse(w, http.StatusUnauthorized, "")
 		return
 	}
@@ -94,10 +112,6 @@ func (x *executor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.put(w, id, body)
 	case r.Method == http.MethodGet && r.URL.Path == executorapi.TasksPath:
 		x.list(w, r)
-	case r.URL.Path == executorapi.InfoPath:
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		_ = json.NewEncoder(w).Encode(executorapi.Info{BootID: x.boot, Supported: !x.unsupported, Problems: []string{"because"}})
 	case r.Method == http.MethodPost && r.URL.Path == executorapi.ResetPath:
 		x.mu.Lock()
 		x.resets++
@@ -124,7 +138,7 @@ func refuse(w http.ResponseWriter, status int, reason string) {
 
 func (x *executor) put(w http.ResponseWriter, id string, body []byte) {
 	request, err := executorapi.DecodeTaskRequest(body)
-	if err != nil || request.ContainerID != x.container {
+	if err != nil {
 		refuse(w, http.StatusBadRequest, executorapi.ProblemInvalid)
 		return
 	}
@@ -138,9 +152,7 @@ func (x *executor) put(w http.ResponseWriter, id string, body []byte) {
 		if request.Spec.Process.Command[0] == "exit" {
 			code, err = strconv.Atoi(request.Spec.Process.Args[0])
 		}
-		if x.unsupported {
-			x.tasks[id].State, x.tasks[id].Reason = executorapi.Failed, executorapi.ReasonCannotStart
-		} else if err == nil {
+		if err == nil {
 			end(x.tasks[id], int32(code))
 		}
 		x.bump()

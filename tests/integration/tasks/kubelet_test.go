@@ -71,7 +71,7 @@ func endOfRestart(at time.Time) corev1.PodCondition {
 }
 
 // restart gives the containers of a pod new ids, as a restart of all of them does.
-func (k *kubelet) restart(name types.NamespacedName, x *executor) {
+func (k *kubelet) restart(name types.NamespacedName) {
 	pod := &corev1.Pod{}
 	ctx := context.Background()
 	if api.Get(ctx, name, pod) != nil {
@@ -85,9 +85,6 @@ func (k *kubelet) restart(name types.NamespacedName, x *executor) {
 	}
 	restarts := int(pod.Status.ContainerStatuses[0].RestartCount)
 	pod.Status.Conditions[1] = endOfRestart(time.Now().Add(time.Duration(restarts-60) * time.Minute))
-	x.mu.Lock()
-	x.container = pod.Status.ContainerStatuses[0].ContainerID
-	x.mu.Unlock()
 	_ = api.Status().Patch(ctx, pod, before)
 }
 
@@ -116,7 +113,7 @@ func (k *kubelet) startExecutor(pod *corev1.Pod, ip string) {
 			if c := &containers[i]; c.Name == v1alpha1.ExecutorContainerName {
 				x := newExecutor(pod, c, ip)
 				name := client.ObjectKeyFromObject(pod)
-				x.restart = func() { k.restart(name, x) }
+				x.restart = func() { k.restart(name) }
 				k.mu.Lock()
 				k.executors[pod.UID] = x
 				k.mu.Unlock()

@@ -122,7 +122,7 @@ func TestEverySandboxRunsItsTask(t *testing.T) {
 	require.Equal(t, v1alpha1.PhaseSucceed, bs.Status.Phase, "the sandboxes are kept")
 	for _, request := range node.executor(pods[1].UID).requests {
 		require.Equal(t, "B", request.Spec.Process.Env[0].Name)
-		require.Equal(t, "A", request.FallbackEnv[0].Name, "the sandbox' own environment")
+		require.Equal(t, int32(1), request.Shard)
 	}
 	require.NoError(t, api.Delete(t.Context(), bs))
 	gone(t, bs)
@@ -347,7 +347,7 @@ func TestScalingDownStopsTheTasksOfTheHighestShards(t *testing.T) {
 	require.Zero(t, resets)
 }
 
-func TestAnExecutorThatCannotRunTasksIsACondition(t *testing.T) {
+func TestAClockThatIsOffIsACondition(t *testing.T) {
 	ns := newNamespace(t)
 	p := newPool(t, ns, 1, nil)
 	until(t, p, func(p *pool) bool { return p.Status.Available == 1 })
@@ -355,11 +355,11 @@ func TestAnExecutorThatCannotRunTasksIsACondition(t *testing.T) {
 	require.NoError(t, api.List(t.Context(), &pods, client.InNamespace(ns)))
 	x := node.executor(pods.Items[0].UID)
 	x.mu.Lock()
-	x.unsupported = true
+	x.clockOff = true
 	x.mu.Unlock()
 	bs := newBatch(t, ns, 1, nil, "true")
 	until(t, bs, func(bs *batch) bool {
-		return reasonOf(bs, v1alpha1.ConditionTasksCompleted) == v1alpha1.ReasonExecutorUnsupported && bs.Status.TaskPending == 1
+		return reasonOf(bs, v1alpha1.ConditionTasksCompleted) == v1alpha1.ReasonExecutorClock && bs.Status.TaskPending == 1
 	})
 }
 

@@ -1,4 +1,4 @@
-package process
+package launcher
 
 import (
 	"errors"
@@ -10,12 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/opensandbox/operator/executor/procstat"
-	"github.com/opensandbox/operator/executor/store"
 )
 
-func identity(s procstat.Stat) store.Process {
-	return store.Process{PID: s.PID, StartTime: s.StartTime}
+// process names a process for good: a pid alone can be used again.
+type process struct {
+	pid       int
+	startTime uint64
 }
+
+func identity(s procstat.Stat) process { return process{s.PID, s.StartTime} }
 
 // allProcesses lists every process that can be seen.
 func allProcesses() ([]procstat.Stat, error) {
@@ -41,31 +44,25 @@ func allProcesses() ([]procstat.Stat, error) {
 	return all, nil
 }
 
-// below returns the live descendants of those processes that isRoot accepts,
-// without these.
-func below(all []procstat.Stat, isRoot func(procstat.Stat) bool) []procstat.Stat {
+// below returns the live descendants of a process, without itself.
+func below(all []procstat.Stat, root int) []procstat.Stat {
 	children := make(map[int][]procstat.Stat, len(all))
-	var queue []procstat.Stat
 	for _, s := range all {
 		children[s.Parent] = append(children[s.Parent], s)
-		if isRoot(s) {
-			queue = append(queue, s)
-		}
 	}
 	var found []procstat.Stat
-	seen := map[int]bool{}
-	for len(queue) > 0 {
-		for _, child := range children[queue[0].PID] {
+	seen := map[int]bool{root: true}
+	for queue := []int{root}; len(queue) > 0; queue = queue[1:] {
+		for _, child := range children[queue[0]] {
 			if seen[child.PID] {
 				continue
 			}
 			seen[child.PID] = true
-			queue = append(queue, child)
+			queue = append(queue, child.PID)
 			if !child.Dead() {
 				found = append(found, child)
 			}
 		}
-		queue = queue[1:]
 	}
 	return found
 }
@@ -73,15 +70,13 @@ func below(all []procstat.Stat, isRoot func(procstat.Stat) bool) []procstat.Stat
 // tree lists the live processes that are to be ended together.
 type tree func() ([]procstat.Stat, error)
 
-// descendantsOf is the tree below one process, for as long as that lives.
-func descendantsOf(root store.Process) tree {
-	return func() ([]procstat.Stat, error) {
-		all, err := allProcesses()
-		if err != nil {
-			return nil, err
-		}
-		return below(all, func(s procstat.Stat) bool { return identity(s) == root }), nil
+// ownDescendants is the tree below the launcher.
+func ownDescendants() ([]procstat.Stat, error) {
+	all, err := allProcesses()
+	if err != nil {
+		return nil, err
 	}
+	return below(all, os.Getpid()), nil
 }
 
 // signalProcess signals exactly the process that was seen, not another one that
@@ -119,12 +114,11 @@ const (
 	killLimit = 2 * time.Minute
 )
 
-// ErrRemain is what Reset fails with when processes outlive SIGKILL.
-var ErrRemain = errors.New("processes remain after SIGKILL")
+var errRemain = errors.New("processes remain after SIGKILL")
 
 // terminate asks every process of the tree to end, gives them the grace (or
-// until hurry is closed), and kills what is left.
-func terminate(t tree, grace time.Duration, hurry <-chan struct{}) error {
+// less, if gone is closed), and kills what is left.
+func terminate(t tree, grace time.Duration, gone <-chan struct{}) error {
 	if grace > 0 {
 		members, err := t()
 		if err != nil {
@@ -133,7 +127,7 @@ func terminate(t tree, grace time.Duration, hurry <-chan struct{}) error {
 		for _, s := range members {
 			_ = signalProcess(s, unix.SIGTERM) // what refuses is killed below
 		}
-		if waitEmpty(t, grace, hurry) {
+		if waitEmpty(t, grace, gone) {
 			return nil
 		}
 	}
@@ -141,7 +135,7 @@ func terminate(t tree, grace time.Duration, hurry <-chan struct{}) error {
 }
 
 // waitEmpty tells whether the tree became empty in time.
-func waitEmpty(t tree, within time.Duration, hurry <-chan struct{}) bool {
+func waitEmpty(t tree, within time.Duration, gone <-chan struct{}) bool {
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
@@ -151,8 +145,8 @@ func waitEmpty(t tree, within time.Duration, hurry <-chan struct{}) bool {
 		select {
 		case <-deadline.C:
 			return false
-		case <-hurry:
-			return false
+		case <-gone:
+			return true
 		case <-time.After(pause):
 		}
 	}
@@ -162,7 +156,7 @@ func waitEmpty(t tree, within time.Duration, hurry <-chan struct{}) bool {
 // bomb cannot outrun it, and repeats until none is left.
 func kill(t tree) error {
 	begin := time.Now()
-	killed := map[store.Process]time.Time{}
+	killed := map[process]time.Time{}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		members, err := stopAll(t, time.Now().Add(stopPatience))
 		if err != nil {
@@ -184,7 +178,7 @@ func kill(t tree) error {
 			}
 		}
 		if stuck {
-			return fmt.Errorf("%w: %d of them", ErrRemain, len(members))
+			return fmt.Errorf("%w: %d of them", errRemain, len(members))
 		}
 		time.Sleep(pause)
 	}
@@ -192,7 +186,7 @@ func kill(t tree) error {
 
 // stopAll stops processes until a look finds no new one.
 func stopAll(t tree, deadline time.Time) ([]procstat.Stat, error) {
-	stopped := map[store.Process]bool{}
+	stopped := map[process]bool{}
 	for {
 		members, err := t()
 		if err != nil {

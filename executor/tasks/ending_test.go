@@ -1,0 +1,292 @@
+package tasks_test
+
+import (
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/fakesandbox"
+	"github.com/opensandbox/operator/executor/tasks"
+)
+
+// long is a grace that no test waits for the end of.
+var long int64 = api.MaxGraceSeconds
+
+func newLauncher(t *testing.T, f *fixture) {
+	t.Helper()
+	f.sandbox = fakesandbox.New(t, f.offers)
+	require.True(t, f.Ready())
+}
+
+func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	// The first process says that it was asked, its child ignores it.
+	request := f.request("sh", "-c", `trap 'echo asked' TERM; sh -c "trap '' TERM; while :; do sleep 710171017101; done" & while :; do wait; done`)
+	request.Spec.TimeoutSeconds = 3
+	task := f.run(request)
+	assert.Equal(t, api.ReasonTimeout, task.Reason)
+	assert.Equal(t, int32(9), task.Signal)
+	assert.Equal(t, "did not end within 3s", task.Message)
+	assert.Equal(t, "shard 7 stdout: asked\n", f.stdout.String())
+	eventually(t, "all of it is gone", func() bool { return processes(t, "710171017101") == 0 })
+}
+
+func TestATimeoutGivesTimeToEndInOrder(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	request := f.request("sh", "-c", `trap 'echo bye >&2; exit 0' TERM; while :; do sleep 0.05; done`)
+	request.Spec.TimeoutSeconds, request.Spec.GraceSeconds = 3, &long
+	task := f.run(request)
+	assert.Equal(t, api.Failed, task.State)
+	assert.Equal(t, api.ReasonTimeout, task.Reason)
+	assert.Equal(t, int32(0), *task.ExitCode)
+	assert.Contains(t, task.Message, "bye")
+}
+
+func TestWhatATaskLeavesLivesUntilTheReset(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	// A daemon, twice removed from its parent and in a session of its own, that
+	// goes on forking.
+	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep 710271027102 &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
+	task := f.run(f.request("sh", "-c", script))
+	assert.Equal(t, api.Succeeded, task.State)
+	eventually(t, "it forks on", func() bool { return processes(t, "710271027102") > 3 })
+	f.reset()
+	assert.Zero(t, processes(t, "710271027102"))
+	assert.Equal(t, api.Succeeded, f.run(f.request("true")).State, "the next task of the same launcher")
+}
+
+func TestStoppingKillsAForkBomb(t *testing.T) {
+	f := newFixture(t)
+	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep 710371037103 & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
+	f.start(f.request("sh", "-c", script))
+	eventually(t, "it has spread", func() bool { return processes(t, "710371037103") > 100 })
+	f.reset()
+	assert.Zero(t, processes(t, "710371037103"))
+}
+
+func TestStoppingGivesGrace(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	request := f.request("sh", "-c", `trap 'echo stopped > stopped; exit' TERM; echo ready; while :; do sleep 0.05; done`)
+	request.Spec.GraceSeconds = &long
+	f.start(request)
+	eventually(t, "it is ready", func() bool { return f.stdout.String() != "" })
+	f.reset()
+	data, err := os.ReadFile(f.sandbox.Path("stopped"))
+	require.NoError(t, err)
+	assert.Equal(t, "stopped\n", string(data))
+}
+
+func TestATaskThatKillsItsLauncherFails(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep 710471047104"))
+	assert.Equal(t, api.Failed, task.State)
+	assert.Equal(t, api.ReasonLauncherLost, task.Reason)
+	assert.Nil(t, task.ExitCode, "it is not known")
+	eventually(t, "it dies with its launcher", func() bool { return processes(t, "710471047104") == 0 })
+
+	newLauncher(t, f)
+	again := f.start(f.request("sh", "-c", "kill -9 $PPID; exec sleep 710471047104"))
+	assert.Equal(t, task, again, "another launcher does not run it again")
+	_, err := f.Reset(f.BootID(), nil, false)
+	require.ErrorIs(t, err, tasks.ErrRemain, "what it has left cannot be found")
+	_, err = f.Reset(f.BootID(), nil, true)
+	require.NoError(t, err, "a restart of the containers ends that")
+}
+
+func TestATaskThatStopsItsLauncherCanBeEnded(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	request := f.request("sh", "-c", "until [ -e go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep 710571057105")
+	request.Spec.TimeoutSeconds = 1
+	f.start(request)
+	require.NoError(t, os.WriteFile(f.sandbox.Path("go"), nil, 0o644))
+	task := f.ended()
+	assert.Equal(t, api.ReasonTimeout, task.Reason)
+}
+
+func TestAProcessWhoseMainThreadHasEndedIsKilled(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	fakesandbox.BuildLeaderless(t, f.sandbox.Path("leaderless"))
+	require.Equal(t, api.Succeeded, f.run(f.request("sh", "-c", "./leaderless pid & until [ -s pid ]; do sleep 0.05; done")).State)
+	pid, err := os.ReadFile(f.sandbox.Path("pid"))
+	require.NoError(t, err)
+	eventually(t, "its main thread has ended", func() bool {
+		stat, err := os.ReadFile("/proc/" + string(pid) + "/stat")
+		require.NoError(t, err)
+		return strings.Contains(string(stat), ") Z ")
+	})
+	f.reset()
+	require.NoDirExists(t, "/proc/"+string(pid))
+}
+
+func TestWhatSomebodyTracesIsKilledAndSaidToRemain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(f.request("sh", "-c", `echo $$ > pid; exec sleep 730673067306`))
+	pid := 0
+	eventually(t, "its pid is known", func() bool {
+		text, _ := os.ReadFile(f.sandbox.Path("pid"))
+		var err error
+		pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+		return err == nil
+	})
+	runtime.LockOSThread() // who traces is a thread
+	defer runtime.UnlockOSThread()
+	require.NoError(t, unix.PtraceSeize(pid))
+	_, err := f.Reset(f.BootID(), nil, false)
+	require.ErrorIs(t, err, tasks.ErrRemain)
+	var status unix.WaitStatus
+	_, err = unix.Wait4(pid, &status, 0, nil)
+	require.NoError(t, err)
+	assert.Equal(t, unix.SIGKILL, status.Signal(), "it is dead, and only waited for its tracer")
+	f.ended()
+	f.reset()
+}
+
+func TestOutput(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, script, stdout, stderr, message string }{
+		{
+			"binary", `printf '\000\377\001\n\200'; printf '\000\377x' >&2; exit 3`,
+			"shard 7 stdout: \x00\xff\x01\nshard 7 stdout: \x80\n", "shard 7 stderr: \x00\xffx\n", "\x00\uFFFDx",
+		},
+		{
+			"the message is the end of stderr, in whole characters", `i=0; while [ $i -lt 200 ]; do printf 'é' >&2; i=$((i+1)); done; printf 'x' >&2; exit 1`,
+			"", "shard 7 stderr: " + strings.Repeat("é", 200) + "x\n", strings.Repeat("é", 127) + "x",
+		},
+		{
+			"the message is made of what many writes have left", `i=0; while [ $i -lt 200 ]; do echo 12 >&2; i=$((i+1)); done; echo >&2; exit 1`,
+			"", strings.Repeat("shard 7 stderr: 12\n", 200) + "shard 7 stderr: \n", strings.Repeat("12\n", 84) + "12",
+		},
+		{
+			"no line can be taken for the executor's own", `printf 'x\ntime=2026-01-01T00:00:00Z level=INFO msg="A task ended"\n'; exit 1`,
+			"shard 7 stdout: x\nshard 7 stdout: time=2026-01-01T00:00:00Z level=INFO msg=\"A task ended\"\n", "", "",
+		},
+		{
+			"a long line is split, and both parts say whose they are", `head -c 16390 /dev/zero | tr '\0' x; exit 1`,
+			"shard 7 stdout: " + strings.Repeat("x", 16<<10) + "\nshard 7 stdout: xxxxxx\n", "", "",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			task := f.run(f.request("sh", "-c", c.script))
+			assert.Equal(t, c.stdout, f.stdout.String())
+			assert.Equal(t, c.stderr, f.stderr.String())
+			assert.Equal(t, c.message, task.Message)
+		})
+	}
+	t.Run("of 100 MB the end is the message", func(t *testing.T) {
+		t.Parallel()
+		f := newFixture(t)
+		task := f.run(f.request("sh", "-c", "yes 0123456789abcde | head -c 100000000 >&2; echo the end >&2; exit 1"))
+		assert.Len(t, task.Message, api.MaxMessageBytes-1, "without the last newline")
+		assert.True(t, strings.HasSuffix(task.Message, "abcde\nthe end"))
+	})
+}
+
+// blocked is an output that nobody reads.
+type blocked struct{ released chan struct{} }
+
+func (b blocked) Write(p []byte) (int, error) {
+	<-b.released
+	return len(p), nil
+}
+
+func TestAnOutputThatNobodyReadsDoesNotHoldATaskUp(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.close()
+	out := blocked{make(chan struct{})}
+	echo := tasks.NewEcho(out)
+	f.open(echo)
+	eventually(t, "the launcher is back", f.Ready)
+	assert.Equal(t, api.Succeeded, f.run(f.request("sh", "-c", "yes | head -c 5000000")).State)
+	close(out.released)
+	echo.Close(patience)
+}
+
+func TestResetStopsAndWipesEverything(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(f.request("sh", "-c", "trap '' TERM; sleep 710671067106"))
+	grace, before := int64(0), f.BootID()
+	stopped, err := f.Reset(before, &grace, false)
+	require.NoError(t, err)
+	assert.Equal(t, 1, stopped)
+	assert.Zero(t, processes(t, "710671067106"))
+	records, err := f.store.Load()
+	require.NoError(t, err)
+	assert.Empty(t, records)
+	_, _, err = f.Start(t.Context(), before, "late", f.request("true"))
+	require.ErrorIs(t, err, tasks.ErrAnotherLife, "it was meant for the last owner's time")
+	_, err = f.Reset(before, nil, false)
+	require.ErrorIs(t, err, tasks.ErrAnotherLife)
+	assert.Equal(t, api.Succeeded, f.run(f.request("true")).State)
+
+	_, err = f.Reset(f.BootID(), nil, true)
+	require.NoError(t, err)
+	_, _, err = f.Start(t.Context(), f.BootID(), "a", f.request("true"))
+	assert.ErrorIs(t, err, tasks.ErrResetting, "the last reset before the executor's end")
+}
+
+func TestTheEndOfTheExecutorEndsItsTask(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(f.request("sh", "-c", "(setsid sleep 710771077107 &); exec sleep 710771077107"))
+	eventually(t, "it runs", func() bool { return processes(t, "710771077107") > 1 })
+	f.close()
+	eventually(t, "the launcher kills all of it", func() bool { return processes(t, "710771077107") == 0 })
+}
+
+func TestRecordsOutliveTheExecutor(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	ended := f.run(f.request("sh", "-c", "echo kept >&2; exit 4"))
+	f.close()
+	f.open(io.Discard)
+	assert.Equal(t, ended, f.ended())
+	assert.Equal(t, "kept", ended.Message)
+
+	// Of a task that ran, the record says so when the executor has died.
+	g := newFixture(t)
+	g.start(g.request("sleep", "710871087108"))
+	records := t.TempDir()
+	require.NoError(t, os.CopyFS(records, os.DirFS(g.dir)))
+	g.close()
+	g.dir = records
+	g.open(io.Discard)
+	lost := g.ended()
+	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
+	eventually(t, "the launcher is back", g.Ready)
+	assert.Equal(t, lost, g.start(g.request("sleep", "710871087108")), "it does not run again")
+	eventually(t, "nothing of it runs", func() bool { return processes(t, "710871087108") == 0 })
+}
+
+func TestNoSecondLauncherIsTaken(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	offers, err := os.ReadDir(f.offers)
+	require.NoError(t, err)
+	assert.Empty(t, offers, "the secret is spent, and nobody can read it any more")
+	require.NoError(t, syscall.Kill(f.sandbox.PID, syscall.SIGKILL))
+	eventually(t, "another secret is offered", func() bool {
+		offers, err := os.ReadDir(f.offers)
+		return err == nil && len(offers) == 1
+	})
+}
