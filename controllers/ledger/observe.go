@@ -95,7 +95,7 @@ func (p *pool) markGone(e *entry, l *lent) {
 // does not count any more.
 func (l *Ledger) MarkDeleted(key Key, name string, uid types.UID) {
 	l.with(key, func(p *pool) {
-		if e := p.pods[name]; e != nil && (uid == "" || e.UID == uid) {
+		if e := p.pods[name]; e != nil && e.UID == uid {
 			e.deleted = true
 			p.refresh(e)
 			p.changed = true
