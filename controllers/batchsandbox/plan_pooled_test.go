@@ -19,7 +19,8 @@ func held(shard int32, name string, options ...func(*ledger.HeldPod)) ledger.Hel
 
 func gone(h *ledger.HeldPod)        { h.Gone = true }
 func terminating(h *ledger.HeldPod) { h.Terminating = true }
-func finished(h *ledger.HeldPod)    { h.Finished = true }
+func disrupted(h *ledger.HeldPod)   { h.Finished, h.Disrupted = true, true }
+func finished(h *ledger.HeldPod)    { h.Finished, h.Ready = true, false }
 func notReady(h *ledger.HeldPod)    { h.Ready = false }
 func unseen(h *ledger.HeldPod)      { h.Seen, h.Ready = false, false }
 
@@ -48,9 +49,13 @@ func TestPlanPooled(t *testing.T) {
 			held: []ledger.HeldPod{held(0, "a", terminating)}, replicas: 1,
 			lost: []string{"a"}, empty: []int32{0},
 		},
-		"a pod that has ended for good is lost": {
-			held: []ledger.HeldPod{held(0, "a", finished)}, replicas: 1,
+		"a pod that the cluster has evicted is lost": {
+			held: []ledger.HeldPod{held(0, "a", disrupted)}, replicas: 1,
 			lost: []string{"a"}, empty: []int32{0},
+		},
+		"a pod whose containers have finished by themselves stays": {
+			held: []ledger.HeldPod{held(0, "a", finished)}, replicas: 1,
+			keep: []string{"a"},
 		},
 		"a pod that is only not ready stays: its node may come back": {
 			held: []ledger.HeldPod{held(0, "a", notReady)}, replicas: 1,

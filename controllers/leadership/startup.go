@@ -106,7 +106,7 @@ func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 		}
 		records = append(records, record)
 	}
-	for _, conflict := range s.Ledger.Restore(records) {
+	for _, conflict := range s.Ledger.Rebuild(records) {
 		DoubleAllocations.Inc()
 		for _, owner := range conflict.Owners {
 			logger.Error(nil, "a pod stands in two allocations and is deleted", "pod", conflict.Pod, "batchSandbox", owner.NamespacedName)
@@ -117,7 +117,7 @@ func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 	if err := s.loseHidden(ctx, records); err != nil {
 		return err
 	}
-	s.Ledger.ForgetUnseen()
+	s.Ledger.CompleteRebuild()
 	return nil
 }
 
@@ -278,7 +278,7 @@ func (s *Startup) loseHidden(ctx context.Context, records []ledger.Record) error
 		key, poolUID, ok := podfeed.PoolOf(pod)
 		if ok && named[client.ObjectKeyFromObject(pod)] == key {
 			s.Ledger.Observe(key, ledger.Pod{Name: pod.Name, UID: pod.UID, PoolUID: poolUID, Terminating: pod.DeletionTimestamp != nil})
-			s.Ledger.Forget(key, pod.Name, pod.UID)
+			s.Ledger.ObserveGone(key, pod.Name, pod.UID)
 		}
 		return nil
 	})

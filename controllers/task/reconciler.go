@@ -139,7 +139,7 @@ func (r *Reconciler) pooledSandboxes(ctx context.Context, bs *v1alpha1.BatchSand
 	}
 	sandboxes := map[int32]sandbox{}
 	for _, h := range r.Ledger.Allocation(allocation.PoolOf(bs), bs.UID).Held {
-		if h.Lost() || int(h.Shard) >= len(record.Pods) || record.Pods[h.Shard] != h.Name {
+		if h.Lost() || h.Finished || int(h.Shard) >= len(record.Pods) || record.Pods[h.Shard] != h.Name {
 			continue
 		}
 		pod := &corev1.Pod{}
