@@ -11,6 +11,7 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
 // maxMessage bounds a message of the kubelet or the API server in a condition.
@@ -56,7 +57,9 @@ type facts struct {
 	snapshot   *ledger.Snapshot
 	failure    *failure
 	deleting   bool
-	now        metav1.Time
+	// verdict is nil where pods are not to be restarted in place, or none was seen yet.
+	verdict *podtemplate.Verdict
+	now     metav1.Time
 }
 
 // nextStatus returns the status that the facts ask for, going on from the last one.
@@ -71,6 +74,11 @@ func nextStatus(last *v1alpha1.PoolStatus, f *facts) *v1alpha1.PoolStatus {
 	f.set(next, f.ready(meta.FindStatusCondition(last.Conditions, v1alpha1.ConditionReady)))
 	if f.deleting {
 		f.set(next, f.deletion())
+	}
+	if f.verdict != nil {
+		f.set(next, f.restartable())
+	} else {
+		meta.RemoveStatusCondition(&next.Conditions, v1alpha1.ConditionRestartable)
 	}
 	return next
 }

@@ -57,6 +57,7 @@ func (p *pass) run(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, p.removeFinalizer(ctx)
 	}
+	p.judge(ctx, &snapshot)
 	statusErr := p.writeStatus(ctx, snapshot)
 	if applyErr != nil {
 		return 0, applyErr

@@ -31,6 +31,9 @@ type state struct {
 	generation int64
 	revision   string
 
+	// verdict says whether pods of the revision can be restarted in place; nil is unknown.
+	verdict *podtemplate.Verdict
+
 	// failure is why pods could not be created at the last try, or nil.
 	failure *failure
 
@@ -77,7 +80,7 @@ func (s *state) follow(pool *v1alpha1.Pool, executorImage string) {
 	}
 	s.revision = revision
 	s.memory.Replaced, s.memory.ReplacedAt = 0, time.Time{}
-	s.failure = nil
+	s.failure, s.verdict = nil, nil
 }
 
 // noteCreated may be called by several creates of a pass at a time.

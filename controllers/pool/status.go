@@ -32,6 +32,7 @@ func (p *pass) writeStatus(ctx context.Context, snapshot ledger.Snapshot) error 
 		snapshot:   &snapshot,
 		failure:    p.state.failure,
 		deleting:   p.deleting(),
+		verdict:    p.state.verdict,
 		now:        metav1.NewTime(p.now).Rfc3339Copy(),
 	})
 	if equality.Semantic.DeepEqual(shown, next) {

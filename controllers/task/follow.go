@@ -28,7 +28,7 @@ const (
 	// status says, are asked again after a change of leaders.
 	seededSpread = 10 * time.Second
 	// lossPatience is how long the kubelet may take to say that a container has ended.
-	lossPatience = 10 * time.Second
+	lossPatience = 30 * time.Second
 )
 
 // taskID is the id of a shard's task: the same whoever asks, so that it starts once.

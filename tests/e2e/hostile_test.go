@@ -6,8 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -16,7 +16,8 @@ import (
 // usurper is a sandbox whose own first process, which no task is, waits for a sign,
 // then leaves something in shared memory, ends the executor's program and listens on its
 // port in its place. It answers whatever is asked as an executor that has done it. After
-// a reset it does what stands in the variable THEN.
+// a reset it does what stands in the variable THEN. It takes root in a process namespace
+// that the pod shares; elsewhere no sandbox finds the executor.
 const usurper = `
 while [ ! -e /go ]; do sleep 0.1; done
 touch /dev/shm/planted
@@ -78,11 +79,18 @@ func TestASandboxThatListensInTheExecutorsPlaceIsReplaced(t *testing.T) {
 			t.Parallel()
 			ns := newNamespace(t)
 			template := sandboxTemplate("ubuntu:latest", 0, "sh", "-c", usurper)
+			template.Spec.ShareProcessNamespace = ptr.To(true)
 			template.Spec.Containers[0].Env = append(template.Spec.Containers[0].Env, corev1.EnvVar{Name: "THEN", Value: then})
 			pool := restartingPool(t, ns, template)
-			bs := runTask(t, pool, "hostile", "true")
+			bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "hostile"},
+				Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: script("sleep 1000")}}
+			require.NoError(t, api.Create(t.Context(), bs))
+			until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return bs.Status.TaskRunning == 1 })
 			first := podOf(t, bs)
 			inSandbox(t, ns, first.Name, "sh", "-c", "touch /go; until [ -e /listening ]; do sleep 0.1; done")
+			// What it answers is nobody's word: the task neither ends nor is lost.
+			until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return bs.Status.TaskUnknown == 1 || bs.Status.Ready == 0 })
+			require.False(t, tasksCompleted(bs), "%s", dump{bs.Status})
 			require.NoError(t, api.Delete(t.Context(), bs))
 			untilGone(t, bs)
 
@@ -93,37 +101,8 @@ func TestASandboxThatListensInTheExecutorsPlaceIsReplaced(t *testing.T) {
 	}
 }
 
-// takeover of the pod's first process, which no restart ends, by a task that becomes the
-// user that it runs as. The first lines show that this would do for another process.
-const takeover = `set -ex
-	id() { awk "/^$1:/{print \$2}" /proc/1/status; }
-	become="setpriv --reuid=$(id Uid) --regid=$(id Gid) --clear-groups"
-	$become sleep 1000 &
-	until grep sleep /proc/$!/comm; do sleep 0.1; done
-	for look in "exec 3<>/proc/PID/mem" "cat /proc/PID/maps" "ls /proc/PID/root/"; do
-		$become sh -c "$(echo "$look" | sed s/PID/$!/)" >/dev/null
-		if $become sh -c "$(echo "$look" | sed s/PID/1/)"; then exit 1; fi
-	done`
-
-func TestASandboxThatTriesToOutliveItsRestartInTheFirstProcess(t *testing.T) {
-	t.Parallel()
-	ns := newNamespace(t)
-	pool := restartingPool(t, ns, sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"))
-	bs := runTask(t, pool, "hostile", takeover)
-	first := podOf(t, bs)
-	log := kubectl(t, "", "--namespace", ns, "logs", first.Name, "-c", "task-executor")
-	require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v %s", bs.Status.FailedTasks, log)
-	require.NotContains(t, log, "cannot be restarted in place")
-	require.NoError(t, api.Delete(t.Context(), bs))
-	untilGone(t, bs)
-
-	next := runTask(t, pool, "next", takeover)
-	require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
-	require.Equal(t, first.UID, podOf(t, next).UID, "it is restarted in place")
-}
-
-// A task does what it can to the sandbox' executor; its result is true, and others
-// of the batch go on.
+// A task does what it can to both halves of the executor; its result is true, and the
+// sandbox is clean for the next owner.
 func TestTasksThatMisbehave(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -132,42 +111,97 @@ func TestTasksThatMisbehave(t *testing.T) {
 	}{
 		"100-megabytes-of-binary-output": {script: "head -c 100000000 /dev/urandom"},
 		"fills-its-memory-limit":         {script: "tail /dev/zero", reason: "OOMKilled"},
-		"kills-the-executor":             {script: `for p in /proc/[0-9]*; do [ "$(cat $p/comm)" != task-executor ] || kill -9 ${p#/proc/}; done; sleep 1000`, reason: "ExecutorRestarted"},
+		"kills-its-launcher":             {script: "kill -9 $PPID; sleep 1000; exit 0", reason: "LauncherLost"},
 		"forks-on-and-on":                {script: `for i in $(seq 200); do setsid sleep 1000 & done; exit 0`},
+		"forges-lines-of-the-executor":   {script: `printf '\ntime=2026-01-01T00:00:00Z level=INFO msg="A task ended" state=Failed\n'`},
+		"half-sent-requests":             {script: halfSent},
+		// As root it may look into any process of its user's, but for the launcher.
+		"looks-into-its-launcher": {script: `set -e; trace="perl -e 'exit(syscall(101, 16, PID, 0, 0) ? 1 : 0)'" # PTRACE_ATTACH
+			sleep 1000 & until grep sleep /proc/$!/comm; do sleep 0.1; done
+			for look in "exec 3<>/proc/PID/mem" "cat /proc/PID/environ" "cat /proc/PID/maps" "readlink /proc/PID/fd/0" "ls /proc/PID/root/" "$trace"; do
+				sh -c "$(echo "$look" | sed s/PID/$!/)" >/dev/null
+				if sh -c "$(echo "$look" | sed s/PID/$PPID/)"; then exit 1; fi
+			done; kill $!`},
+		"looks-for-the-secret": {script: `test "$(ls /opensandbox)" = launcher; ! touch /opensandbox/x; ! grep -r . /var/lib/task-executor`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ns := newNamespace(t)
-			template := sandboxTemplate("ubuntu:latest", 0, "sleep", "3600")
-			template.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
-			pool := restartingPool(t, ns, template)
-			bs := runTask(t, pool, "misbehaving", test.script)
-			if test.reason == "" {
-				require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
-			} else {
-				require.Equal(t, int32(1), bs.Status.TaskFailed, "%s", dump{bs.Status})
-				require.Equal(t, test.reason, bs.Status.FailedTasks[0].Reason, "%+v", bs.Status.FailedTasks)
-			}
-			require.NoError(t, api.Delete(t.Context(), bs))
-			untilGone(t, bs)
-			next := runTask(t, pool, "next", `! grep -l "^sleep.1000" /proc/*/cmdline`)
-			require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
+			asEither(t, func(t *testing.T, ns string, user int64) {
+				template := sandboxTemplate("ubuntu:latest", user, "sleep", "3600")
+				template.Spec.Containers[0].Resources.Limits = memory("64Mi")
+				pool := restartingPool(t, ns, template)
+				bs := runTask(t, pool, "misbehaving", test.script)
+				if test.reason == "" {
+					require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
+				} else {
+					require.Equal(t, int32(1), bs.Status.TaskFailed, "%s", dump{bs.Status})
+					require.Equal(t, test.reason, bs.Status.FailedTasks[0].Reason, "%+v", bs.Status.FailedTasks)
+				}
+				pod := podOf(t, bs)
+				require.Zero(t, pod.Status.InitContainerStatuses[0].RestartCount, "the executor goes on")
+				log := kubectl(t, "", "--namespace", ns, "logs", pod.Name, "-c", "task-executor", "--tail=50")
+				require.NotRegexp(t, "(?m)^time=.*state=Failed reason=$", log)
+				require.NotContains(t, "\n"+log, "\ntime=2026-01-01T00:00:00Z")
+				require.NoError(t, api.Delete(t.Context(), bs))
+				untilGone(t, bs)
+				next := runTask(t, pool, "next", look)
+				require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
+			})
 		})
 	}
 }
 
+// halfSent begins 4,000 requests to the executor and ends none.
+const halfSent = `exec perl -MIO::Socket::INET -e '
+	my @open;
+	for (1..4000) {
+		my $c = IO::Socket::INET->new(PeerAddr => "127.0.0.1", PeerPort => 5758, Timeout => 5) or next;
+		syswrite $c, "\x16\x03\x01";
+		push @open, $c; shift @open if @open > 900;
+	}
+	exit 0'`
+
+// The first process of the container waits for a sign to end.
+const mortal = `while [ ! -e /tmp/die ]; do sleep 0.1; done; exit 0`
+
+func TestATaskWhoseSandboxRestartsHasFailed(t *testing.T) {
+	t.Parallel()
+	asEither(t, func(t *testing.T, ns string, user int64) {
+		bs, pod := fromSandbox(t, ns, sandboxTemplate("ubuntu:latest", user, "sh", "-c", mortal),
+			script("touch /tmp/die; trap 'exit 0' TERM; while true; do sleep 0.1; done"))
+		require.Equal(t, int32(1), bs.Status.TaskFailed, "%s", dump{bs.Status})
+		require.Equal(t, "SandboxRestarted", bs.Status.FailedTasks[0].Reason, "%+v", bs.Status.FailedTasks)
+		until(t, pod, func(pod *corev1.Pod) bool {
+			return pod.Status.ContainerStatuses[0].RestartCount > 0 && pod.Status.ContainerStatuses[0].Ready
+		})
+		require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(bs), bs))
+		require.Equal(t, int32(1), bs.Status.TaskFailed, "and it stays so, although another launcher is there")
+	})
+}
+
+// In a pod whose containers share their processes root may kill the executor.
+func TestATaskThatKillsTheExecutorHasFailed(t *testing.T) {
+	t.Parallel()
+	template := sandboxTemplate("ubuntu:latest", 0, "sleep", "3600")
+	template.Spec.ShareProcessNamespace = ptr.To(true)
+	bs, _ := fromSandbox(t, newNamespace(t), template,
+		script(`for p in /proc/[0-9]*; do [ "$(cat $p/comm)" != task-executor ] || kill -9 ${p#/proc/}; done; sleep 1000; exit 0`))
+	require.Equal(t, int32(1), bs.Status.TaskFailed, "%s", dump{bs.Status})
+	require.Equal(t, "ExecutorRestarted", bs.Status.FailedTasks[0].Reason, "%+v", bs.Status.FailedTasks)
+}
+
 // It runs alone: the operator is replaced.
 func TestATaskRunsOnAndOnlyOnceWhenTheOperatorIsReplaced(t *testing.T) {
-	ns := newNamespace(t)
-	pool := restartingPool(t, ns, sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"))
+	ns := restrictedNamespace(t)
+	pool := restartingPool(t, ns, sandboxTemplate("ubuntu:latest", 1234, "sleep", "3600"))
 	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "long"},
-		Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: script("echo begun; while [ ! -e /go ]; do sleep 0.1; done; echo ended")}}
+		Spec: v1alpha1.BatchSandboxSpec{PoolRef: pool.Name, TaskTemplate: script("echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo ended")}}
 	require.NoError(t, api.Create(t.Context(), bs))
 	until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return bs.Status.TaskRunning == 1 })
 	require.NoError(t, api.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(operatorNamespace),
 		client.MatchingLabels{"control-plane": "controller-manager"}, client.GracePeriodSeconds(0)))
 	pod := podOf(t, bs)
-	inSandbox(t, ns, pod.Name, "touch", "/go")
+	inSandbox(t, ns, pod.Name, "touch", "/tmp/go")
 	until(t, bs, tasksCompleted)
 	require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
 	log := kubectl(t, "", "--namespace", ns, "logs", pod.Name, "-c", "task-executor")

@@ -78,7 +78,21 @@ func connect() error {
 // the test fails when that hangs. What is in it is kept when the test has failed.
 func newNamespace(t *testing.T) string {
 	t.Helper()
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}
+	return namespaceWith(t, nil)
+}
+
+// restrictedNamespace enforces what untrusted code should be under: the restricted Pod
+// Security Standard.
+func restrictedNamespace(t *testing.T) string {
+	t.Helper()
+	return namespaceWith(t, map[string]string{
+		"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "latest",
+	})
+}
+
+func namespaceWith(t *testing.T, labels map[string]string) string {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Labels: labels}}
 	require.NoError(t, api.Create(t.Context(), ns))
 	t.Cleanup(func() { deleteNamespace(t, ns.Name) })
 	evidence.OnFailure(t, cluster, ns.Name, operatorNamespace)
