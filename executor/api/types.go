@@ -102,7 +102,8 @@ const (
 	ReasonSignaled = "Signaled"
 	// ReasonTimeout: the task did not end within its timeout.
 	ReasonTimeout = "Timeout"
-	// ReasonOOMKilled: the kernel killed the first process for want of memory.
+	// ReasonOOMKilled: the kernel killed the first process because the memory limit was
+	// reached, which is the task executor's.
 	ReasonOOMKilled = "OOMKilled"
 	// ReasonCommandNotFound (exit code 127): there is no such command.
 	ReasonCommandNotFound = "CommandNotFound"
@@ -112,13 +113,18 @@ const (
 	ReasonWorkingDir = "WorkingDirUnusable"
 	// ReasonCannotStart (exit code 128): something else kept it from starting.
 	ReasonCannotStart = "CannotStart"
-	// ReasonExecutorRestarted: the executor ended while the task ran.
+	// ReasonExecutorRestarted: the executor ended while the task ran, and the task with it.
 	ReasonExecutorRestarted = "ExecutorRestarted"
-	// ReasonSupervisorLost: the process that watched the task was killed, so its
-	// result is not known.
+	// ReasonSupervisorLost: the process that watches the task was killed, and the task with
+	// it, so that its result is not known.
 	ReasonSupervisorLost = "SupervisorLost"
 	// ReasonRecordUnreadable: the task may have run, but its record was damaged.
 	ReasonRecordUnreadable = "RecordUnreadable"
+	// ReasonTaskLost: the operator had seen the task, and the executor knows nothing of it
+	// any more.
+	ReasonTaskLost = "TaskLost"
+	// ReasonRefused: the executor takes no such task; the message says what it objects to.
+	ReasonRefused = "Refused"
 )
 
 // Task is what the executor tells about a task.
