@@ -175,6 +175,9 @@ func constants(t *testing.T, file, title string) []block {
 			}
 			text, err := strconv.Unquote(literal.Value)
 			require.NoError(t, err)
+			if !declared.Lparen.IsValid() { // a constant by itself, not one of a block
+				b.doc, value.Doc = "Others", declared.Doc
+			}
 			b.constants = append(b.constants, constant{name: value.Names[0].Name, value: text, doc: oneLine(value.Doc)})
 			names = append(names, value.Names[0].Name, "`"+text+"`")
 		}
