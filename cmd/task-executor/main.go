@@ -1,6 +1,5 @@
-// The task-executor runs tasks inside the sandbox container of its pod. It is a
-// sidecar that shares the pod's process namespace; the operator calls it over
-// HTTP.
+// The task executor runs tasks inside the sandbox container of its pod. It is a sidecar
+// that shares the pod's process namespace. The operator calls it over HTTP.
 package main
 
 import (
@@ -19,7 +18,7 @@ import (
 
 func main() {
 	if len(os.Args) > 1 {
-		switch os.Args[1] { // how the binary starts itself
+		switch os.Args[1] { // the executor has started its own binary
 		case process.LaunchCommand:
 			os.Exit(process.Launch())
 		case process.SuperviseCommand:

@@ -13,11 +13,11 @@ type TaskRequest struct {
 	// ContainerID is the sandbox container's ID as the pod's status has it,
 	// for example "containerd://4f1c...".
 	ContainerID string `json:"containerID"`
-	// FallbackEnv is the sandbox container's environment as its pod declares it.
-	// It is used only where the container's first process has hidden its own.
+	// FallbackEnv is the sandbox container's environment as its pod declares it. It is used
+	// only where the container's first process has overwritten its own.
 	FallbackEnv []EnvVar `json:"fallbackEnv,omitempty"`
-	// Spec is the task. A second PUT of the same id must have an equal one; the
-	// two fields above may differ.
+	// Spec is the task. A second PUT of the same id must have an equal spec; the two
+	// fields above may differ.
 	Spec TaskSpec `json:"spec"`
 }
 
@@ -77,7 +77,7 @@ func (s TaskSpec) normal() TaskSpec {
 	return s
 }
 
-// TaskState is where a task is in its life.
+// TaskState is how far a task has come.
 type TaskState string
 
 const (
@@ -134,14 +134,14 @@ type Task struct {
 	// ExitCode of the first process; 128 + signal if a signal ended it, 126, 127
 	// or 128 if it could not start. Absent while it runs and where unknown.
 	ExitCode *int32 `json:"exitCode,omitempty"`
-	// Signal that ended the first process; 0 if none did.
+	// Signal is the one that ended the first process; 0 if none did.
 	Signal int32  `json:"signal,omitempty"`
 	Reason string `json:"reason,omitempty"`
 	// Message of a failed task: why it could not start, else the last
 	// MaxMessageBytes of its stderr.
 	Message string `json:"message,omitempty"`
-	// MissingCapabilities are those that the sandbox container has and the
-	// executor, and so the task, has not.
+	// MissingCapabilities are those that the sandbox container has and the executor has
+	// not. The task cannot have them either.
 	MissingCapabilities []string   `json:"missingCapabilities,omitempty"`
 	StartedAt           *time.Time `json:"startedAt,omitempty"`
 	FinishedAt          *time.Time `json:"finishedAt,omitempty"`
@@ -158,8 +158,8 @@ type TaskList struct {
 // Cursor returns the point in the executor's history that the list shows.
 func (l TaskList) Cursor() Cursor { return Cursor{BootID: l.BootID, Version: l.Version} }
 
-// Cursor is a point in an executor's history. A cursor of another boot is
-// older than everything.
+// Cursor is a point in an executor's history. A cursor with another boot id is older than
+// everything.
 type Cursor struct {
 	BootID  string
 	Version int64
@@ -227,8 +227,8 @@ const (
 	RecycleOff RecycleState = "Off"
 	// RecycleFirstStart: nothing was to be cleaned, the files were recorded.
 	RecycleFirstStart RecycleState = "FirstStart"
-	// RecycleNotRequested: the executor came back without a reset having asked
-	// for a restart, so the sandbox may be in use and nothing was touched.
+	// RecycleNotRequested: the executor started again although no reset had asked for a
+	// restart. The sandbox may be in use, so nothing was touched.
 	RecycleNotRequested RecycleState = "NotRequested"
 	// RecycleClean: everything was emptied and the files are as at first.
 	RecycleClean RecycleState = "Clean"
@@ -241,8 +241,8 @@ type Recycle struct {
 	State RecycleState `json:"state"`
 	// Differences that make the pod dirty.
 	Differences []string `json:"differences,omitempty"`
-	// NotRestartable is why a restart could not make the pod clean, or empty. A reset
-	// that asks for one is refused then, and nothing is done.
+	// NotRestartable says why a restart could not make the pod clean; it is empty where it
+	// could. A reset that asks for a restart is refused then, and nothing is done.
 	NotRestartable string `json:"notRestartable,omitempty"`
 }
 

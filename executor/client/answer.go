@@ -67,7 +67,7 @@ const (
 
 var capability = regexp.MustCompile(`^[A-Z_]{1,32}$`)
 
-// sanitize returns a copy: a part of an answer must not keep all of it in memory.
+// sanitize returns a copy: a string that shares the answer's memory would keep all of it.
 func sanitize(s string) string {
 	return strings.Clone(strings.ToValidUTF8(s[:min(len(s), maxText)], "\uFFFD"))
 }

@@ -1,10 +1,10 @@
-// Package client is the operator's side of the task-executor's API. It is called
-// by the task reconciler, thousands of executors at a time.
+// Package client is the operator's side of the task executor's API. The task reconciler
+// calls it, for thousands of executors at a time.
 //
-// What answers may not be the executor: a sandbox can listen on its port. So the
-// client believes nothing: it follows no redirect, uses no proxy, reads at most
-// api.MaxAnswerBytes, sets a deadline on every call and makes every string valid
-// UTF-8 of bounded length.
+// Whoever answers may not be the executor: a sandbox can listen on its port. So the client
+// believes nothing: it follows no redirect, uses no proxy, reads at most
+// api.MaxAnswerBytes, sets a deadline on every call and makes every string valid UTF-8 of
+// bounded length.
 package client
 
 import (
@@ -28,7 +28,7 @@ import (
 
 // Target is one pod's executor.
 type Target struct {
-	// PodUID that the executor was told; requests are good for no other.
+	// PodUID is the UID that the executor was told; requests are good for no other.
 	PodUID string
 	// Address is a host and port.
 	Address string
@@ -41,9 +41,9 @@ func PodAddress(podIP string) string { return net.JoinHostPort(podIP, strconv.It
 
 // Options of a Client; the zero value is fine.
 type Options struct {
-	// Timeout of a call, beyond what the call waits for. Default 10 s.
+	// Timeout bounds a call, beyond the time that the call asks to wait. Default 10 s.
 	Timeout time.Duration
-	// DialTimeout of a connection. Default 3 s.
+	// DialTimeout bounds how long a connection takes. Default 3 s.
 	DialTimeout time.Duration
 }
 
@@ -87,7 +87,7 @@ func New(o Options) *Client {
 	}
 }
 
-// Forget drops what is remembered of a pod that is gone.
+// Forget drops the boot id of a pod that is gone.
 func (c *Client) Forget(podUID string) { c.boots.Delete(podUID) }
 
 // Close closes idle connections.
@@ -128,9 +128,10 @@ func (c *Client) Info(ctx context.Context, t Target) (api.Info, error) {
 	return sanitizeInfo(info), err
 }
 
-// call makes one request, and one more if the first was refused because no boot id
-// was known, or an old one in a request that changes nothing. A change for an executor
-// that has restarted is the caller's to repeat: the sandbox may be another owner's.
+// call makes one request. It makes one more with the boot id that the refusal names, if
+// none was known, or if an old one was and the request changes nothing. A request that
+// changes something is not repeated after the boot id has changed: the sandbox may be
+// another owner's by now, which only the caller knows.
 func (c *Client) call(ctx context.Context, t Target, method, path string, wait time.Duration, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+wait)
 	defer cancel()
@@ -163,7 +164,7 @@ func (c *Client) bootID(t Target) string {
 	return bootID
 }
 
-// learn remembers the boot id that an answer told; a reset changes it, too.
+// learn remembers the boot id that an answer names. A reset changes it, too.
 func (c *Client) learn(t Target, told string) {
 	if told != "" && told != c.bootID(t) {
 		c.boots.Store(t.PodUID, told)

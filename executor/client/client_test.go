@@ -103,8 +103,8 @@ func TestARefusalIsRetriedOnceWithTheBootIDItTells(t *testing.T) {
 	_, err := c.Info(t.Context(), target)
 	assert.True(t, IsUnauthorized(err))
 	assert.Equal(t, int32(2), calls.Load())
-	// A change that was meant for the life before is not repeated: the caller must
-	// know first that the sandbox is still its own.
+	// A change that was meant for the boot id before is not repeated: the caller must know
+	// first that the sandbox is still its own.
 	_, err = c.Start(t.Context(), target, "a", api.TaskRequest{})
 	assert.True(t, IsUnauthorized(err))
 	assert.Equal(t, int32(3), calls.Load())

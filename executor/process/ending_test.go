@@ -188,9 +188,9 @@ func TestResetStopsAndWipesEverything(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, records)
 	_, _, err = f.Start(t.Context(), before, "late", f.request("true"))
-	require.ErrorIs(t, err, process.ErrAnotherLife, "it was meant for the last owner's time")
+	require.ErrorIs(t, err, process.ErrOldBootID, "it was meant for the last owner's time")
 	_, err = f.Reset(t.Context(), before, nil, false)
-	require.ErrorIs(t, err, process.ErrAnotherLife)
+	require.ErrorIs(t, err, process.ErrOldBootID)
 	f.start("a", f.request("true"))
 	assert.Equal(t, api.Succeeded, f.ended("a").State)
 

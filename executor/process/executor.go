@@ -24,8 +24,8 @@ var (
 	ErrSpecDiffers  = errors.New("there is a task of this id with another spec")
 	ErrTooManyTasks = errors.New("there are as many tasks as this executor takes")
 	ErrResetting    = errors.New("the executor is being reset")
-	// ErrAnotherLife refuses what was meant for the time before a reset.
-	ErrAnotherLife = errors.New("the executor was reset since")
+	// ErrOldBootID refuses a request that was meant for the time before a reset.
+	ErrOldBootID = errors.New("the executor was reset since")
 )
 
 // Config of an Executor. All fields are required.
@@ -42,9 +42,9 @@ type Executor struct {
 	Config
 	log     *slog.Logger
 	oom     oomCounter
-	own     uint64 // capabilities
+	own     uint64 // capabilities of the executor itself
 	running sync.WaitGroup
-	hunting atomic.Bool
+	hunting atomic.Bool // orphans are killed
 	hurry   chan struct{} // closed when shutdown has no time left
 
 	supervisorsMu sync.Mutex
@@ -58,8 +58,8 @@ type Executor struct {
 	resetting bool
 }
 
-// Open loads the records of the last run, ends what is left of its tasks and
-// marks those that ran as failed.
+// Open loads the records of the last run, kills what is left of its tasks, and marks the
+// tasks that were running as failed.
 func Open(config Config) (*Executor, error) {
 	own, err := ownCapabilities()
 	if err != nil {
@@ -98,15 +98,15 @@ func newBootID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// BootID names the executor's present life, from its start or its last reset: what was
-// asked of it before is no longer done.
+// BootID is another one after each start and each reset. A request that names an earlier one
+// is refused: the sandbox may have another owner by now.
 func (e *Executor) BootID() string {
 	e.tasksMu.Lock()
 	defer e.tasksMu.Unlock()
 	return e.bootID
 }
 
-// recover takes a record of the last run over.
+// recover takes over a record of the last run.
 func (e *Executor) recover(r store.Record) error {
 	for _, p := range []store.Process{r.First, r.Supervisor} {
 		if err := killWithDescendants(p); err != nil {
@@ -148,16 +148,16 @@ func killWithDescendants(p store.Process) error {
 	})
 }
 
-// Start starts a task, or returns the one that was started before by the same
-// request. It returns when the command is being executed or has failed to be.
-// If ctx ends first, the task goes on. The request is for the life of that boot id.
+// Start starts a task, or returns the one that an equal request has started before. It
+// returns when the command runs or could not be started. If ctx ends first, the task goes
+// on. A request for another boot id than the present one is refused.
 func (e *Executor) Start(ctx context.Context, bootID, id string, request api.TaskRequest) (api.Task, bool, error) {
 	e.tasksMu.Lock()
 	t, found := e.tasks[id]
 	var err error
 	switch {
 	case bootID != e.bootID:
-		err = ErrAnotherLife
+		err = ErrOldBootID
 	case e.resetting:
 		err = ErrResetting
 	case found && t.record.Spec != nil && !t.record.Spec.Equal(request.Spec):

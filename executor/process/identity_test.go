@@ -108,8 +108,8 @@ func TestATaskThatLeavesItsChrootIsStillInTheSandbox(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
 	outside := filepath.Join(t.TempDir(), "outside")
 	require.NoError(t, os.WriteFile(outside, nil, 0o644))
-	// With /proc as its root, a directory that was opened before is outside of
-	// the root, and so its parents can be walked up to the end.
+	// When /proc is the root, a directory that was opened before lies outside of it, so
+	// that nothing stops a walk from there to its parents.
 	up := strings.Repeat("/..", 20)
 	task := f.run(f.request("sh", "-c", "exec 3</; chroot /proc /self/fd/3/bin/busybox ls -d /self/fd/3"+up+"/etc/only-in-the-sandbox && ! chroot /proc /self/fd/3/bin/busybox ls -d /self/fd/3"+up+outside))
 	assert.Equal(t, api.Succeeded, task.State, "%s: %s", task.Message, f.stdout.String())

@@ -16,9 +16,9 @@ import (
 
 const (
 	pumpBuffer = 32 << 10
-	// maxLine of what is echoed; longer lines are split.
+	// maxLine is the longest line that is echoed; longer ones are split.
 	maxLine = 16 << 10
-	// maxDrain bounds what is still read when a task has ended: what it left
+	// maxDrain bounds how much is still read when a task has ended: processes that it left
 	// running may write for ever.
 	maxDrain = 4 << 20
 )
@@ -141,7 +141,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// flush ends a line that the task has not ended.
+// flush passes on a line that the task has begun, and ends it.
 func (l *lines) flush() {
 	if len(l.pending) > 0 {
 		l.emit(append(l.pending, '\n'))
@@ -151,9 +151,8 @@ func (l *lines) flush() {
 
 func (l *lines) emit(p []byte) { _, _ = l.out.Write(p) }
 
-// echoPatience is how long a task waits for whoever reads the executor's own
-// output; then its lines are dropped there (not from its log) until that reader
-// goes on.
+// echoPatience is how long a task waits for whoever reads the executor's own output. Then
+// lines are dropped until that reader goes on.
 const echoPatience = time.Second
 
 // Echo is an output of the executor that never holds a task up for long.
@@ -207,7 +206,7 @@ func (e *Echo) Write(p []byte) (int, error) {
 	return len(p), nil // dropped if stalled
 }
 
-// Close waits, at most so long, until everything is written.
+// Close waits until everything is written, or until the time is over.
 func (e *Echo) Close(within time.Duration) {
 	e.writeMu.Lock()
 	if !e.closed {

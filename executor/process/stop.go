@@ -15,7 +15,7 @@ type attempt struct {
 	err  error
 
 	mostGrace time.Duration
-	// keep the record, with the task as ended by the executor's end.
+	// keep the record, and let it say that the executor's end has ended the task.
 	keep bool
 }
 
@@ -40,9 +40,10 @@ func (e *Executor) stop(id string, wanted *attempt) (*attempt, bool) {
 	return wanted, true
 }
 
-// Reset stops all tasks and wipes all records. New tasks are refused meanwhile,
-// and afterwards too if last is true. Otherwise a new life begins, for the next owner:
-// what is still on its way from the last one's time is refused.
+// Reset stops all tasks and wipes all records. New tasks are refused meanwhile, and
+// afterwards too if the reset is the last before the executor's end. Otherwise the executor
+// takes a new boot id for the next owner, so that requests of the last owner's time that
+// are still on their way are refused.
 func (e *Executor) Reset(ctx context.Context, bootID string, mostGrace *int64, last bool) (int, error) {
 	if err := e.beginReset(bootID); err != nil {
 		return 0, err
@@ -68,7 +69,7 @@ func (e *Executor) beginReset(bootID string) error {
 	defer e.tasksMu.Unlock()
 	switch {
 	case bootID != e.bootID:
-		return ErrAnotherLife
+		return ErrOldBootID
 	case e.resetting:
 		return ErrResetting
 	}

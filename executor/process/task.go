@@ -38,7 +38,7 @@ func newTask(e *Executor, r store.Record) *task {
 	return &task{e: e, id: r.Task.ID, record: r, started: make(chan struct{}), stops: make(chan *attempt, 1)}
 }
 
-// run is what there is of a task while processes of it may live.
+// run is what belongs to a task while processes of it may live.
 type run struct {
 	child          *child
 	stdout, stderr *pump
@@ -60,8 +60,8 @@ func (t *task) run(request api.TaskRequest) {
 	t.serveStops(r)
 }
 
-// start returns an error if nothing was done and the same request may succeed
-// later, and no run if the task could not start, which is then recorded.
+// start returns an error if nothing was done and the same request may succeed later. It
+// returns no run if the task could not start: that is final and recorded.
 func (t *task) start(request api.TaskRequest) (*run, error) {
 	c, err := openContainer(request.ContainerID)
 	if err != nil {
@@ -71,7 +71,7 @@ func (t *task) start(request api.TaskRequest) (*run, error) {
 	if missing := c.credentials.Bounding &^ t.e.own; missing != 0 {
 		t.update(func(r *store.Record) { r.Task.MissingCapabilities = namesOf(missing) })
 	}
-	// From here on the task counts as one that may have run.
+	// From here on the task may have run, whatever happens to the executor.
 	if err := t.e.Store.Save(t.copy()); err != nil {
 		return nil, errors.Join(err, t.e.Store.Remove(t.id))
 	}
@@ -100,7 +100,7 @@ func (t *task) launch(c *container, l launch) (*run, error) {
 	return r, nil
 }
 
-// awaitStart waits for the supervisor's first word.
+// awaitStart waits for the supervisor's first message.
 func (t *task) awaitStart(r *run) *run {
 	patience := time.NewTimer(startPatience)
 	defer patience.Stop()
@@ -135,8 +135,9 @@ func (t *task) recordStart(r *run, first store.Process) {
 	}
 }
 
-// watch follows a task that runs and returns when nothing of it can live any
-// more, or tells that it is gone.
+// watch follows a task that runs. It returns when the supervisor has ended, after which
+// whatever is left of the task is killed as an orphan, or when the task was stopped and is
+// gone.
 func (t *task) watch(r *run) (gone bool) {
 	var timer <-chan time.Time
 	if timeout := t.spec().Timeout(); timeout > 0 {
@@ -221,8 +222,8 @@ func (r *run) killSupervisor() error {
 	return signalProcess(procstat.Stat{PID: p.PID, StartTime: p.StartTime}, unix.SIGKILL)
 }
 
-// releaseOutputs closes the outputs when the supervisor has ended by itself:
-// then there is no writer any more, unless the sandbox has got hold of one.
+// releaseOutputs closes the outputs when the supervisor has ended by itself. No process of
+// the task can write to them any more, and what the sandbox may have opened is not waited for.
 func (t *task) releaseOutputs(r *run) {
 	r.drain()
 	r.close()

@@ -38,7 +38,7 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request) {
 func (s *Server) startRefused(w http.ResponseWriter, id string, err error) {
 	p := api.Problem{Detail: err.Error()}
 	switch {
-	case errors.Is(err, process.ErrAnotherLife):
+	case errors.Is(err, process.ErrOldBootID):
 		s.unauthorized(w)
 		return
 	case errors.Is(err, process.ErrSpecDiffers):
@@ -83,8 +83,8 @@ func (s *Server) stopFailed(w http.ResponseWriter, err error) {
 	s.internal(w, err)
 }
 
-// reset answers when everything is stopped and wiped. It goes on if the client
-// does not wait that long.
+// reset answers when everything is stopped and wiped. It goes on when the client does not
+// wait for that.
 func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 	var request api.ResetRequest
 	if body := grantOf(r).body; len(body) > 0 {
@@ -103,7 +103,7 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 	}
 	stopped, err := s.Executor.Reset(context.WithoutCancel(r.Context()), grantOf(r).bootID, request.GraceSeconds, request.Restart)
 	switch {
-	case errors.Is(err, process.ErrAnotherLife):
+	case errors.Is(err, process.ErrOldBootID):
 		s.unauthorized(w)
 		return
 	case errors.Is(err, process.ErrResetting):
@@ -114,7 +114,7 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if request.Restart {
-		// Before the answer: whoever believes it relies on the next start to clean.
+		// Before the answer, which promises that the next start cleans.
 		if err := s.BeforeRestart(); err != nil {
 			s.stopFailed(w, err)
 			return

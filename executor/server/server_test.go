@@ -340,9 +340,9 @@ func TestReset(t *testing.T) {
 	assert.Equal(t, api.ProblemResetting, client.Reason(err))
 }
 
-// What was sent in the last owner's time may come late: also when its token was looked
-// at before the reset.
-func TestAResetBeginsAnotherLife(t *testing.T) {
+// A request of the last owner's time may come late, also one whose token was checked before
+// the reset.
+func TestAResetChangesTheBootID(t *testing.T) {
 	f := newFixture(t, api.RecycleOff)
 	body, err := json.Marshal(f.request("sh", "-c", "touch /tmp/ran"))
 	require.NoError(t, err)

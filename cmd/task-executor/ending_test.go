@@ -85,7 +85,7 @@ func TestAResetEndsWhatSomebodyTraces(t *testing.T) {
 		pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
 		return err == nil
 	}, patience, patience/1000)
-	runtime.LockOSThread() // who traces is a thread
+	runtime.LockOSThread() // a thread traces, not a process
 	defer runtime.UnlockOSThread()
 	require.NoError(t, unix.PtraceSeize(pid))
 	answer, err := e.Reset(t.Context(), e.target, api.ResetRequest{}, patience)
@@ -134,7 +134,7 @@ func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, list.Tasks)
 
-	// What the last owner has seen of a request is worth nothing to him now.
+	// A request that the last owner has seen does nothing when it is sent again.
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+e.target.Address+api.TaskPath("b"), bytes.NewReader(body))
 	require.NoError(t, err)
 	request.Header.Set("Authorization", "Bearer "+kept)
