@@ -24,6 +24,8 @@ BUILD_ARGS ?=
 TIMEOUT ?= 180
 # The race detector needs a C compiler; empty it where there is none.
 RACE ?= -race
+# Where the tests keep what they print, and what failing ones leave.
+TEST_ARTIFACTS ?= $(CURDIR)/test-artifacts
 # The channels of the bundle, and which of them a user gets who names none.
 CHANNELS ?= candidate,stable
 DEFAULT_CHANNEL ?= stable
@@ -41,7 +43,7 @@ export OPENSANDBOX_CLUSTER_STATE OPENSANDBOX_CLUSTER_BIN
 # kubectl: yours, or the one that the hermetic cluster was built with.
 KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),$(OPENSANDBOX_CLUSTER_BIN)/kubectl)
 
-export IMG TASK_EXECUTOR_IMG SCORECARD_IMG KUBECTL TIMEOUT
+export IMG TASK_EXECUTOR_IMG SCORECARD_IMG KUBECTL TIMEOUT TEST_ARTIFACTS
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
@@ -127,7 +129,8 @@ check-generated: manifests generate bundle docs ## Fail when generated files are
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-integration test-e2e test-install test-olm ## Run all tests. Needs Linux and root from test-e2e on.
+test: $(CLUSTER) $(KUSTOMIZE) $(OPM) $(OLM) $(OLM_CATALOG) ## Run all tests, two suites at a time. Needs Linux and root.
+	MAKE='$(MAKE)' hack/test.sh
 
 .PHONY: test-unit
 test-unit: ## Run unit and property tests, with the race detector (RACE= without).
@@ -137,7 +140,7 @@ test-unit: ## Run unit and property tests, with the race detector (RACE= without
 .PHONY: test-integration
 test-integration: $(CLUSTER) ## Run tests against a real etcd and kube-apiserver.
 	$(CLUSTER) build --control-plane-only
-	KUBEBUILDER_ASSETS=$(OPENSANDBOX_CLUSTER_BIN) go test -count=1 $(RACE) -timeout 20m ./tests/integration/...
+	KUBECONFIG= KUBEBUILDER_ASSETS=$(OPENSANDBOX_CLUSTER_BIN) hack/go-test.sh integration $(RACE) -timeout 30m ./tests/integration/...
 
 .PHONY: test-e2e
 test-e2e: $(CLUSTER) $(KUSTOMIZE) ## Run end-to-end tests on the hermetic cluster, started if it is not running.

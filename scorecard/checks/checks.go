@@ -121,7 +121,8 @@ func (c *Check) Returns(ctx context.Context) error {
 }
 
 // Refuses says whether objects that make no sense are refused, by CEL and by the webhook. Those that
-// differ from them in nothing else are not: it is no want of permission.
+// differ from them in nothing else are not: it is no want of permission. The webhook fails open, and
+// the API server reaches it a moment after its rollout: what is accepted is tried again.
 func (c *Check) Refuses(ctx context.Context) error {
 	const good = `{"spec":{"containers":[{"name":"main","image":"` + sandbox + `"}]}}`
 	for _, t := range []struct {
@@ -147,13 +148,18 @@ func (c *Check) Refuses(ctx context.Context) error {
 		obj.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(t.kind))
 		obj.SetNamespace(c.Namespace)
 		obj.SetName(c.Name)
-		err := c.Client.Create(ctx, obj, client.DryRunAll)
-		refused := apierrors.IsInvalid(err) || apierrors.IsForbidden(err)
-		if err != nil && (!refused || !t.refused) {
-			return fmt.Errorf("%s with spec %s: %w", t.kind, t.spec, err)
-		}
-		if err == nil && t.refused {
+		err := wait.PollUntilContextTimeout(ctx, time.Second/2, c.Patience, true, func(context.Context) (bool, error) {
+			err := c.Client.Create(ctx, obj.DeepCopy(), client.DryRunAll)
+			if t.refused && (apierrors.IsInvalid(err) || apierrors.IsForbidden(err)) {
+				return true, nil
+			}
+			return !t.refused, err
+		})
+		if wait.Interrupted(err) {
 			return fmt.Errorf("%s with spec %s: accepted, want a refusal", t.kind, t.spec)
+		}
+		if err != nil {
+			return fmt.Errorf("%s with spec %s: %w", t.kind, t.spec, err)
 		}
 	}
 	return nil

@@ -186,5 +186,7 @@ func TestNetworkPolicies(t *testing.T) {
 
 	misspelt := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"template":{"spec":{"hostnam":"x"}}}}`))
 	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: own, Name: "chatty"}}
-	require.ErrorContains(t, api.Patch(t.Context(), pool, misspelt), `unknown field "spec.hostnam"`, "the API server reaches the webhook")
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		require.ErrorContains(c, api.Patch(context.Background(), pool.DeepCopy(), misspelt, client.DryRunAll), `unknown field "spec.hostnam"`)
+	}, patience, poll, "the API server reaches the webhook")
 }

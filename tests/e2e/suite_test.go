@@ -23,11 +23,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/tests/internal/evidence"
 )
 
 const (
@@ -39,8 +41,12 @@ const (
 	operatorNamespace = "opensandbox-system"
 )
 
-// api reads and writes without a cache.
-var api client.WithWatch
+var (
+	// cluster is where the operator is deployed.
+	cluster *rest.Config
+	// api reads and writes without a cache.
+	api client.WithWatch
+)
 
 func TestMain(m *testing.M) {
 	if err := connect(); err != nil {
@@ -59,22 +65,23 @@ func connect() error {
 	if err := v1alpha1.AddToScheme(scheme.Scheme); err != nil {
 		return err
 	}
-	cfg, err := config.GetConfig()
-	if err != nil {
+	var err error
+	if cluster, err = config.GetConfig(); err != nil {
 		return err
 	}
-	cfg.QPS = -1
-	api, err = client.NewWithWatch(cfg, client.Options{Scheme: scheme.Scheme})
+	cluster.QPS = -1
+	api, err = client.NewWithWatch(cluster, client.Options{Scheme: scheme.Scheme})
 	return err
 }
 
 // newNamespace makes a namespace that is deleted, with all in it, after the test;
-// the test fails when that hangs.
+// the test fails when that hangs. What is in it is kept when the test has failed.
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}
 	require.NoError(t, api.Create(t.Context(), ns))
 	t.Cleanup(func() { deleteNamespace(t, ns.Name) })
+	evidence.OnFailure(t, cluster, ns.Name, operatorNamespace)
 	return ns.Name
 }
 

@@ -12,7 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -197,18 +199,23 @@ func withoutStatusField(t *testing.T, ns, field string) {
 	require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(crd), crd))
 	versions, _, err := unstructured.NestedSlice(crd.Object, "spec", "versions")
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		ctx := context.Background() // the test's own has ended
-		require.NoError(t, api.Get(ctx, client.ObjectKeyFromObject(crd), crd))
-		require.NoError(t, unstructured.SetNestedSlice(crd.Object, versions, "spec", "versions"))
-		require.NoError(t, api.Update(ctx, crd))
-	})
-	changed := crd.DeepCopy()
-	older, _, err := unstructured.NestedSlice(changed.Object, "spec", "versions")
-	require.NoError(t, err)
+	// The API server's own controllers write the object too.
+	set := func(versions []any) error {
+		ctx := context.Background() // at the end, the test's own has ended
+		return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+			if err := api.Get(ctx, client.ObjectKeyFromObject(crd), crd); err != nil {
+				return err
+			}
+			if err := unstructured.SetNestedSlice(crd.Object, versions, "spec", "versions"); err != nil {
+				return err
+			}
+			return api.Update(ctx, crd)
+		})
+	}
+	t.Cleanup(func() { require.NoError(t, set(versions)) })
+	older := runtime.DeepCopyJSONValue(versions).([]any)
 	unstructured.RemoveNestedField(older[0].(map[string]any), "schema", "openAPIV3Schema", "properties", "status", "properties", field)
-	require.NoError(t, unstructured.SetNestedSlice(changed.Object, older, "spec", "versions"))
-	require.NoError(t, api.Update(t.Context(), changed))
+	require.NoError(t, set(older))
 	require.Eventually(t, func() bool {
 		probe := pooled(ns, "probe", 0)
 		probe.GenerateName, probe.Name = "probe-", ""

@@ -26,13 +26,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/tests/internal/evidence"
 )
 
 const (
 	// assetsVariable names the folder with etcd and kube-apiserver.
 	assetsVariable = "KUBEBUILDER_ASSETS"
-	// patience is how long a test waits for what must happen.
-	patience = 60 * time.Second
+	// patience is how long a test waits for what must happen, on a machine that is
+	// busy with other things too.
+	patience = 5 * time.Minute
 	// calm is how long a test watches for what must not happen.
 	calm = 3 * time.Second
 	poll = 20 * time.Millisecond
@@ -108,6 +110,7 @@ func (s *apiServer) newNamespace(t *testing.T) string {
 	t.Helper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
 	require.NoError(t, s.client.Create(t.Context(), namespace))
+	evidence.OnFailure(t, s.config, namespace.Name)
 	return namespace.Name
 }
 

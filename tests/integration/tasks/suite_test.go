@@ -18,21 +18,26 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/tests/internal/evidence"
 )
 
 const (
-	patience = time.Minute
+	// patience is how long a test waits for what must happen, on a machine that is
+	// busy with other things too.
+	patience = 5 * time.Minute
 	poll     = 20 * time.Millisecond
 )
 
 var (
-	api  client.WithWatch
-	node *kubelet
-	op   *operator
+	cluster *rest.Config
+	api     client.WithWatch
+	node    *kubelet
+	op      *operator
 )
 
 func TestMain(m *testing.M) {
@@ -58,16 +63,19 @@ func run(m *testing.M) (int, error) {
 	defer func() { _ = os.RemoveAll(dir) }()
 	env := &envtest.Environment{CRDDirectoryPaths: []string{"../../../config/crd/bases"}, ErrorIfCRDPathMissing: true,
 		ControlPlaneStartTimeout: 2 * time.Minute}
-	config, err := env.Start()
-	if err != nil {
+	if cluster, err = env.Start(); err != nil {
 		return 0, fmt.Errorf("starting the control plane: %w", err)
 	}
 	defer func() { _ = env.Stop() }()
-	config.QPS = -1
-	if api, err = client.NewWithWatch(config, client.Options{Scheme: scheme.Scheme}); err != nil {
+	cluster.QPS = -1
+	if api, err = client.NewWithWatch(cluster, client.Options{Scheme: scheme.Scheme}); err != nil {
 		return 0, err
 	}
-	op = &operator{binary: filepath.Join(dir, "manager"), kubeconfig: filepath.Join(dir, "kubeconfig")}
+	log, err := os.Create(filepath.Join(dir, "operator.log"))
+	if err != nil {
+		return 0, err
+	}
+	op = &operator{binary: filepath.Join(dir, "manager"), kubeconfig: filepath.Join(dir, "kubeconfig"), log: log}
 	if err := os.WriteFile(op.kubeconfig, env.KubeConfig, 0o600); err != nil {
 		return 0, err
 	}
@@ -88,13 +96,14 @@ func run(m *testing.M) (int, error) {
 // operator is the process under test.
 type operator struct {
 	binary, kubeconfig string
+	log                *os.File
 	command            *exec.Cmd
 }
 
 func (o *operator) start() error {
 	o.command = exec.Command(o.binary, "--health-probe-bind-address=0", "--task-executor-image=executor:test")
 	o.command.Env = append(os.Environ(), "KUBECONFIG="+o.kubeconfig, "POD_NAMESPACE=default")
-	o.command.Stdout, o.command.Stderr = os.Stderr, os.Stderr
+	o.command.Stdout, o.command.Stderr = o.log, o.log
 	if err := o.command.Start(); err != nil {
 		return fmt.Errorf("starting the operator: %w", err)
 	}
@@ -111,6 +120,8 @@ func newNamespace(t *testing.T) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "tasks-"}}
 	require.NoError(t, api.Create(t.Context(), ns))
+	evidence.OnFailure(t, cluster, ns.Name)
+	evidence.File(t, op.log.Name())
 	return ns.Name
 }
 

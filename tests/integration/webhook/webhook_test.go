@@ -37,6 +37,14 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/webhook"
 	"github.com/opensandbox/operator/scorecard/checks"
+	"github.com/opensandbox/operator/tests/internal/evidence"
+)
+
+const (
+	// patience is how long a test waits for what must happen, on a machine that is
+	// busy with other things too.
+	patience = 5 * time.Minute
+	poll     = 100 * time.Millisecond
 )
 
 var (
@@ -44,7 +52,7 @@ var (
 	config *rest.Config
 	api    client.Client
 	seen   recorder
-	// stopServing ends the webhook server; the last tests run without it.
+	// stopServing ends the webhook server; one test runs without it.
 	stopServing func()
 )
 
@@ -99,19 +107,15 @@ func run(m *testing.M) (int, error) {
 	if api, err = client.New(config, client.Options{Scheme: clientgoscheme.Scheme}); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	stopServing = func() { cancel(); <-ended }
-	if err := serve(ctx, ended); err != nil {
-		cancel()
+	if err := serve(); err != nil {
 		return 0, err
 	}
-	defer stopServing()
+	defer func() { stopServing() }()
 	return m.Run(), nil
 }
 
-// serve runs the webhooks, and no reconcilers, until the context ends.
-func serve(ctx context.Context, ended chan struct{}) error {
+// serve runs the webhooks, and no reconcilers, until stopServing is called.
+func serve() error {
 	o := env.WebhookInstallOptions
 	mgr, err := ctrl.NewManager(rest.CopyConfig(config), ctrl.Options{
 		Scheme:        clientgoscheme.Scheme,
@@ -125,38 +129,67 @@ func serve(ctx context.Context, ended chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		defer close(ended)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
 		if err := mgr.Start(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, "the webhooks end:", err)
 		}
-	}()
+	})
+	stopServing = func() { cancel(); running.Wait() }
 	if !mgr.GetCache().WaitForCacheSync(ctx) {
 		return fmt.Errorf("the caches do not sync")
 	}
-	started := mgr.GetWebhookServer().StartedChecker()
-	return wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
-		return started(nil) == nil, nil
-	})
+	return untilAsked(ctx)
+}
+
+// untilAsked waits until the API server calls the webhook for both kinds: it watches
+// their configurations, and fails open as long as nobody answers.
+func untilAsked(ctx context.Context) error {
+	for _, kind := range []string{v1alpha1.KindBatchSandbox, v1alpha1.KindPool} {
+		probe, err := parse(metav1.NamespaceDefault, kind, `{spec: {template: {spec: {contaners: []}}, `+capacity+`}}`)
+		if err != nil {
+			return err
+		}
+		var last error
+		err = wait.PollUntilContextTimeout(ctx, poll, patience, true, func(ctx context.Context) (bool, error) {
+			last = api.Create(ctx, probe.DeepCopy(), client.DryRunAll)
+			return last != nil && strings.Contains(last.Error(), "unknown field"), nil
+		})
+		if err != nil {
+			return fmt.Errorf("the API server does not ask the webhook of %s (a misspelt field: %v): %w", kind, last, err)
+		}
+	}
+	return nil
 }
 
 func newNamespace(t *testing.T) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "webhook-"}}
 	require.NoError(t, api.Create(t.Context(), ns))
+	evidence.OnFailure(t, config, ns.Name)
 	return ns.Name
 }
 
-// create creates an object from text, as kubectl does, and returns it.
-func create(t *testing.T, ns, kind, text string) (*unstructured.Unstructured, error) {
-	t.Helper()
+// parse makes an object from text, as kubectl does.
+func parse(ns, kind, text string) (*unstructured.Unstructured, error) {
 	obj := &unstructured.Unstructured{}
-	require.NoError(t, yaml.Unmarshal([]byte(text), &obj.Object))
+	if err := yaml.Unmarshal([]byte(text), &obj.Object); err != nil {
+		return nil, err
+	}
 	obj.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind))
 	obj.SetNamespace(ns)
 	if obj.GetName() == "" {
 		obj.SetName("it")
 	}
+	return obj, nil
+}
+
+// create creates an object from text and returns it.
+func create(t *testing.T, ns, kind, text string) (*unstructured.Unstructured, error) {
+	t.Helper()
+	obj, err := parse(ns, kind, text)
+	require.NoError(t, err)
 	return obj, api.Create(t.Context(), obj)
 }
 
@@ -209,7 +242,7 @@ func TestAnObjectWithoutASpec(t *testing.T) {
 }
 
 func TestTheScorecardSeesThatTheyAreRefused(t *testing.T) {
-	c := checks.Check{Client: api, Namespace: newNamespace(t), Name: "check"}
+	c := checks.Check{Client: api, Namespace: newNamespace(t), Name: "check", Patience: patience}
 	require.NoError(t, c.Refuses(t.Context()))
 }
 
@@ -243,7 +276,7 @@ func TestWarnings(t *testing.T) {
 		_, err := create(t, ns, "BatchSandbox", fmt.Sprintf(`{metadata: {name: quota-%d}, spec: {template: %s}}`, time.Now().UnixNano(), good))
 		require.NoError(t, err, "the quota may be raised later")
 		return seen.has("exceeded quota")
-	}, 20*time.Second, 500*time.Millisecond)
+	}, patience, 10*poll)
 }
 
 func TestARestoredAllocationIsRemoved(t *testing.T) {
@@ -265,7 +298,7 @@ func TestForegroundDeletionOfAPoolWithHeldSandboxes(t *testing.T) {
 	require.Eventually(t, func() bool {
 		err = api.Delete(t.Context(), pool.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationForeground), client.DryRunAll)
 		return err != nil
-	}, 10*time.Second, 50*time.Millisecond, "the webhook reads a cache")
+	}, patience, poll, "the webhook reads a cache")
 	require.True(t, apierrors.IsForbidden(err), err)
 	assert.Contains(t, err.Error(), "held by BatchSandbox holder")
 	for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan} {
@@ -326,18 +359,19 @@ func TestCertificatesAreMadeSharedAndRotated(t *testing.T) {
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		clock.Step(5 * time.Second) // whoever came second tries again
 		before = served(c)
-	}, 20*time.Second, 100*time.Millisecond)
+	}, patience, poll)
 	clock.Step(300 * 24 * time.Hour)
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		clock.Step(10 * time.Minute)
 		require.NotEqual(c, before, served(c), "a new one")
-	}, 20*time.Second, 100*time.Millisecond)
+	}, patience, poll)
 }
 
 // With the webhooks down, or even failing closed, what the operator does goes on: its
-// writes never pass through a webhook. It is the last test: it ends the server.
+// writes never pass through a webhook.
 func TestWithTheWebhooksDown(t *testing.T) {
 	ns := newNamespace(t)
+	restoreWebhooks(t)
 	pool, err := create(t, ns, "Pool", `{metadata: {name: pool}, spec: {template: `+good+`, `+capacity+`}}`)
 	require.NoError(t, err)
 	bs, err := create(t, ns, "BatchSandbox", `{metadata: {name: batch}, spec: {poolRef: pool}}`)
@@ -346,7 +380,7 @@ func TestWithTheWebhooksDown(t *testing.T) {
 
 	_, err = create(t, ns, "BatchSandbox", `{metadata: {name: second}, spec: {poolRef: pool}}`)
 	require.NoError(t, err, "they fail open")
-	scorecard := checks.Check{Client: api, Namespace: ns, Name: "check"}
+	scorecard := checks.Check{Client: api, Namespace: ns, Name: "check", Patience: 10 * poll}
 	require.ErrorContains(t, scorecard.Refuses(t.Context()), "accepted, want a refusal", "the scorecard sees it")
 	_, err = create(t, ns, "BatchSandbox", `{metadata: {name: third}, spec: {poolRef: pool, template: {}}}`)
 	require.ErrorContains(t, err, "exactly one of spec.poolRef and spec.template", "CEL holds")
@@ -367,6 +401,35 @@ func TestWithTheWebhooksDown(t *testing.T) {
 		require.NoError(t, api.Patch(t.Context(), obj, release), "%s lets go", obj.GetKind())
 		require.True(t, apierrors.IsNotFound(api.Get(t.Context(), client.ObjectKeyFromObject(obj), obj)))
 	}
+}
+
+// restoreWebhooks has them configured and served as before when the test ends.
+func restoreWebhooks(t *testing.T) {
+	t.Helper()
+	validating := &admissionregistrationv1.ValidatingWebhookConfigurationList{}
+	require.NoError(t, api.List(t.Context(), validating))
+	mutating := &admissionregistrationv1.MutatingWebhookConfigurationList{}
+	require.NoError(t, api.List(t.Context(), mutating))
+	t.Cleanup(func() {
+		for i := range validating.Items {
+			now := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: validating.Items[i].Name}}
+			restore(t, now, func() { now.Webhooks = validating.Items[i].Webhooks })
+		}
+		for i := range mutating.Items {
+			now := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: mutating.Items[i].Name}}
+			restore(t, now, func() { now.Webhooks = mutating.Items[i].Webhooks })
+		}
+		require.NoError(t, serve())
+	})
+}
+
+func restore(t *testing.T, now client.Object, change func()) {
+	t.Helper()
+	ctx := context.Background() // the test's own has ended
+	require.NoError(t, api.Get(ctx, client.ObjectKeyFromObject(now), now))
+	before := client.MergeFrom(now.DeepCopyObject().(client.Object))
+	change()
+	require.NoError(t, api.Patch(ctx, now, before))
 }
 
 func failClosed(t *testing.T) { setPolicy(t, admissionregistrationv1.Fail) }
@@ -410,5 +473,5 @@ func follows(t *testing.T, policy admissionregistrationv1.FailurePolicyType, nam
 		} else if err != nil {
 			assert.NotContains(c, err.Error(), `failed calling webhook "`+name)
 		}
-	}, 20*time.Second, 100*time.Millisecond)
+	}, patience, poll)
 }
