@@ -44,7 +44,7 @@ type Executor struct {
 	oom     oomCounter
 	own     uint64 // capabilities of the executor itself
 	running sync.WaitGroup
-	hunting atomic.Bool // orphans are killed
+	hunting atomic.Bool   // orphans are killed
 	hurry   chan struct{} // closed when shutdown has no time left
 
 	supervisorsMu sync.Mutex
