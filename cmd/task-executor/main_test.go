@@ -220,7 +220,7 @@ func TestTheExecutorIsSmall(t *testing.T) {
 }
 
 func TestFlagsAndEnvironment(t *testing.T) {
-	good := map[string]string{api.EnvPodUID: "uid", api.EnvPublicKeys: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}
+	good := map[string]string{api.EnvPodUID: "uid", api.EnvPublicKeys: `{"id":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`}
 	for _, c := range []struct {
 		name string
 		args []string
