@@ -77,6 +77,7 @@ type memo struct {
 	allocationWritten time.Time
 	status            statusMemo
 	shards            shardMemo
+	deleted           deletions
 }
 
 // memory holds the memos. The zero value is ready to use.

@@ -105,8 +105,9 @@ func (p *pooled) disputed(o *object, held *ledger.Allocation) []string {
 // to date with it. It returns when to come back for more, and what stands in the way.
 func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, *blocked, error) {
 	plan := planPooled(held.Held, o.bs.DesiredReplicas(), taskreport.Released(o.bs))
-	if err := p.releases.deleteLost(ctx, o.pool, plan.lost); err != nil {
-		return 0, nil, err
+	if err := p.releases.deleteLost(ctx, o, plan.lost); err != nil {
+		again, err := unlessUnfinished(err)
+		return again, nil, err
 	}
 	to, next := plan.change(nil, held.Releasing)
 	ask, tooLarge := fit(o.bs, &plan, to.annotations)
@@ -216,9 +217,10 @@ func (p *pooled) reconcileDelete(ctx context.Context, o *object) (*view, time.Du
 		return nil, 0, err
 	}
 	p.ledger.SetDemand(o.pool, o.owner, 0) // it waits for nothing any more, however long this takes
-	freed, stopping, err := p.releases.all(ctx, o.pool, o.owner, p.claims.allocation(o), o.bs)
+	freed, stopping, err := p.releases.all(ctx, holdingOf(o), p.claims.allocation(o))
 	if err != nil || stopping > 0 {
-		return &view{deleting: waitsFor(stopping, err)}, 0, err
+		again, err := unlessUnfinished(err)
+		return &view{deleting: waitsFor(stopping, err)}, again, err
 	}
 	// alloc-status stays as it is until the object goes.
 	if err := p.claims.write(ctx, o, change{annotations: allocation.Of(o.bs), freed: freed}); err != nil {
@@ -230,20 +232,20 @@ func (p *pooled) reconcileDelete(ctx context.Context, o *object) (*view, time.Du
 
 // gone gives back what BatchSandboxes of that name still hold although their objects are
 // gone, except the one with UID alive: somebody took their finalizer away.
-func (p *pooled) gone(ctx context.Context, name types.NamespacedName, alive types.UID) error {
+func (p *pooled) gone(ctx context.Context, name types.NamespacedName, alive types.UID) (time.Duration, error) {
 	for _, ref := range p.ledger.Lookup(name) {
 		if ref.UID == alive {
 			continue
 		}
 		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
 		p.ledger.SetDemand(ref.Pool, owner, 0)
-		freed, _, err := p.releases.all(ctx, ref.Pool, owner, p.ledger.Allocation(ref.Pool, ref.UID), nil)
+		freed, _, err := p.releases.all(ctx, holding{pool: ref.Pool, owner: owner, deleted: &deletions{}}, p.ledger.Allocation(ref.Pool, ref.UID))
 		if err != nil {
-			return fmt.Errorf("giving back the sandboxes of BatchSandbox %s, which is gone: %w", name, err)
+			return unlessUnfinished(err)
 		}
 		p.forget(ref.Pool, owner, freed)
 	}
-	return nil
+	return 0, nil
 }
 
 // forget ends the owner's time in the ledger.

@@ -52,8 +52,10 @@ type world struct {
 	// write; do sends it.
 	spoil func(write string, do func() error) error
 	fresh error
-	// late, when set, is what the cache shows of the one BatchSandbox.
-	late *v1alpha1.BatchSandbox
+	// late, when set, is what the cache shows of the one BatchSandbox, and latePods what
+	// it shows of pods.
+	late     *v1alpha1.BatchSandbox
+	latePods *corev1.PodList
 }
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
@@ -75,6 +77,13 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 			}
 			return c.Get(ctx, key, obj, opts...)
 		},
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			if pods, ok := list.(*corev1.PodList); ok && w.latePods != nil {
+				w.latePods.DeepCopyInto(pods)
+				return nil
+			}
+			return c.List(ctx, list, opts...)
+		},
 		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
 			return w.send("patch "+obj.GetName(), func() error { return c.Patch(ctx, obj, patch, opts...) })
 		},
@@ -82,7 +91,10 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 			return w.send("status "+obj.GetName(), func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
 		},
 		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
-			return w.send("create "+obj.GetName(), func() error { return c.Create(ctx, obj, opts...) })
+			return w.send("create "+obj.GetName(), func() error {
+				obj.SetUID(types.UID("uid-" + obj.GetName())) // as the API server does
+				return c.Create(ctx, obj, opts...)
+			})
 		},
 		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
 			return w.send("delete "+obj.GetName(), func() error { return c.Delete(ctx, obj, opts...) })
