@@ -78,6 +78,8 @@ type memo struct {
 	status            statusMemo
 	shards            shardMemo
 	deleted           deletions
+	// recyclingSince is when pods that are not clean yet were first recycled.
+	recyclingSince time.Time
 }
 
 // memory holds the memos. The zero value is ready to use.

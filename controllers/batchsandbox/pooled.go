@@ -217,6 +217,7 @@ func (p *pooled) reconcileDelete(ctx context.Context, o *object) (*view, time.Du
 		return nil, 0, err
 	}
 	p.ledger.SetDemand(o.pool, o.owner, 0) // it waits for nothing any more, however long this takes
+	o.recyclingSince = o.bs.DeletionTimestamp.Time
 	freed, stopping, err := p.releases.all(ctx, holdingOf(o), p.claims.allocation(o))
 	if err != nil || stopping > 0 {
 		again, err := unlessUnfinished(err)
@@ -239,10 +240,12 @@ func (p *pooled) gone(ctx context.Context, name types.NamespacedName, alive type
 		}
 		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
 		p.ledger.SetDemand(ref.Pool, owner, 0)
-		freed, _, err := p.releases.all(ctx, holding{pool: ref.Pool, owner: owner, deleted: &deletions{}}, p.ledger.Allocation(ref.Pool, ref.UID))
+		began := p.clock.Now()
+		freed, _, err := p.releases.all(ctx, holding{pool: ref.Pool, owner: owner, deleted: &deletions{}, since: began}, p.ledger.Allocation(ref.Pool, ref.UID))
 		if err != nil {
 			return unlessUnfinished(err)
 		}
+		logDone(ctx, "recycled sandboxes", ref.Pool, len(freed), p.clock.Since(began))
 		p.forget(ref.Pool, owner, freed)
 	}
 	return 0, nil

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -255,6 +257,30 @@ func TestAClaimIsOnePatchAndOneStatus(t *testing.T) {
 
 	w.mustReconcile("batch")
 	require.Len(t, w.writes, 2, "nothing has changed")
+}
+
+func TestEachClaimReleaseAndRecyclingLeavesOneLine(t *testing.T) {
+	var lines []string
+	logger := funcr.New(func(_, args string) { lines = append(lines, args) }, funcr.Options{})
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 3))
+	step := func(change func(), want ...string) {
+		t.Helper()
+		lines = nil
+		change()
+		_, err := w.Reconcile(log.IntoContext(t.Context(), logger), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "batch"}})
+		require.NoError(t, err)
+		require.Len(t, lines, len(want), "%v", lines)
+		for i := range want {
+			require.Contains(t, lines[i], want[i])
+			require.Contains(t, lines[i], `"pool"="pool"`)
+			require.Contains(t, lines[i], `"duration"="`)
+		}
+	}
+	step(func() {}, `"msg"="claimed sandboxes" "pool"="pool" "count"=3`)
+	step(func() {})
+	step(func() { w.scale("batch", 2) }, `"msg"="released sandboxes" "pool"="pool" "count"=1`, `"msg"="recycled sandboxes" "pool"="pool" "count"=1`)
+	step(func() { require.NoError(t, w.api.Delete(t.Context(), w.get("batch"))) },
+		`"msg"="released sandboxes" "pool"="pool" "count"=2`, `"msg"="recycled sandboxes" "pool"="pool" "count"=2`)
 }
 
 func TestOnlyReadyPodsAreHandedOut(t *testing.T) {

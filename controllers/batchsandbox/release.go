@@ -38,18 +38,24 @@ type holding struct {
 	// bs names the tasks. It is nil where the object is gone: then every pod is deleted.
 	bs      *v1alpha1.BatchSandbox
 	deleted *deletions
+	// since is when they were given up.
+	since time.Time
 }
 
 func holdingOf(o *object) holding {
-	return holding{pool: o.pool, owner: o.owner, bs: o.bs, deleted: &o.deleted}
+	return holding{pool: o.pool, owner: o.owner, bs: o.bs, deleted: &o.deleted, since: o.recyclingSince}
 }
 
 // finish recycles the pods that were given up and, when the write that takes them out of
 // alloc-release is done, frees them. It returns when to come back.
 func (r *releases) finish(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, error) {
 	if len(held.Releasing) == 0 {
+		o.recyclingSince = time.Time{}
 		o.deleted.keep(nil)
 		return 0, nil
+	}
+	if o.recyclingSince.IsZero() {
+		o.recyclingSince = r.clock.Now()
 	}
 	freed, stopping, err := r.recycle(ctx, holdingOf(o), held.Releasing)
 	again, err := unlessUnfinished(err)
@@ -80,6 +86,7 @@ func (r *releases) all(ctx context.Context, from holding, held ledger.Allocation
 		}
 	}
 	r.ledger.BeginRelease(from.pool, from.owner.UID, names(held.Held))
+	logDone(ctx, "released sandboxes", from.pool, len(held.Held), r.clock.Since(from.since))
 	return r.recycle(ctx, from, slices.Concat(held.Held, held.Releasing))
 }
 
