@@ -43,7 +43,7 @@ var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
 type world struct {
 	*Reconciler
 	Ledger   *ledger.Ledger
-	t        *testing.T
+	t        testing.TB
 	api      client.WithWatch // without what the test spoils
 	clock    *clocktesting.FakeClock
 	recorder *events.FakeRecorder
@@ -64,7 +64,7 @@ type world struct {
 	latePods *corev1.PodList
 }
 
-func newWorld(t *testing.T, objects ...client.Object) *world {
+func newWorld(t testing.TB, objects ...client.Object) *world {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	require.NoError(t, clientgoscheme.AddToScheme(scheme))
@@ -153,7 +153,7 @@ func (w *world) send(write string, do func() error) error {
 }
 
 // newPooledWorld has a pool with the named idle pods, and the batches.
-func newPooledWorld(t *testing.T, pods []string, batches ...*v1alpha1.BatchSandbox) *world {
+func newPooledWorld(t testing.TB, pods []string, batches ...*v1alpha1.BatchSandbox) *world {
 	t.Helper()
 	w := newWorld(t, &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool", UID: "pool-uid"}})
 	for _, bs := range batches {
@@ -173,11 +173,16 @@ func (w *world) observe(name string, options ...func(*ledger.Pod)) {
 	if err := w.api.Create(w.t.Context(), pod); !apierrors.IsAlreadyExists(err) {
 		require.NoError(w.t, err)
 	}
-	facts := ledger.Pod{Name: name, UID: pod.UID, PoolUID: "pool-uid", Revision: "r1", IP: "ip-" + name, Ready: true}
+	f := facts(name)
 	for _, option := range options {
-		option(&facts)
+		option(&f)
 	}
-	w.Ledger.Observe(poolKey, facts)
+	w.Ledger.Observe(poolKey, f)
+}
+
+// facts are those of a ready pod.
+func facts(name string) ledger.Pod {
+	return ledger.Pod{Name: name, UID: types.UID("uid-" + name), PoolUID: "pool-uid", Revision: "r1", IP: "ip-" + name, Ready: true}
 }
 
 func named(name string, replicas int32, options ...func(*v1alpha1.BatchSandbox)) *v1alpha1.BatchSandbox {
