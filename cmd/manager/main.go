@@ -171,6 +171,11 @@ func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.C
 				Transform: podfeed.Strip,
 			}},
 		},
+		// The client that writes: nothing is written with an old lease.
+		NewClient: func(config *rest.Config, options client.Options) (client.Client, error) {
+			options.HTTPClient = nil // it would bypass the fence
+			return client.New(leadership.Fenced(config, lease.Fresh), options)
+		},
 		HealthProbeBindAddress:        o.probeAddress,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress, SecureServing: o.metricsSecure},
 		LeaderElection:                lease != nil,
@@ -241,11 +246,9 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 		tasks.Wake(name)
 	}})
 	gate := leadership.NewGate()
-	refillConfig := rest.CopyConfig(mgr.GetConfig())
-	refillConfig.QPS, refillConfig.Burst = float32(o.refillQPS), o.refillBurst
-	refill, err := client.New(refillConfig, client.Options{Scheme: mgr.GetScheme()})
+	refill, err := newRefill(mgr, o, lease)
 	if err != nil {
-		return fmt.Errorf("setting up the client for refills: %w", err)
+		return err
 	}
 	recorder := mgr.GetEventRecorder("opensandbox-operator")
 	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
@@ -256,24 +259,21 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 		key := keys.Current()
 		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()), RestartRules: restartRules}
 	}
-	own, err := newOwnNamespace(mgr, o, lease)
+	own, err := addOwnNamespace(mgr, o, lease)
 	if err != nil {
 		return err
 	}
 	if pools, err = pool.New(pool.Config{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Refill: refill, Ledger: book,
-		Recorder: recorder, Clock: clock.RealClock{}, WaitOpen: gate.Wait, Fresh: lease.Fresh,
-		Executor: executor, Ending: own.Ending,
+		Recorder: recorder, Clock: clock.RealClock{}, WaitOpen: gate.Wait, Executor: executor, Ending: own.Ending,
 	}); err != nil {
 		return err
 	}
-	sandboxes.Executor = executor
-	sandboxes.Tasks = tasks
+	sandboxes.Executor, sandboxes.Tasks, sandboxes.Ending = executor, tasks, own.Ending
 	tasks.Client, tasks.Live, tasks.Ledger, tasks.Executors = mgr.GetClient(), mgr.GetAPIReader(), book, executorclient.New(executorclient.Options{})
 	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
 	tasks.OnSettled = sandboxes.Wake
 	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
-	sandboxes.Ending = own.Ending
 	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
 		return fmt.Errorf("setting up the pool reconciler: %w", err)
 	}
@@ -282,11 +282,6 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	}
 	if err := tasks.SetupWithManager(ctx, mgr, o.taskWorkers, o.taskDispatches); err != nil {
 		return fmt.Errorf("setting up the task reconciler: %w", err)
-	}
-	if own != nil {
-		if err := mgr.Add(own); err != nil {
-			return fmt.Errorf("adding the watch over the operator's own namespace: %w", err)
-		}
 	}
 	start, err := startup.New(startup.Config{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
@@ -308,14 +303,30 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	return mgr.Add(start)
 }
 
-// newOwnNamespace returns nil where the operator runs in no namespace of the cluster,
+// newRefill returns the client that pools create and delete pods with, which has a
+// budget of its own.
+func newRefill(mgr ctrl.Manager, o *options, lease *leadership.Lease) (client.Client, error) {
+	config := rest.CopyConfig(mgr.GetConfig())
+	config.QPS, config.Burst = float32(o.refillQPS), o.refillBurst
+	refill, err := client.New(leadership.Fenced(config, lease.Fresh), client.Options{Scheme: mgr.GetScheme()})
+	if err != nil {
+		return nil, fmt.Errorf("setting up the client for refills: %w", err)
+	}
+	return refill, nil
+}
+
+// addOwnNamespace returns nil where the operator runs in no namespace of the cluster,
 // or has nothing in it that it could hold.
-func newOwnNamespace(mgr ctrl.Manager, o *options, lease *leadership.Lease) (*ownnamespace.OwnNamespace, error) {
+func addOwnNamespace(mgr ctrl.Manager, o *options, lease *leadership.Lease) (*ownnamespace.OwnNamespace, error) {
 	name, watched := os.Getenv("POD_NAMESPACE"), o.namespaces()
 	if name == "" || len(watched) > 0 && !slices.Contains(watched, name) {
 		return nil, nil
 	}
-	return ownnamespace.New(ownnamespace.Config{
+	own, err := ownnamespace.New(ownnamespace.Config{
 		Name: name, Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Fresh: lease.Fresh, Clock: clock.RealClock{},
 	})
+	if err != nil {
+		return nil, err
+	}
+	return own, mgr.Add(own)
 }

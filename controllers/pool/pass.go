@@ -98,9 +98,6 @@ func (p *pass) removeFinalizer(ctx context.Context) error {
 	if !hasFinalizer(p.pool) {
 		return nil
 	}
-	if err := p.checkFresh(); err != nil {
-		return err
-	}
 	changed := p.pool.DeepCopy()
 	controllerutil.RemoveFinalizer(changed, v1alpha1.FinalizerPoolAllocation)
 	if err := client.IgnoreNotFound(p.patch(ctx, changed)); err != nil {

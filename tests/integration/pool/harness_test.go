@@ -21,6 +21,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
@@ -43,9 +44,16 @@ func startPool(t *testing.T, namespace string) *poolOperator { return cluster.st
 func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 	t.Helper()
 	op := &poolOperator{traffic: newTraffic()}
-	mgr, err := ctrl.NewManager(op.through(s.config), managerOptions(namespace))
+	fresh := func() error {
+		if err := op.deposed.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}
+	config := leadership.Fenced(op.through(s.config), fresh)
+	mgr, err := ctrl.NewManager(config, managerOptions(namespace))
 	require.NoError(t, err)
-	refill, err := client.New(op.through(s.config), client.Options{Scheme: scheme})
+	refill, err := client.New(config, client.Options{Scheme: scheme})
 	require.NoError(t, err)
 	open := make(chan struct{})
 	var reconciler *poolcontroller.Reconciler
@@ -60,12 +68,6 @@ func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
-		},
-		Fresh: func() error {
-			if err := op.deposed.Load(); err != nil {
-				return *err
-			}
-			return nil
 		},
 		Executor: func() *podtemplate.Executor { return nil },
 		Ending:   func(string) bool { return false },
