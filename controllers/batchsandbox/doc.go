@@ -6,8 +6,8 @@
 // handed to two owners or handed on dirty; see docs/architecture.md:
 //
 //	claim    ledger.Claim ▸ one metadata patch ▸ one status patch
-//	release  metadata patch to alloc-release ▸ recycle ▸ metadata patch ▸ ledger.Free
-//	delete   recycle ▸ finalizer off ▸ ledger.Free
+//	release  metadata patch to alloc-release ▸ recycle ▸ metadata patch ▸ ledger.EndRelease
+//	delete   recycle ▸ finalizer off ▸ ledger.EndRelease
 //
 // It is the only writer of a BatchSandbox' status.
 package batchsandbox

@@ -40,8 +40,8 @@ func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.
 		if err != nil {
 			return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}), 0, nil //nolint:nilerr // told by the condition; a retry would not help
 		}
-		for _, c := range r.Ledger.Restore([]ledger.Record{record}) {
-			r.noteDoubleAllocation(s, c.Pod)
+		for _, pod := range r.Ledger.Settle(record) {
+			r.noteDoubleAllocation(s, pod)
 		}
 		held = r.Ledger.Allocation(s.key, s.owner.UID)
 	}
@@ -104,7 +104,7 @@ func (r *Reconciler) allocate(ctx context.Context, s *scope, held ledger.Allocat
 	ask, tooLarge := fit(s.bs, plan, held.Releasing)
 	var grants []ledger.Grant
 	var again time.Duration
-	switch share := r.Ledger.Offer(s.key, s.owner, ask); {
+	switch share := r.Ledger.SetDemand(s.key, s.owner, ask); {
 	case share == 0:
 	case share < len(plan.empty) && len(plan.lost)+len(plan.surplus) == 0 && r.tooSoon(s) > 0:
 		again = r.tooSoon(s)
@@ -139,19 +139,17 @@ func (r *Reconciler) persist(ctx context.Context, s *scope, plan pooledPlan, nex
 	}
 	want, err := allocation.Format(next, releasing)
 	if err != nil {
-		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
+		r.Ledger.Unclaim(s.key, s.owner, granted)
 		return nil, err
 	}
 	size := allocation.SizeWith(s.bs, want) + missing*shardSize(s.bs, ipLength)
 	if size > allocation.MaxAnnotationBytes && len(grants) > 0 {
-		// The demand first: with it, what is given back would wake this owner again at once.
-		r.Ledger.Withdraw(s.key, s.owner)
-		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
+		r.Ledger.Unclaim(s.key, s.owner, granted)
 		return allocationTooLarge(s.bs, size), nil
 	}
 	w, err := newWrite(s.bs, want, len(next)+len(releasing) > 0)
 	if err != nil {
-		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
+		r.Ledger.Unclaim(s.key, s.owner, granted)
 		return nil, err
 	}
 	if w == nil {

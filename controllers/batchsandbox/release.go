@@ -62,7 +62,7 @@ func (r *Reconciler) reconcileDelete(ctx context.Context, s *scope) (time.Durati
 	if err := r.resolve(ctx, s); err != nil {
 		return 0, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
 	}
-	r.Ledger.Withdraw(s.key, s.owner) // it waits for nothing any more, however long this takes
+	r.Ledger.SetDemand(s.key, s.owner, 0) // it waits for nothing any more, however long this takes
 	freed, stopping, err := r.releaseAll(ctx, s.key, s.owner, s.bs)
 	if err != nil || stopping > 0 {
 		v := r.viewPooled(ctx, s, nil)
@@ -84,8 +84,7 @@ func (r *Reconciler) reconcileDelete(ctx context.Context, s *scope) (time.Durati
 			return 0, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
 		}
 	}
-	r.Ledger.Free(s.key, s.owner.UID, freed)
-	r.Ledger.ForgetUnreadable(s.key, s.owner.UID)
+	r.Ledger.EndRelease(s.key, s.owner.UID, freed)
 	r.Ledger.ForgetOwner(s.key, s.owner)
 	return 0, nil
 }
@@ -113,13 +112,12 @@ func (r *Reconciler) reconcileGone(ctx context.Context, name types.NamespacedNam
 			continue
 		}
 		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
-		r.Ledger.Withdraw(ref.Pool, owner)
+		r.Ledger.SetDemand(ref.Pool, owner, 0)
 		freed, _, err := r.releaseAll(ctx, ref.Pool, owner, nil)
 		if err != nil {
 			return fmt.Errorf("giving back the sandboxes of BatchSandbox %s, which is gone: %w", name, err)
 		}
-		r.Ledger.Free(ref.Pool, ref.UID, freed)
-		r.Ledger.ForgetUnreadable(ref.Pool, ref.UID)
+		r.Ledger.EndRelease(ref.Pool, ref.UID, freed)
 		r.Ledger.ForgetOwner(ref.Pool, owner)
 	}
 	return nil
@@ -135,7 +133,7 @@ func (r *Reconciler) releaseAll(ctx context.Context, key ledger.Key, owner ledge
 		if err := r.othersUnreadable(ctx, key, owner); err != nil {
 			return nil, 0, err
 		}
-		suspects := r.Ledger.Suspects(key)
+		suspects := r.Ledger.PodsSetAside(key)
 		pods := make([]ledger.HeldPod, len(suspects))
 		for i, pod := range suspects {
 			pods[i] = ledger.HeldPod{Pod: pod, Seen: true}

@@ -155,20 +155,19 @@ func (r *Reconciler) commit(s *scope, w *write, answer *v1alpha1.BatchSandbox) {
 	s.memo.latest = answer
 	s.memo.allocationWritten = r.Clock.Now()
 	s.bs = answer.DeepCopy()
-	r.Ledger.Drop(s.key, s.owner.UID, w.drops)
+	r.Ledger.Discard(s.key, s.owner.UID, w.drops)
 	r.Ledger.BeginRelease(s.key, s.owner.UID, w.releases)
 	if r.Tasks != nil && len(w.frees) > 0 {
 		r.Tasks.Freed(s.bs, w.frees)
 	}
-	r.Ledger.Free(s.key, s.owner.UID, w.frees)
+	r.Ledger.EndRelease(s.key, s.owner.UID, w.frees)
 }
 
 // rollback gives back what the write would have claimed. The owner asks again when
 // it is reconciled; until then it does not keep others waiting.
 func (r *Reconciler) rollback(s *scope, w *write) {
 	s.memo.pending = nil
-	r.Ledger.Withdraw(s.key, s.owner)
-	r.Ledger.Unclaim(s.key, s.owner.UID, w.grants)
+	r.Ledger.Unclaim(s.key, s.owner, w.grants)
 }
 
 // abandon gives up what a write would have claimed that may have been done for a while,
@@ -176,8 +175,8 @@ func (r *Reconciler) rollback(s *scope, w *write) {
 // never lent again.
 func (r *Reconciler) abandon(s *scope, w *write) {
 	s.memo.pending = nil
-	r.Ledger.Withdraw(s.key, s.owner)
-	r.Ledger.Drop(s.key, s.owner.UID, w.grants)
+	r.Ledger.SetDemand(s.key, s.owner, 0)
+	r.Ledger.Discard(s.key, s.owner.UID, w.grants)
 }
 
 // resolve repeats the write that is pending, if one is, until its outcome is known.

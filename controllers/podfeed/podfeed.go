@@ -18,8 +18,11 @@ import (
 	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
-// PoolOf returns the Pool that controls the object, by its owner reference: labels
-// can be forged.
+// PoolOf returns the Pool that controls the object, by its owner reference. The
+// reference has the Pool's UID, so that pods of an earlier Pool of the same name are told
+// from those of this one, and it is what the garbage collector goes by; a label has
+// neither. It is no protection: whoever may write pods in a namespace can forge an owner
+// reference as well as a label. The namespace is the trust boundary.
 func PoolOf(obj metav1.Object) (ledger.Key, types.UID, bool) {
 	ref := metav1.GetControllerOf(obj)
 	if ref == nil || ref.Kind != v1alpha1.KindPool {
@@ -142,7 +145,8 @@ func orElse(s, other string) string {
 	return s
 }
 
-// Strip is the transform of the pod cache: it keeps what the reconcilers read.
+// Strip is the transform of the pod cache: it keeps what the reconcilers read, and drops
+// the rest, which is most of a pod. The cache holds every pod of every pool.
 func Strip(obj any) (any, error) {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
@@ -200,7 +204,7 @@ func Register(ctx context.Context, pods cache.Cache, book *ledger.Ledger) error 
 	forget := func(obj any) {
 		if pod, ok := obj.(*corev1.Pod); ok {
 			if key, _, ok := PoolOf(pod); ok {
-				book.Forget(key, pod.Name, pod.UID)
+				book.ObserveGone(key, pod.Name, pod.UID)
 			}
 		}
 	}
@@ -208,7 +212,9 @@ func Register(ctx context.Context, pods cache.Cache, book *ledger.Ledger) error 
 		AddFunc: observe,
 		UpdateFunc: func(old, obj any) {
 			if !samePool(old, obj) {
-				forget(old) // its Pool was deleted without its pods, or it was taken from it
+				// The pod has left its Pool: that was deleted without its pods, or the
+				// reference was taken out of the pod.
+				forget(old)
 			}
 			observe(obj)
 		},

@@ -95,7 +95,7 @@ func (p *pass) deletePod(ctx context.Context, known *ledger.Pod) (bool, error) {
 			return false, err
 		}
 		if live == nil {
-			p.Ledger.Forget(p.key, known.Name, "")
+			p.Ledger.ObserveGone(p.key, known.Name, "")
 			return false, nil
 		}
 		uid = live.UID
@@ -125,7 +125,7 @@ func (p *pass) forgetLost(ctx context.Context, name string, uid types.UID) error
 		return err
 	}
 	if live == nil || live.UID != uid {
-		p.Ledger.Forget(p.key, name, uid)
+		p.Ledger.ObserveGone(p.key, name, uid)
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func (p *pass) verify(ctx context.Context, names []string) error {
 		case err != nil:
 			errs = append(errs, err)
 		case pod == nil:
-			p.Ledger.Unreserve(p.key, name)
+			p.Ledger.AbortCreate(p.key, name)
 		default:
 			// The cache will show it: taken in from here, it would stay for ever if the
 			// cache never showed it nor its end.

@@ -149,7 +149,7 @@ func (s *Startup) loseHidden(ctx context.Context, records []ledger.Record) error
 		key, poolUID, ok := podfeed.PoolOf(pod)
 		if ok && named[client.ObjectKeyFromObject(pod)] == key {
 			s.Ledger.Observe(key, ledger.Pod{Name: pod.Name, UID: pod.UID, PoolUID: poolUID, Terminating: pod.DeletionTimestamp != nil})
-			s.Ledger.Forget(key, pod.Name, pod.UID)
+			s.Ledger.ObserveGone(key, pod.Name, pod.UID)
 		}
 		return nil
 	})

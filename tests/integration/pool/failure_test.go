@@ -62,9 +62,9 @@ func TestAPodThatOnlyAnAnnotationNamesIsNotDeleted(t *testing.T) {
 	// Somebody has written a pod's name into an allocation that was never the pool's.
 	key := client.ObjectKeyFromObject(p)
 	owner := ledger.Owner{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "forger"}, UID: "forger"}
-	op.book.Restore([]ledger.Record{{Pool: key, Owner: owner, Pods: []string{stranger.Name, "nobody"}}})
+	op.book.Rebuild([]ledger.Record{{Pool: key, Owner: owner, Pods: []string{stranger.Name, "nobody"}}})
 	op.book.BeginRelease(key, owner.UID, []string{stranger.Name, "nobody"})
-	op.book.Free(key, owner.UID, []string{stranger.Name, "nobody"})
+	op.book.EndRelease(key, owner.UID, []string{stranger.Name, "nobody"})
 
 	eventually(t, func(c *assert.CollectT) { assert.Len(c, op.book.Snapshot(key).Pods, 1) })
 	assert.True(t, cluster.get(t, stranger), "the pod is there")

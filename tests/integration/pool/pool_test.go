@@ -273,13 +273,13 @@ func TestDeletedPoolWaitsForWhatItHasLent(t *testing.T) {
 	assert.Equal(t, "waiting for 2 sandboxes of 1 BatchSandboxes to come back", deleting.Message)
 	assert.ElementsMatch(t, held, names(cluster.listPods(t, namespace)), "idle pods are gone, held ones stay")
 	key := client.ObjectKeyFromObject(p)
-	assert.False(t, op.book.Lends(key))
+	assert.Zero(t, op.book.SetDemand(key, ledger.Owner{UID: "late"}, 1), "it lends nothing more")
 	eventually(t, func(c *assert.CollectT) {
 		assert.Len(c, cluster.eventsOf(c, p, v1alpha1.ReasonWaitingForSandboxes), 1)
 	})
 
 	op.book.BeginRelease(key, owner.UID, held)
-	op.book.Free(key, owner.UID, held)
+	op.book.EndRelease(key, owner.UID, held)
 	eventually(t, func(c *assert.CollectT) {
 		assert.False(c, cluster.get(c, p.DeepCopy()), "the Pool is gone")
 		assert.Empty(c, cluster.listPods(c, namespace))
