@@ -57,7 +57,7 @@ func (p *pass) run(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, p.removeFinalizer(ctx)
 	}
-	statusErr := p.writeStatus(ctx, snapshot)
+	statusErr := p.writeStatus(ctx, &snapshot, plan.Overdue)
 	if applyErr != nil {
 		return 0, applyErr
 	}
