@@ -33,15 +33,16 @@ type bench struct {
 	statuses int
 }
 
-func newBench(t *testing.T, ready ...string) *bench {
+func newBench(t testing.TB, spec *v1alpha1.PoolSpec, ready ...string) *bench {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	require.NoError(t, clientgoscheme.AddToScheme(scheme))
 	require.NoError(t, v1alpha1.AddToScheme(scheme))
 	pool := &v1alpha1.Pool{
 		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name, UID: poolUID},
-		Spec:       v1alpha1.PoolSpec{Template: &v1alpha1.PodTemplate{}},
+		Spec:       *spec,
 	}
+	pool.Spec.Template = &v1alpha1.PodTemplate{}
 	b := &bench{clock: clocktesting.NewFakeClock(now)}
 	api := interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).WithObjects(pool).WithStatusSubresource(pool).Build(), interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
@@ -71,7 +72,7 @@ func newBench(t *testing.T, ready ...string) *bench {
 }
 
 func TestAPodThatAClaimWasQuickerToTakeNeedsNoSuccessor(t *testing.T) {
-	b := newBench(t, "a", "b")
+	b := newBench(t, capacity(2, 2, 0, 4), "a", "b")
 	plan := &Plan{Retire: []string{"a", "b"}, Create: 2}
 	owner := ledger.Owner{NamespacedName: types.NamespacedName{Namespace: key.Namespace, Name: "holder"}, UID: "holder"}
 	require.Len(t, b.Ledger.Claim(key, owner, []int32{0}), 1)
@@ -92,7 +93,7 @@ func TestWhatBecomesOfTheNameOfACreate(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBench(t)
+			b := newBench(t, capacity(2, 2, 0, 4))
 			b.answer = c.answer
 			b.createPods(t.Context(), nil, 1)
 			var states []ledger.State
@@ -107,7 +108,7 @@ func TestWhatBecomesOfTheNameOfACreate(t *testing.T) {
 }
 
 func TestAStatusIsWrittenAtOnceAndThenOnceASecond(t *testing.T) {
-	b := newBench(t)
+	b := newBench(t, capacity(2, 2, 0, 4))
 	write := func(count int) {
 		t.Helper()
 		b.wait, b.pool = 0, b.state.newest.Of(b.pool) // as each pass begins

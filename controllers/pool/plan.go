@@ -139,7 +139,7 @@ type decision struct {
 }
 
 func newDecision(in *Input) *decision {
-	d := &decision{in: in}
+	d := &decision{in: in, idle: make([]*ledger.PodState, 0, len(in.Pods))}
 	d.plan.Replaced, d.plan.ReplacedAt = in.Memory.Replaced, in.Memory.ReplacedAt
 	if d.recovered() {
 		d.plan.Replaced, d.plan.ReplacedAt = 0, time.Time{}
