@@ -10,6 +10,9 @@ const (
 	// ConditionSandboxesRestarted of a BatchSandbox: a container restarted in a
 	// sandbox after it was handed over, so what ran there is gone.
 	ConditionSandboxesRestarted = "SandboxesRestarted"
+	// ConditionSandboxesEnded of a BatchSandbox: the containers of a sandbox finished by
+	// themselves and are not restarted. It is kept until it is released.
+	ConditionSandboxesEnded = "SandboxesEnded"
 	// ConditionDeleting of either kind: what its deletion waits for.
 	ConditionDeleting = "Deleting"
 )
@@ -90,3 +93,13 @@ const (
 	// ReasonContainersRestarted: at least one container restarted after the hand-over.
 	ReasonContainersRestarted = "ContainersRestarted"
 )
+
+// Reasons of ConditionSandboxesEnded.
+const (
+	// ReasonContainersEnded, also of ConditionReady: the containers of at least one
+	// sandbox finished by themselves and are not restarted.
+	ReasonContainersEnded = "ContainersEnded"
+)
+
+// ReasonSandboxEnded is the reason of a failed task whose sandbox has ended before it.
+const ReasonSandboxEnded = "SandboxEnded"

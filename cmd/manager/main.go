@@ -8,13 +8,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -22,7 +20,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
@@ -30,19 +27,9 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/batchsandbox"
-	"github.com/opensandbox/operator/controllers/keyring"
 	"github.com/opensandbox/operator/controllers/leadership"
-	"github.com/opensandbox/operator/controllers/ledger"
-	"github.com/opensandbox/operator/controllers/ownnamespace"
 	"github.com/opensandbox/operator/controllers/podfeed"
-	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/pool"
-	"github.com/opensandbox/operator/controllers/startup"
-	"github.com/opensandbox/operator/controllers/task"
 	"github.com/opensandbox/operator/controllers/webhook"
-	executorclient "github.com/opensandbox/operator/executor/client"
-	"github.com/opensandbox/operator/executor/token"
 )
 
 // leaseName is the Lease that the replicas of the operator compete for.
@@ -235,98 +222,4 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 		return fmt.Errorf("adding the readiness check: %w", err)
 	}
 	return webhook.Register(mgr, o.taskExecutorImage)
-}
-
-// wire connects the ledger, its rebuild and the reconcilers.
-func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.Lease) error {
-	var pools *pool.Reconciler
-	sandboxes, tasks := &batchsandbox.Reconciler{}, &task.Reconciler{}
-	book := ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { pools.Wake(key) }, Owner: func(name types.NamespacedName) {
-		sandboxes.Wake(name)
-		tasks.Wake(name)
-	}})
-	gate := leadership.NewGate()
-	refill, err := newRefill(mgr, o, lease)
-	if err != nil {
-		return err
-	}
-	recorder := mgr.GetEventRecorder("opensandbox-operator")
-	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
-	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
-	keys := &keyring.Keyring{}
-	restartRules := false // set before the gate opens
-	executor := func() *podtemplate.Executor {
-		key := keys.Current()
-		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()), RestartRules: restartRules}
-	}
-	own, err := addOwnNamespace(mgr, o, lease)
-	if err != nil {
-		return err
-	}
-	if pools, err = pool.New(pool.Config{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Refill: refill, Ledger: book,
-		Recorder: recorder, Clock: clock.RealClock{}, WaitOpen: gate.Wait, Executor: executor, Ending: own.Ending,
-	}); err != nil {
-		return err
-	}
-	sandboxes.Executor, sandboxes.Tasks, sandboxes.Ending = executor, tasks, own.Ending
-	tasks.Client, tasks.Live, tasks.Ledger, tasks.Executors = mgr.GetClient(), mgr.GetAPIReader(), book, executorclient.New(executorclient.Options{})
-	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
-	tasks.OnSettled = sandboxes.Wake
-	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
-	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
-		return fmt.Errorf("setting up the pool reconciler: %w", err)
-	}
-	if err := sandboxes.SetupWithManager(ctx, mgr, o.sandboxWorkers); err != nil {
-		return fmt.Errorf("setting up the batchsandbox reconciler: %w", err)
-	}
-	if err := tasks.SetupWithManager(ctx, mgr, o.taskWorkers, o.taskDispatches); err != nil {
-		return fmt.Errorf("setting up the task reconciler: %w", err)
-	}
-	start, err := startup.New(startup.Config{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
-		Recorder: recorder, Clock: clock.RealClock{}, Term: lease.Term, Open: gate.Open,
-		LookAtOwnNamespace: own.Look, Namespaces: o.namespaces(),
-		Prepare: func(ctx context.Context) error {
-			var err error
-			// In a namespace where the operator may make pods.
-			probed := append(o.namespaces(), o.leaseNamespace)[0]
-			if restartRules, err = task.RestartRulesKept(ctx, mgr.GetClient(), probed); err != nil {
-				ctrl.Log.Error(err, "sandboxes are not restarted in place")
-			}
-			return keys.Load(ctx, mgr.GetAPIReader(), mgr.GetClient(), o.leaseNamespace)
-		},
-	})
-	if err != nil {
-		return err
-	}
-	return mgr.Add(start)
-}
-
-// newRefill returns the client that pools create and delete pods with, which has a
-// budget of its own.
-func newRefill(mgr ctrl.Manager, o *options, lease *leadership.Lease) (client.Client, error) {
-	config := rest.CopyConfig(mgr.GetConfig())
-	config.QPS, config.Burst = float32(o.refillQPS), o.refillBurst
-	refill, err := client.New(leadership.Fenced(config, lease.Fresh), client.Options{Scheme: mgr.GetScheme()})
-	if err != nil {
-		return nil, fmt.Errorf("setting up the client for refills: %w", err)
-	}
-	return refill, nil
-}
-
-// addOwnNamespace returns nil where the operator runs in no namespace of the cluster,
-// or has nothing in it that it could hold.
-func addOwnNamespace(mgr ctrl.Manager, o *options, lease *leadership.Lease) (*ownnamespace.OwnNamespace, error) {
-	name, watched := os.Getenv("POD_NAMESPACE"), o.namespaces()
-	if name == "" || len(watched) > 0 && !slices.Contains(watched, name) {
-		return nil, nil
-	}
-	own, err := ownnamespace.New(ownnamespace.Config{
-		Name: name, Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Fresh: lease.Fresh, Clock: clock.RealClock{},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return own, mgr.Add(own)
 }

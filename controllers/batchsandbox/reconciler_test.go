@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,10 +27,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
+	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
 var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
@@ -37,6 +42,7 @@ var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
 // world is a Reconciler with an API server in memory, whose answers a test can spoil.
 type world struct {
 	*Reconciler
+	Ledger   *ledger.Ledger
 	t        *testing.T
 	api      client.WithWatch // without what the test spoils
 	clock    *clocktesting.FakeClock
@@ -48,8 +54,10 @@ type world struct {
 	// write; do sends it.
 	spoil func(write string, do func() error) error
 	fresh error
-	// late, when set, is what the cache shows of the one BatchSandbox.
-	late *v1alpha1.BatchSandbox
+	// late, when set, is what the cache shows of the one BatchSandbox, and latePods what
+	// it shows of pods.
+	late     *v1alpha1.BatchSandbox
+	latePods *corev1.PodList
 }
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
@@ -62,36 +70,64 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		WithStatusSubresource(&v1alpha1.BatchSandbox{}, &corev1.Pod{}).
 		WithIndex(&corev1.Pod{}, indexController, controllerUID).
 		Build()
-	w.Reconciler = &Reconciler{
-		Client: interceptor.NewClient(w.api, interceptor.Funcs{
-			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
-				if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && w.late != nil {
-					w.late.DeepCopyInto(bs)
-					return nil
-				}
-				return c.Get(ctx, key, obj, opts...)
-			},
-			Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
-				return w.send("patch "+obj.GetName(), func() error { return c.Patch(ctx, obj, patch, opts...) })
-			},
-			SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
-				return w.send("status "+obj.GetName(), func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
-			},
-			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
-				return w.send("create "+obj.GetName(), func() error { return c.Create(ctx, obj, opts...) })
-			},
-			Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
-				return w.send("delete "+obj.GetName(), func() error { return c.Delete(ctx, obj, opts...) })
-			},
-		}),
-		Live:     w.api,
-		Ledger:   ledger.New(ledger.Hooks{}),
+	w.Ledger = ledger.New(ledger.Hooks{})
+	w.connect(interceptor.NewClient(w.api, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && w.late != nil {
+				w.late.DeepCopyInto(bs)
+				return nil
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			if pods, ok := list.(*corev1.PodList); ok && w.latePods != nil {
+				w.latePods.DeepCopyInto(pods)
+				return nil
+			}
+			return c.List(ctx, list, opts...)
+		},
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			return w.send("patch "+obj.GetName(), func() error { return c.Patch(ctx, obj, patch, opts...) })
+		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+			return w.send("status "+obj.GetName(), func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
+		},
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			return w.send("create "+obj.GetName(), func() error {
+				obj.SetUID(types.UID("uid-" + obj.GetName())) // as the API server does
+				return c.Create(ctx, obj, opts...)
+			})
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			return w.send("delete "+obj.GetName(), func() error { return c.Delete(ctx, obj, opts...) })
+		},
+	}))
+	return w
+}
+
+// connect has the reconciler use that client.
+func (w *world) connect(c client.Client) {
+	w.t.Helper()
+	var err error
+	w.Reconciler, err = New(Config{
+		Client: c, Live: w.api, Ledger: w.Ledger, Tasks: noTasks{}, Wakes: &wakequeue.Queue{},
+		Executor: func() *podtemplate.Executor { return &podtemplate.Executor{} },
 		Fresh:    func() error { return w.fresh },
 		WaitOpen: func(context.Context) error { return nil },
+		Ending:   func(string) bool { return false },
 		Recorder: w.recorder,
 		Clock:    w.clock,
-	}
-	return w
+	})
+	require.NoError(w.t, err)
+}
+
+// noTasks stands for the task reconciler where no BatchSandbox has a task.
+type noTasks struct{}
+
+func (noTasks) Report(*v1alpha1.BatchSandbox) taskreport.Report { return taskreport.Report{} }
+func (noTasks) Freed(*v1alpha1.BatchSandbox, []string)          {}
+func (noTasks) Stop(*v1alpha1.BatchSandbox, string, types.UID, bool) taskreport.Stopping {
+	return taskreport.Stopped
 }
 
 func (w *world) send(write string, do func() error) error {
@@ -221,6 +257,30 @@ func TestAClaimIsOnePatchAndOneStatus(t *testing.T) {
 
 	w.mustReconcile("batch")
 	require.Len(t, w.writes, 2, "nothing has changed")
+}
+
+func TestEachClaimReleaseAndRecyclingLeavesOneLine(t *testing.T) {
+	var lines []string
+	logger := funcr.New(func(_, args string) { lines = append(lines, args) }, funcr.Options{})
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 3))
+	step := func(change func(), want ...string) {
+		t.Helper()
+		lines = nil
+		change()
+		_, err := w.Reconcile(log.IntoContext(t.Context(), logger), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "batch"}})
+		require.NoError(t, err)
+		require.Len(t, lines, len(want), "%v", lines)
+		for i := range want {
+			require.Contains(t, lines[i], want[i])
+			require.Contains(t, lines[i], `"pool"="pool"`)
+			require.Contains(t, lines[i], `"duration"="`)
+		}
+	}
+	step(func() {}, `"msg"="claimed sandboxes" "pool"="pool" "count"=3`)
+	step(func() {})
+	step(func() { w.scale("batch", 2) }, `"msg"="released sandboxes" "pool"="pool" "count"=1`, `"msg"="recycled sandboxes" "pool"="pool" "count"=1`)
+	step(func() { require.NoError(t, w.api.Delete(t.Context(), w.get("batch"))) },
+		`"msg"="released sandboxes" "pool"="pool" "count"=2`, `"msg"="recycled sandboxes" "pool"="pool" "count"=2`)
 }
 
 func TestOnlyReadyPodsAreHandedOut(t *testing.T) {
@@ -388,7 +448,7 @@ func TestAClaimThatStaysUnclearIsShownAndFenced(t *testing.T) {
 				_, err := w.reconcile("batch")
 				require.ErrorIs(t, err, errTimeout)
 				require.NotContains(t, w.writes, "status batch")
-				w.clock.Step(pendingPatience / 2)
+				w.clock.Step(unclearPatience / 2)
 			}
 			_, err := w.reconcile("batch")
 			require.ErrorIs(t, err, errTimeout)
@@ -402,7 +462,7 @@ func TestAClaimThatStaysUnclearIsShownAndFenced(t *testing.T) {
 				for range 2 { // and so with the next claim
 					_, err := w.reconcile("batch")
 					require.ErrorIs(t, err, errTimeout)
-					w.clock.Step(pendingPatience)
+					w.clock.Step(unclearPatience)
 				}
 				require.Equal(t, 2, w.idle())
 			}
@@ -427,7 +487,7 @@ func TestAFenceOfWhichNothingIsHeardCostsNoPod(t *testing.T) {
 	}
 	_, err := w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
-	w.clock.Step(pendingPatience)
+	w.clock.Step(unclearPatience)
 	_, err = w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
 	require.Zero(t, w.idle(), "the claim may be written")
@@ -447,7 +507,7 @@ func TestAFenceThatMovesNothingIsNone(t *testing.T) {
 	}
 	_, err := w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
-	w.clock.Step(pendingPatience)
+	w.clock.Step(unclearPatience)
 	_, err = w.reconcile("batch")
 	require.ErrorIs(t, err, errTimeout)
 	require.Contains(t, w.writes, "status batch")
@@ -771,7 +831,7 @@ func TestAnAllocationThatDoesNotFitClaimsNothing(t *testing.T) {
 
 func TestAStatusFieldThatTheCRDLacksIsNotWrittenAgain(t *testing.T) {
 	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
-	w.Client = interceptor.NewClient(w.api, interceptor.Funcs{
+	w.connect(interceptor.NewClient(w.api, interceptor.Funcs{
 		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
 			w.writes = append(w.writes, "status")
 			if err := c.SubResource(sub).Patch(ctx, obj, patch, opts...); err != nil {
@@ -781,7 +841,7 @@ func TestAStatusFieldThatTheCRDLacksIsNotWrittenAgain(t *testing.T) {
 			bs.Status.Phase = "" // it would have been pruned
 			return c.SubResource(sub).Update(ctx, bs)
 		},
-	})
+	}))
 	for range 5 {
 		w.clock.Step(time.Minute)
 		w.mustReconcile("batch")
@@ -815,6 +875,115 @@ func TestAnExpiredBatchIsDeletedWithAnEvent(t *testing.T) {
 	require.Equal(t, []string{"Expired"}, w.events())
 	w.mustReconcile("batch")
 	require.False(t, w.podExists("a"))
+}
+
+func hasEnded(p *ledger.Pod) { p.Finished, p.Ready, p.Problem = true, false, "PodSucceeded" }
+
+func TestASandboxThatHasEndedKeepsItsShardAndItsPod(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 2))
+	w.mustReconcile("batch")
+	w.clock.Step(time.Second)
+	w.observe("b", hasEnded)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"a", "b"}, w.holds("batch"))
+	require.Equal(t, `["ip-a"]`, w.get("batch").Annotations[v1alpha1.AnnotationEndpoints], "the address may be another's by now")
+	status := w.get("batch").Status
+	require.Equal(t, []int32{2, 2, 1, 1}, []int32{status.Replicas, status.Allocated, status.Ready, status.Ended})
+	c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionSandboxesEnded)
+	require.NotNil(t, c)
+	require.Equal(t, metav1.ConditionTrue, c.Status)
+	require.Equal(t, v1alpha1.ReasonContainersEnded, c.Reason)
+	require.Equal(t, v1alpha1.ReasonContainersEnded, w.ready("batch").Reason)
+	require.Equal(t, []string{v1alpha1.ConditionSandboxesEnded}, w.events(), "once")
+	n := len(w.writes)
+	for range 3 {
+		w.clock.Step(time.Minute)
+		w.mustReconcile("batch")
+	}
+	require.Len(t, w.writes, n, "and that is all")
+	require.Empty(t, w.events())
+
+	w.observe("b", hasEnded, func(p *ledger.Pod) { p.Disrupted = true })
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"a", "c"}, w.holds("batch"), "one that was evicted is lost")
+	require.Zero(t, w.get("batch").Status.Ended)
+}
+
+func TestASandboxThatHasEndedIsLetGoOf(t *testing.T) {
+	tests := map[string]func(w *world, bs *v1alpha1.BatchSandbox) error{
+		"by scale-down": func(w *world, bs *v1alpha1.BatchSandbox) error {
+			*bs.Spec.Replicas = 0
+			return w.api.Update(w.t.Context(), bs)
+		},
+		"by deletion": func(w *world, bs *v1alpha1.BatchSandbox) error { return w.api.Delete(w.t.Context(), bs) },
+	}
+	for name, letGo := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+			pool := &v1alpha1.Pool{}
+			require.NoError(t, w.api.Get(t.Context(), poolKey, pool))
+			pool.Spec.RecycleStrategy.Type = v1alpha1.RecycleNoop
+			require.NoError(t, w.api.Update(t.Context(), pool))
+			w.mustReconcile("batch")
+			w.observe("a", hasEnded)
+			w.clock.Step(time.Second)
+			w.mustReconcile("batch")
+			require.True(t, w.podExists("a"))
+			require.NoError(t, letGo(w, w.get("batch")))
+			w.mustReconcile("batch")
+			require.False(t, w.podExists("a"), "nothing can run in it any more, so no pool wants it back")
+			require.Zero(t, w.idle())
+		})
+	}
+}
+
+func TestManySandboxesThatEndAreNotAWriteEach(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b", "c"}, named("batch", 3))
+	w.mustReconcile("batch")
+	w.clock.Step(time.Second)
+	w.observe("a", hasEnded)
+	w.mustReconcile("batch")
+	w.writes = nil
+	w.observe("b", hasEnded)
+	again := w.mustReconcile("batch").RequeueAfter
+	require.Empty(t, w.writes)
+	require.Positive(t, again)
+	w.observe("c", hasEnded)
+	w.clock.Step(again)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"patch batch", "status batch"}, w.writes)
+	require.NotContains(t, w.get("batch").Annotations, v1alpha1.AnnotationEndpoints)
+}
+
+func TestATemplateSandboxThatHasEndedIsNotStartedAgain(t *testing.T) {
+	w := newWorld(t, named("batch", 1, templated))
+	w.mustReconcile("batch")
+	end := func(change func(*corev1.PodStatus)) {
+		pod := &corev1.Pod{}
+		require.NoError(t, w.api.Get(t.Context(), types.NamespacedName{Namespace: "ns", Name: "batch-0"}, pod))
+		pod.Status = corev1.PodStatus{Phase: corev1.PodSucceeded, PodIP: "10.0.0.1"}
+		change(&pod.Status)
+		require.NoError(t, w.api.Status().Update(t.Context(), pod))
+	}
+	end(func(*corev1.PodStatus) {})
+	w.writes = nil
+	for range 3 {
+		w.clock.Step(time.Minute)
+		w.mustReconcile("batch")
+	}
+	require.Equal(t, []string{"status batch"}, w.writes)
+	status := w.get("batch").Status
+	require.Equal(t, []int32{1, 0, 1}, []int32{status.Replicas, status.Ready, status.Ended})
+	require.Equal(t, v1alpha1.PhaseFailed, status.Phase)
+	require.True(t, meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionSandboxesEnded))
+
+	end(func(s *corev1.PodStatus) { s.Phase, s.Reason = corev1.PodFailed, "Evicted" })
+	w.writes = nil
+	w.clock.Step(time.Minute)
+	w.mustReconcile("batch")
+	require.Equal(t, "delete batch-0", w.writes[0], "one that was evicted is lost")
+	require.Contains(t, w.writes[1], "create batch-0")
+	require.Zero(t, w.get("batch").Status.Ended)
 }
 
 func templated(bs *v1alpha1.BatchSandbox) {

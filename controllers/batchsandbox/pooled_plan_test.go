@@ -37,10 +37,6 @@ func TestPlanPooled(t *testing.T) {
 			held: []ledger.HeldPod{held(0, "a"), held(1, "b")}, replicas: 2,
 			keep: []string{"a", "b"},
 		},
-		"what is kept is in shard order": {
-			held: []ledger.HeldPod{held(2, "c"), held(0, "a"), held(1, "b")}, replicas: 3,
-			keep: []string{"a", "b", "c"},
-		},
 		"a pod that is gone is replaced at its own shard": {
 			held: []ledger.HeldPod{held(0, "a"), held(1, "b", gone), held(2, "c")}, replicas: 3,
 			keep: []string{"a", "c"}, lost: []string{"b"}, empty: []int32{1},
