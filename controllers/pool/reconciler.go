@@ -25,10 +25,6 @@ import (
 	"github.com/opensandbox/operator/controllers/wiring"
 )
 
-// wakeDelay lets the many changes of a burst share one pass: a snapshot of a pool
-// takes its lock, which claims need too.
-const wakeDelay = 20 * time.Millisecond
-
 // A pass that failed is tried again after firstRetry, then twice as long each time, up to
 // lastRetry.
 const firstRetry, lastRetry = 5 * time.Millisecond, 30 * time.Second
@@ -50,6 +46,10 @@ type Config struct {
 	Refill client.Client
 	// Ledger knows the pods.
 	Ledger *ledger.Ledger
+	// Wakes has pools reconciled whose pods or demand have changed. It is fed by the
+	// ledger: many changes of a burst are to share one pass, since a snapshot of a pool
+	// takes its lock, which claims need too.
+	Wakes *wakequeue.Queue
 	// Recorder records events on Pools.
 	Recorder events.EventRecorder
 	// Clock tells the time.
@@ -68,7 +68,6 @@ type Reconciler struct {
 	Config
 
 	states states
-	wakes  wakequeue.Queue
 }
 
 // New returns a Reconciler, or an error that says what is missing.
@@ -96,7 +95,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, opts controller.Options)
 		Named("pool").
 		WithOptions(withRetries(opts)).
 		For(&v1alpha1.Pool{}).
-		WatchesRawSource(&r.wakes).
+		WatchesRawSource(r.Wakes).
 		Complete(r)
 }
 
@@ -106,10 +105,6 @@ func withRetries(opts controller.Options) controller.Options {
 	opts.RateLimiter = workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry)
 	return opts
 }
-
-// Wake asks for a pass over the pool. It does not block, and may be called before
-// the controller has started. It is the ledger's Pool hook.
-func (r *Reconciler) Wake(key ledger.Key) { r.wakes.WakeAfter(key, wakeDelay) }
 
 // Reconcile makes one pass over a pool.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {

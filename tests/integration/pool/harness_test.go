@@ -26,6 +26,7 @@ import (
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	poolcontroller "github.com/opensandbox/operator/controllers/pool"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
 // poolOperator is a manager that runs the pool reconciler alone, for one namespace.
@@ -56,10 +57,10 @@ func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 	refill, err := client.New(config, client.Options{Scheme: scheme})
 	require.NoError(t, err)
 	open := make(chan struct{})
-	var reconciler *poolcontroller.Reconciler
-	op.book = ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { reconciler.Wake(key) }})
-	reconciler, err = poolcontroller.New(poolcontroller.Config{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Refill: refill, Ledger: op.book,
+	wakes := &wakequeue.Queue{}
+	op.book = ledger.New(ledger.Hooks{Pool: wakes.WakeSoon})
+	reconciler, err := poolcontroller.New(poolcontroller.Config{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Refill: refill, Ledger: op.book, Wakes: wakes,
 		Recorder: mgr.GetEventRecorder("opensandbox"), Clock: clock.RealClock{},
 		WaitOpen: func(ctx context.Context) error {
 			select {
@@ -73,7 +74,7 @@ func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 		Ending:   func(string) bool { return false },
 	})
 	require.NoError(t, err)
-	op.wake = reconciler.Wake
+	op.wake = wakes.WakeSoon
 	skip := true // names must be unique in a process, which runs many managers here
 	require.NoError(t, reconciler.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: 4, SkipNameValidation: &skip}))
 	require.NoError(t, mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
