@@ -77,7 +77,8 @@ type PoolSpec struct {
 // and not yet served, and I idle pods, the pool is left as it is while
 // bufferMin <= I - D <= bufferMax and poolMin <= A + I <= poolMax; otherwise it
 // goes to A + D + (bufferMin+bufferMax)/2, rounded up and clamped to
-// [poolMin, poolMax].
+// [poolMin, poolMax]. Idle pods that take too long to become ready do not count, except
+// towards poolMax: others are made in their place, and they are deleted a few at a time.
 //
 // +kubebuilder:validation:XValidation:rule="self.bufferMin <= self.bufferMax",message="bufferMin must be at most bufferMax"
 // +kubebuilder:validation:XValidation:rule="self.poolMin <= self.poolMax",message="poolMin must be at most poolMax"

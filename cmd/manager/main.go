@@ -158,6 +158,11 @@ func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.C
 				Transform: podfeed.Strip,
 			}},
 		},
+		// The client that writes: nothing is written with an old lease.
+		NewClient: func(config *rest.Config, options client.Options) (client.Client, error) {
+			options.HTTPClient = nil // it would bypass the fence
+			return client.New(leadership.Fenced(config, lease.Fresh), options)
+		},
 		HealthProbeBindAddress:        o.probeAddress,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress, SecureServing: o.metricsSecure},
 		LeaderElection:                lease != nil,

@@ -50,14 +50,14 @@ func (p *pass) run(ctx context.Context) (time.Duration, error) {
 	})
 	p.due(plan.Wait)
 	applyErr := p.apply(ctx, &plan)
-	snapshot = p.Ledger.Snapshot(p.key)
+	snapshot = p.Ledger.Snapshot(p.key) // free if nothing was done
 	if deleting && p.isDone(snapshot) {
 		if applyErr != nil {
 			return 0, applyErr
 		}
 		return 0, p.removeFinalizer(ctx)
 	}
-	statusErr := p.writeStatus(ctx, snapshot)
+	statusErr := p.writeStatus(ctx, &snapshot, plan.Overdue)
 	if applyErr != nil {
 		return 0, applyErr
 	}
@@ -97,9 +97,6 @@ func (p *pass) addFinalizer(ctx context.Context) error {
 func (p *pass) removeFinalizer(ctx context.Context) error {
 	if !hasFinalizer(p.pool) {
 		return nil
-	}
-	if err := p.checkFresh(); err != nil {
-		return err
 	}
 	changed := p.pool.DeepCopy()
 	controllerutil.RemoveFinalizer(changed, v1alpha1.FinalizerPoolAllocation)
