@@ -23,8 +23,8 @@ import (
 // +kubebuilder:printcolumn:name="EXPIRE",type=string,JSONPath=`.status.expires`,description="When it will be deleted"
 // +kubebuilder:printcolumn:name="AGE",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must be at most 63 characters: it becomes a label value"
-// +kubebuilder:validation:XValidation:rule="has(self.status) || !has(self.spec.shardPatches) || size(self.spec.shardPatches) <= self.spec.replicas",message="spec.shardPatches must not be longer than spec.replicas"
-// +kubebuilder:validation:XValidation:rule="has(self.status) || !has(self.spec.shardTaskPatches) || size(self.spec.shardTaskPatches) <= self.spec.replicas",message="spec.shardTaskPatches must not be longer than spec.replicas"
+// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || !has(self.spec.shardPatches) || size(self.spec.shardPatches) <= self.spec.replicas",optionalOldSelf=true,message="spec.shardPatches must not be longer than spec.replicas"
+// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || !has(self.spec.shardTaskPatches) || size(self.spec.shardTaskPatches) <= self.spec.replicas",optionalOldSelf=true,message="spec.shardTaskPatches must not be longer than spec.replicas"
 type BatchSandbox struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -293,6 +293,13 @@ type BatchSandboxStatus struct {
 	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Restarted int32 `json:"restarted,omitempty"`
 
+	// ended is the number of sandboxes whose containers finished by themselves and are
+	// not restarted. Such a sandbox keeps its shard and its pod, so that its log can be
+	// read and nothing runs twice, until it is released.
+	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
+	Ended int32 `json:"ended,omitempty"`
+
 	// phase is Succeed while every sandbox asked for is ready, Failed when one
 	// cannot become ready, else Pending.
 	// +optional
@@ -320,7 +327,8 @@ type BatchSandboxStatus struct {
 	// +operator-sdk:csv:customresourcedefinitions:type=status
 	FailedTasks []FailedTask `json:"failedTasks,omitempty"`
 
-	// conditions are Ready, TasksCompleted, SandboxesRestarted and Deleting.
+	// conditions are Ready, TasksCompleted, SandboxesRestarted, SandboxesEnded and
+	// Deleting.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -10,6 +10,9 @@ const (
 	// ConditionSandboxesRestarted of a BatchSandbox: a container restarted in a
 	// sandbox after it was handed over, so what ran there is gone.
 	ConditionSandboxesRestarted = "SandboxesRestarted"
+	// ConditionSandboxesEnded of a BatchSandbox: the containers of a sandbox finished by
+	// themselves and are not restarted. It is kept until it is released.
+	ConditionSandboxesEnded = "SandboxesEnded"
 	// ConditionDeleting of either kind: it is being deleted, and the reason says what its
 	// deletion waits for.
 	ConditionDeleting = "Deleting"
@@ -100,3 +103,13 @@ const (
 	// handed over.
 	ReasonContainersRestarted = "ContainersRestarted"
 )
+
+// Reasons of ConditionSandboxesEnded.
+const (
+	// ReasonContainersEnded, also of ConditionReady: the containers of at least one
+	// sandbox finished by themselves and are not restarted.
+	ReasonContainersEnded = "ContainersEnded"
+)
+
+// ReasonSandboxEnded is the reason of a failed task whose sandbox has ended before it.
+const ReasonSandboxEnded = "SandboxEnded"

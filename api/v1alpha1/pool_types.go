@@ -77,7 +77,8 @@ type PoolSpec struct {
 // and not yet served, and I idle pods, the pool is left as it is while
 // bufferMin <= I - D <= bufferMax and poolMin <= A + I <= poolMax; otherwise it
 // goes to A + D + (bufferMin+bufferMax)/2, rounded up and clamped to
-// [poolMin, poolMax].
+// [poolMin, poolMax]. Idle pods that take too long to become ready do not count, except
+// towards poolMax: others are made in their place, and they are deleted a few at a time.
 //
 // +kubebuilder:validation:XValidation:rule="self.bufferMin <= self.bufferMax",message="bufferMin must be at most bufferMax"
 // +kubebuilder:validation:XValidation:rule="self.poolMin <= self.poolMax",message="poolMin must be at most poolMax"
@@ -115,6 +116,10 @@ type ScaleStrategy struct {
 	// +kubebuilder:validation:XValidation:rule="type(self) == string ? self.matches('^([1-9][0-9]?|100)%$') : self >= 1 && self <= 2147483647",message="maxUnavailable must be a number of at least 1 or a percentage from 1% to 100%"
 	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
 }
+
+// DefaultUpdateMaxUnavailable is what spec.updateStrategy.maxUnavailable is where it is
+// not set.
+const DefaultUpdateMaxUnavailable = "25%"
 
 // UpdateStrategy bounds how fast idle pods are replaced when the template changes.
 type UpdateStrategy struct {

@@ -8,13 +8,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -22,7 +20,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
@@ -30,17 +27,9 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/batchsandbox"
-	"github.com/opensandbox/operator/controllers/keyring"
 	"github.com/opensandbox/operator/controllers/leadership"
-	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
-	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/pool"
-	"github.com/opensandbox/operator/controllers/task"
 	"github.com/opensandbox/operator/controllers/webhook"
-	executorclient "github.com/opensandbox/operator/executor/client"
-	"github.com/opensandbox/operator/executor/token"
 )
 
 // leaseName is the Lease that the replicas of the operator compete for.
@@ -109,7 +98,10 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	certificates := &webhook.Certificates{Namespace: os.Getenv("POD_NAMESPACE"), Clock: clock.RealClock{}}
+	certificates, err := newCertificates(config, o)
+	if err != nil {
+		return err
+	}
 	mgr, err := ctrl.NewManager(config, managerOptions(o, lease, certificates))
 	if err != nil {
 		return fmt.Errorf("setting up the manager: %w", err)
@@ -166,6 +158,11 @@ func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.C
 				Transform: podfeed.Strip,
 			}},
 		},
+		// The client that writes: nothing is written with an old lease.
+		NewClient: func(config *rest.Config, options client.Options) (client.Client, error) {
+			options.HTTPClient = nil // it would bypass the fence
+			return client.New(leadership.Fenced(config, lease.Fresh), options)
+		},
 		HealthProbeBindAddress:        o.probeAddress,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress, SecureServing: o.metricsSecure},
 		LeaderElection:                lease != nil,
@@ -182,12 +179,29 @@ func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.C
 	}
 	if o.webhookPort != 0 {
 		server := ctrlwebhook.Options{Port: o.webhookPort, CertDir: o.webhookCertDir}
-		if o.webhookCertDir == "" {
+		if certificates != nil {
 			server.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = certificates.GetCertificate }}
 		}
 		options.WebhookServer = ctrlwebhook.NewServer(server)
 	}
 	return options
+}
+
+// newCertificates returns nil where the operator does not make the webhooks' certificate
+// itself.
+func newCertificates(config *rest.Config, o *options) (*webhook.Certificates, error) {
+	if o.webhookPort == 0 || o.webhookCertDir != "" {
+		return nil, nil
+	}
+	direct, err := client.New(config, client.Options{Scheme: clientgoscheme.Scheme})
+	if err != nil {
+		return nil, fmt.Errorf("setting up the client for certificates: %w", err)
+	}
+	certificates, err := webhook.NewCertificates(direct, os.Getenv("POD_NAMESPACE"), clock.RealClock{})
+	if err != nil {
+		return nil, fmt.Errorf("flag --webhook-port: needs POD_NAMESPACE in the environment, or --webhook-cert-dir: %w", err)
+	}
+	return certificates, nil
 }
 
 // serveWebhooks serves admission in every replica. A replica is ready when the API
@@ -196,15 +210,7 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 	if o.webhookPort == 0 {
 		return nil
 	}
-	if o.webhookCertDir == "" {
-		if certificates.Namespace == "" {
-			return fmt.Errorf("flag --webhook-port: needs POD_NAMESPACE in the environment, or --webhook-cert-dir")
-		}
-		direct, err := client.New(mgr.GetConfig(), client.Options{Scheme: mgr.GetScheme()})
-		if err != nil {
-			return fmt.Errorf("setting up the client for certificates: %w", err)
-		}
-		certificates.Client = direct
+	if certificates != nil {
 		if err := mgr.Add(certificates); err != nil {
 			return fmt.Errorf("adding the certificates: %w", err)
 		}
@@ -216,78 +222,4 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 		return fmt.Errorf("adding the readiness check: %w", err)
 	}
 	return webhook.Register(mgr, o.taskExecutorImage)
-}
-
-// wire connects the ledger, its rebuild and the reconcilers.
-func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.Lease) error {
-	pools, sandboxes, tasks := &pool.Reconciler{}, &batchsandbox.Reconciler{}, &task.Reconciler{}
-	book := ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { pools.Wake(key) }, Owner: func(name types.NamespacedName) {
-		sandboxes.Wake(name)
-		tasks.Wake(name)
-	}})
-	gate := leadership.NewGate()
-	refillConfig := rest.CopyConfig(mgr.GetConfig())
-	refillConfig.QPS, refillConfig.Burst = float32(o.refillQPS), o.refillBurst
-	refill, err := client.New(refillConfig, client.Options{Scheme: mgr.GetScheme()})
-	if err != nil {
-		return fmt.Errorf("setting up the client for refills: %w", err)
-	}
-	recorder := mgr.GetEventRecorder("opensandbox-operator")
-	pools.Client, pools.APIReader, pools.Refill, pools.Ledger = mgr.GetClient(), mgr.GetAPIReader(), refill, book
-	pools.Fresh, pools.WaitOpen, pools.Recorder, pools.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
-	sandboxes.Client, sandboxes.Live, sandboxes.Ledger = mgr.GetClient(), mgr.GetAPIReader(), book
-	sandboxes.Fresh, sandboxes.WaitOpen, sandboxes.Recorder, sandboxes.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
-	keys := &keyring.Keyring{}
-	restartRules := false // set before the gate opens
-	executor := func() *podtemplate.Executor {
-		key := keys.Current()
-		return &podtemplate.Executor{Image: o.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()), RestartRules: restartRules}
-	}
-	pools.Executor, sandboxes.Executor = executor, executor
-	sandboxes.Tasks = tasks
-	tasks.Client, tasks.Live, tasks.Ledger, tasks.Executors = mgr.GetClient(), mgr.GetAPIReader(), book, executorclient.New(executorclient.Options{})
-	tasks.Signer, tasks.OnChange = keys.Signer, sandboxes.TasksChanged
-	tasks.OnSettled = sandboxes.Wake
-	tasks.Fresh, tasks.WaitOpen, tasks.Recorder, tasks.Clock = lease.Fresh, gate.Wait, recorder, clock.RealClock{}
-	own := newOwnNamespace(mgr, o, lease)
-	pools.Ending, sandboxes.Ending = own.Ending, own.Ending
-	if err := pools.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: o.poolWorkers}); err != nil {
-		return fmt.Errorf("setting up the pool reconciler: %w", err)
-	}
-	if err := sandboxes.SetupWithManager(ctx, mgr, o.sandboxWorkers); err != nil {
-		return fmt.Errorf("setting up the batchsandbox reconciler: %w", err)
-	}
-	if err := tasks.SetupWithManager(ctx, mgr, o.taskWorkers, o.taskDispatches); err != nil {
-		return fmt.Errorf("setting up the task reconciler: %w", err)
-	}
-	if own != nil {
-		if err := mgr.Add(own); err != nil {
-			return fmt.Errorf("adding the watch over the operator's own namespace: %w", err)
-		}
-	}
-	return mgr.Add(&leadership.Startup{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cache: mgr.GetCache(), Ledger: book,
-		Lease: lease, Gate: gate, Recorder: recorder, Own: own, Namespaces: o.namespaces(),
-		Prepare: func(ctx context.Context) error {
-			var err error
-			// In a namespace where the operator may make pods.
-			probed := append(o.namespaces(), o.leaseNamespace)[0]
-			if restartRules, err = task.RestartRulesKept(ctx, mgr.GetClient(), probed); err != nil {
-				ctrl.Log.Error(err, "sandboxes are not restarted in place")
-			}
-			return keys.Load(ctx, mgr.GetAPIReader(), mgr.GetClient(), o.leaseNamespace)
-		},
-	})
-}
-
-// newOwnNamespace returns nil where the operator runs in no namespace of the cluster,
-// or has nothing in it that it could hold.
-func newOwnNamespace(mgr ctrl.Manager, o *options, lease *leadership.Lease) *leadership.OwnNamespace {
-	name, watched := os.Getenv("POD_NAMESPACE"), o.namespaces()
-	if name == "" || len(watched) > 0 && !slices.Contains(watched, name) {
-		return nil
-	}
-	return &leadership.OwnNamespace{
-		Name: name, Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Fresh: lease.Fresh, Clock: clock.RealClock{},
-	}
 }

@@ -110,7 +110,7 @@ func Of(bs *v1alpha1.BatchSandbox) Annotations {
 
 // Format writes the annotations for the held pods, each at its shard, and the names
 // that are being released.
-func Format(held []ledger.HeldPod, releasing []string) (Annotations, error) {
+func Format(held []ledger.HeldPod, releasing []string) Annotations {
 	var a Annotations
 	if len(held) > 0 {
 		size := 0
@@ -119,35 +119,29 @@ func Format(held []ledger.HeldPod, releasing []string) (Annotations, error) {
 		}
 		names, ips, bases := make([]string, size), make([]string, size), make([]int32, size)
 		for _, h := range held {
-			names[h.Shard], ips[h.Shard], bases[h.Shard] = h.Name, h.IP, h.Base
+			names[h.Shard], bases[h.Shard] = h.Name, h.Base
+			if !h.Ended() {
+				ips[h.Shard] = h.IP // that of a pod that has ended may be another's by now
+			}
 		}
-		var err error
-		if a.Status, err = marshal(v1alpha1.AllocStatus{Pods: names, Restarts: compactRestarts(bases)}); err != nil {
-			return a, err
-		}
-		if a.Endpoints, err = FormatEndpoints(ips); err != nil {
-			return a, err
-		}
+		a.Status = marshal(v1alpha1.AllocStatus{Pods: names, Restarts: compactRestarts(bases)})
+		a.Endpoints = FormatEndpoints(ips)
 	}
 	if len(releasing) > 0 {
-		names := slices.Sorted(slices.Values(releasing))
-		var err error
-		if a.Release, err = marshal(v1alpha1.AllocRelease{Pods: names}); err != nil {
-			return a, err
-		}
+		a.Release = marshal(v1alpha1.AllocRelease{Pods: slices.Sorted(slices.Values(releasing))})
 	}
-	return a, nil
+	return a
 }
 
 // FormatEndpoints writes the pod IPs in shard order; the list ends at the last one
 // that is filled. Without any it is empty.
-func FormatEndpoints(ips []string) (string, error) {
+func FormatEndpoints(ips []string) string {
 	last := len(ips)
 	for last > 0 && ips[last-1] == "" {
 		last--
 	}
 	if last == 0 {
-		return "", nil
+		return ""
 	}
 	return marshal(ips[:last])
 }
@@ -168,12 +162,13 @@ func compactRestarts(counts []int32) []v1alpha1.RestartRange {
 	return ranges
 }
 
-func marshal(v any) (string, error) {
+// marshal writes what is made of strings and numbers only.
+func marshal(v any) string {
 	data, err := json.Marshal(v)
 	if err != nil {
-		return "", fmt.Errorf("writing annotation: %w", err)
+		panic(err) // strings and numbers can always be marshalled
 	}
-	return string(data), nil
+	return string(data)
 }
 
 // SizeWith returns the bytes that all annotations of the object would take with

@@ -1,4 +1,5 @@
-// Package apiwrite tells what is known after a write to the API server failed.
+// Package apiwrite tells what is known after a write to the API server: what became of
+// one that failed, and which version of an object is the newest.
 package apiwrite
 
 import (

@@ -4,82 +4,95 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
-	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
-const (
-	// topUpInterval is the least time between two writes of a batch that fills while
-	// its pool still grows.
-	topUpInterval = 250 * time.Millisecond
-	// topUpBytesPerSecond bounds how fast the object is written over and over.
-	topUpBytesPerSecond = 100_000
-)
+// pooled brings BatchSandboxes that take from a pool to what they ask for.
+type pooled struct {
+	ledger   *ledger.Ledger
+	client   client.Reader
+	claims   *claims
+	releases *releases
+	events   announcer
+	clock    clock.PassiveClock
+}
 
-func (r *Reconciler) reconcilePooled(ctx context.Context, s *scope) (view, time.Duration, error) {
-	if err := r.resolve(ctx, s); err != nil {
+// reconcile returns what is to be seen of the BatchSandbox and when to come back.
+func (p *pooled) reconcile(ctx context.Context, o *object) (*view, time.Duration, error) {
+	if err := p.claims.resolve(ctx, o); err != nil {
 		why := &blocked{v1alpha1.ReasonAllocationRefused, err.Error()}
-		if p := s.memo.pending; p != nil {
-			// Each has a message of its own, so that there is always a status to write against it.
-			why.message += " (since " + p.since.UTC().Format(time.RFC3339) + ")"
+		if o.unclear != nil {
+			// Each has a message of its own, so that there is always a status to write,
+			// which settles it.
+			why.message += " (since " + o.unclear.since.UTC().Format(time.RFC3339) + ")"
 		}
-		return r.viewPooled(ctx, s, why), 0, err
+		return viewPooled(p.claims.allocation(o).Held, why), 0, err
 	}
-	held := r.Ledger.Allocation(s.key, s.owner.UID)
-	if held.Unreadable {
-		record, err := allocation.RecordOf(s.bs)
-		if err != nil {
-			return r.viewPooled(ctx, s, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}), 0, nil //nolint:nilerr // told by the condition; a retry would not help
-		}
-		for _, c := range r.Ledger.Restore([]ledger.Record{record}) {
-			r.noteDoubleAllocation(s, c.Pod)
-		}
-		held = r.Ledger.Allocation(s.key, s.owner.UID)
+	held, why := p.read(o)
+	if why != nil {
+		return viewPooled(held.Held, why), 0, nil
 	}
-	r.noteForeignEdit(s, held)
-	again, why, err := r.allocate(ctx, s, held)
+	p.noteForeignEdit(o, &held)
+	again, why, err := p.allocate(ctx, o, &held)
 	if err == nil {
 		var later time.Duration
-		later, err = r.finishReleases(ctx, s)
+		later, err = p.releases.finish(ctx, o, &held)
 		again = soonest(again, later)
 	}
-	return r.viewPooled(ctx, s, why), again, err
+	return viewPooled(held.Held, why), again, err
+}
+
+// read returns what the BatchSandbox holds. One that is set aside is taken in again when
+// its annotations have become readable; until then there is nothing to be done.
+func (p *pooled) read(o *object) (ledger.Allocation, *blocked) {
+	held := p.claims.allocation(o)
+	if !held.Unreadable {
+		return held, nil
+	}
+	record, err := allocation.RecordOf(o.bs)
+	if err != nil {
+		return held, &blocked{v1alpha1.ReasonAllocationUnreadable, err.Error()}
+	}
+	for _, pod := range p.ledger.Settle(record) {
+		p.events.doubleAllocation(o.bs, pod)
+	}
+	return p.claims.allocation(o), nil
 }
 
 // noteForeignEdit tells the user that an annotation of the operator was changed by
 // someone else: the ledger is the truth, and allocate writes it back.
-func (r *Reconciler) noteForeignEdit(s *scope, held ledger.Allocation) {
-	want, err := allocation.Format(held.Held, names(held.Releasing))
-	is := allocation.Of(s.bs)
-	if err == nil && (want.Status != is.Status || want.Release != is.Release) {
-		r.event(s.bs, corev1.EventTypeWarning, "AllocationRestored", "Restore",
-			"annotation %s or %s was changed by someone else and is written back", v1alpha1.AnnotationAllocStatus, v1alpha1.AnnotationAllocRelease)
-		for _, pod := range r.disputed(s, held) {
-			r.noteDoubleAllocation(s, pod)
-		}
+func (p *pooled) noteForeignEdit(o *object, held *ledger.Allocation) {
+	want, is := o.annotationsOf(held), allocation.Of(o.bs)
+	if want.Status == is.Status && want.Release == is.Release {
+		return
+	}
+	p.events.restored(o.bs)
+	for _, pod := range p.disputed(o, held) {
+		p.events.doubleAllocation(o.bs, pod)
 	}
 }
 
 // disputed returns the pods that the annotations name and that another BatchSandbox
 // holds, as a write of the last leader that came too late may leave behind.
-func (r *Reconciler) disputed(s *scope, held ledger.Allocation) []string {
-	record, err := allocation.RecordOf(s.bs)
+func (p *pooled) disputed(o *object, held *ledger.Allocation) []string {
+	record, err := allocation.RecordOf(o.bs)
 	if err != nil {
 		return nil
 	}
 	own := append(names(held.Held), names(held.Releasing)...)
 	var found []string
-	for _, pod := range r.Ledger.Snapshot(s.key).Pods {
+	for _, pod := range p.ledger.Snapshot(o.pool).Pods {
 		lent := pod.State == ledger.Held || pod.State == ledger.Releasing
 		if lent && slices.Contains(record.Pods, pod.Name) && !slices.Contains(own, pod.Name) {
 			found = append(found, pod.Name)
@@ -88,141 +101,101 @@ func (r *Reconciler) disputed(s *scope, held ledger.Allocation) []string {
 	return found
 }
 
-// noteDoubleAllocation tells that the object names a pod whose holder, by the
-// ledger, is another BatchSandbox, which keeps it.
-func (r *Reconciler) noteDoubleAllocation(s *scope, pod string) {
-	leadership.DoubleAllocations.Inc()
-	r.event(s.bs, corev1.EventTypeWarning, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", pod)
-}
-
-// allocate brings what is held to what is asked for with at most one write. It
-// returns when to come back for more, and what stands in the way.
-func (r *Reconciler) allocate(ctx context.Context, s *scope, held ledger.Allocation) (time.Duration, *blocked, error) {
-	plan := planPooled(held.Held, s.bs.DesiredReplicas(), taskreport.Released(s.bs))
-	if err := r.deleteLost(ctx, s, plan.lost); err != nil {
-		return 0, nil, err
+// allocate brings what is held to what is asked for with at most one write, and held up
+// to date with it. It returns when to come back for more, and what stands in the way.
+func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, *blocked, error) {
+	plan := planPooled(held.Held, o.bs.DesiredReplicas(), taskreport.Released(o.bs))
+	if err := p.releases.deleteLost(ctx, o, plan.lost); err != nil {
+		again, err := unlessUnfinished(err)
+		return again, nil, err
 	}
-	ask, tooLarge := fit(s.bs, plan, held.Releasing)
-	var grants []ledger.Grant
-	var again time.Duration
-	switch share := r.Ledger.Offer(s.key, s.owner, ask); {
-	case share == 0:
-	case share < len(plan.empty) && len(plan.lost)+len(plan.surplus) == 0 && r.tooSoon(s) > 0:
-		again = r.tooSoon(s)
-	default:
-		grants = r.Ledger.Claim(s.key, s.owner, plan.empty)
+	var to change
+	next := held.Held
+	if plan.settled() {
+		to = change{annotations: o.annotationsOf(held), holds: len(held.Held)+len(held.Releasing) > 0}
+	} else {
+		to, next = plan.change(nil, held.Releasing)
 	}
-	next := plan.keep
-	for _, g := range grants {
-		next = append(next, ledger.HeldPod{Pod: g.Pod, Shard: g.Shard, Base: g.Pod.Restarts, Seen: true})
-	}
+	ask, tooLarge := fit(o.bs, &plan, to.annotations)
+	grants, again := p.claim(o, &plan, ask)
 	missing := len(plan.empty) - len(grants)
-	why, err := r.persist(ctx, s, plan, next, append(names(held.Releasing), names(plan.surplus)...), grants, missing)
-	if err != nil || why != nil {
+	if len(grants) > 0 {
+		to, next = plan.change(grants, held.Releasing)
+		if size := sizeWhenFull(o.bs, next, to.annotations, missing, longestIPOf(next)); size > allocation.MaxAnnotationBytes {
+			p.claims.undo(o, to.claimed)
+			return again, allocationTooLarge(o.bs, size), nil
+		}
+	}
+	if wait := o.tooSoon(p.clock.Now()); wait > 0 && onlyAddressesChange(o.bs, &to) {
+		return soonest(again, wait), p.whyMissing(ctx, o, missing), nil
+	}
+	if err := p.claims.write(ctx, o, to); err != nil {
+		why, err := whyNotWritten(o.bs, to.annotations, err)
 		return again, why, err
 	}
+	held.Held, held.Releasing = next, slices.Concat(held.Releasing, plan.surplus)
 	if len(plan.lost) > 0 {
-		r.event(s.bs, corev1.EventTypeWarning, "SandboxLost", "Replace", "lost %d sandboxes (%s): each is replaced at its shard, and what ran there is gone",
-			len(plan.lost), someOf(names(plan.lost)))
+		p.events.lost(o.bs, names(plan.lost))
 	}
 	if tooLarge != nil {
 		return again, tooLarge, nil
 	}
-	return again, r.whyMissing(ctx, s, missing), nil
+	return again, p.whyMissing(ctx, o, missing), nil
 }
 
-// persist writes the next allocation, or gives the claims back where it does not fit.
-func (r *Reconciler) persist(ctx context.Context, s *scope, plan pooledPlan, next []ledger.HeldPod, releasing []string, grants []ledger.Grant, missing int) (*blocked, error) {
-	granted := make([]string, len(grants))
-	ipLength := 0
-	for i, g := range grants {
-		granted[i], ipLength = g.Pod.Name, max(ipLength, len(g.Pod.IP))
+// claim takes pods for the empty shards. Where only a part of them is to be had, it waits
+// until the object may be written again and returns when that is.
+func (p *pooled) claim(o *object, plan *pooledPlan, ask int) (grants []ledger.Grant, again time.Duration) {
+	share := p.ledger.SetDemand(o.pool, o.owner, ask)
+	if share == 0 {
+		return nil, 0
 	}
-	want, err := allocation.Format(next, releasing)
-	if err != nil {
-		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
-		return nil, err
+	if wait := o.tooSoon(p.clock.Now()); wait > 0 && share < len(plan.empty) && plan.settled() {
+		return nil, wait
 	}
-	size := allocation.SizeWith(s.bs, want) + missing*shardSize(s.bs, ipLength)
-	if size > allocation.MaxAnnotationBytes && len(grants) > 0 {
-		// The demand first: with it, what is given back would wake this owner again at once.
-		r.Ledger.Withdraw(s.key, s.owner)
-		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
-		return allocationTooLarge(s.bs, size), nil
-	}
-	w, err := newWrite(s.bs, want, len(next)+len(releasing) > 0)
-	if err != nil {
-		r.Ledger.Unclaim(s.key, s.owner.UID, granted)
-		return nil, err
-	}
-	if w == nil {
-		return nil, nil
-	}
-	w.grants, w.drops, w.releases = granted, names(plan.lost), names(plan.surplus)
-	if err := r.send(ctx, s, w); err != nil {
-		if apiwrite.TooLarge(err) {
-			return objectTooLarge(s.bs, size), nil
-		}
-		if apiwrite.Refused(err) {
-			return &blocked{v1alpha1.ReasonAllocationRefused, err.Error()}, err
-		}
-		return nil, err
-	}
-	return nil, nil
+	return p.ledger.Claim(o.pool, o.owner, plan.empty), 0
 }
 
-// tooSoon returns how long to wait before the object is written again for a part of
-// what is missing.
-func (r *Reconciler) tooSoon(s *scope) time.Duration {
-	if s.memo.allocationWritten.IsZero() {
-		return 0
-	}
-	return max(0, s.memo.allocationWritten.Add(writeInterval(sizeOf(s.bs))).Sub(r.Clock.Now()))
+// onlyAddressesChange says that sandboxes have ended and nothing else is to be written:
+// with thousands of them, that is not one write for each.
+func onlyAddressesChange(bs *v1alpha1.BatchSandbox, to *change) bool {
+	is := allocation.Of(bs)
+	return len(to.claimed) == 0 && is.Status == to.annotations.Status && is.Release == to.annotations.Release && is.Endpoints != to.annotations.Endpoints
 }
 
-// sizeOf returns about how many bytes of the object grow with its replicas.
-func sizeOf(bs *v1alpha1.BatchSandbox) int {
-	size := 0
-	for key, value := range bs.Annotations {
-		size += len(key) + len(value)
+// whyNotWritten says what an error of the allocation write means to the user. An object
+// that is too large is no error: a retry would not help.
+func whyNotWritten(bs *v1alpha1.BatchSandbox, a allocation.Annotations, err error) (*blocked, error) {
+	switch {
+	case apiwrite.TooLarge(err):
+		return objectTooLarge(bs, allocation.SizeWith(bs, a)), nil
+	case apiwrite.Refused(err):
+		return &blocked{v1alpha1.ReasonAllocationRefused, err.Error()}, err
 	}
-	return size
-}
-
-// writeInterval is the least time between two writes of an object of so many bytes.
-func writeInterval(size int) time.Duration {
-	return max(topUpInterval, time.Duration(size)*time.Second/topUpBytesPerSecond)
+	return nil, err
 }
 
 // whyMissing says why not every shard has a pod.
-func (r *Reconciler) whyMissing(ctx context.Context, s *scope, missing int) *blocked {
+func (p *pooled) whyMissing(ctx context.Context, o *object, missing int) *blocked {
 	if missing == 0 {
 		return nil
 	}
 	pool := &v1alpha1.Pool{}
-	err := r.Client.Get(ctx, s.key, pool)
+	err := p.client.Get(ctx, o.pool, pool)
 	switch {
 	case apierrors.IsNotFound(err):
-		return &blocked{v1alpha1.ReasonPoolNotFound, fmt.Sprintf("spec.poolRef: namespace %s has no Pool %q; waiting for it", s.key.Namespace, s.key.Name)}
+		return &blocked{v1alpha1.ReasonPoolNotFound, fmt.Sprintf("spec.poolRef: namespace %s has no Pool %q; waiting for it", o.pool.Namespace, o.pool.Name)}
 	case err == nil && pool.DeletionTimestamp != nil:
-		return &blocked{v1alpha1.ReasonPoolDeleting, fmt.Sprintf("spec.poolRef: Pool %q is being deleted and lends nothing more", s.key.Name)}
+		return &blocked{v1alpha1.ReasonPoolDeleting, fmt.Sprintf("spec.poolRef: Pool %q is being deleted and lends nothing more", o.pool.Name)}
 	}
-	return &blocked{v1alpha1.ReasonPoolExhausted, fmt.Sprintf("waiting for %d of %d sandboxes: Pool %q has no more that are ready", missing, s.bs.DesiredReplicas(), s.key.Name)}
+	return &blocked{v1alpha1.ReasonPoolExhausted, fmt.Sprintf("waiting for %d of %d sandboxes: Pool %q has no more that are ready", missing, o.bs.DesiredReplicas(), o.pool.Name)}
 }
 
-// viewPooled returns what is to be seen of a pooled BatchSandbox.
-func (r *Reconciler) viewPooled(_ context.Context, s *scope, why *blocked) view {
-	v := view{blocked: why}
-	unclear := map[string]bool{}
-	if s.memo.pending != nil {
-		for _, name := range s.memo.pending.grants {
-			unclear[name] = true
-		}
-	}
-	for _, h := range r.Ledger.Allocation(s.key, s.owner.UID).Held {
-		if unclear[h.Name] {
-			continue // claimed, and perhaps not handed over
-		}
+// viewPooled returns what is to be seen of the pods that are held.
+func viewPooled(held []ledger.HeldPod, why *blocked) *view {
+	v := &view{blocked: why}
+	for i := range held {
+		h := &held[i]
 		v.allocated++
 		if h.Gone {
 			continue
@@ -234,17 +207,58 @@ func (r *Reconciler) viewPooled(_ context.Context, s *scope, why *blocked) view 
 		if h.Restarts > h.Base {
 			v.restarted++
 		}
-		if h.Problem != "" && v.problem == "" {
+		if h.Ended() {
+			v.ended++
+		} else if h.Problem != "" && v.problem == "" {
 			v.problem = fmt.Sprintf("sandbox %s: %s", h.Name, h.Problem)
 		}
 	}
 	return v
 }
 
-func someOf(list []string) string {
-	const most = 5
-	if len(list) > most {
-		return strings.Join(list[:most], ", ") + ", ..."
+// reconcileDelete gives back all that the BatchSandbox holds and then lets it go. It is
+// woken when tasks that it waits for are stopped.
+func (p *pooled) reconcileDelete(ctx context.Context, o *object) (*view, time.Duration, error) {
+	if err := p.claims.resolve(ctx, o); err != nil {
+		return nil, 0, err
 	}
-	return strings.Join(list, ", ")
+	p.ledger.SetDemand(o.pool, o.owner, 0) // it waits for nothing any more, however long this takes
+	o.recyclingSince = o.bs.DeletionTimestamp.Time
+	freed, stopping, err := p.releases.all(ctx, holdingOf(o), p.claims.allocation(o))
+	if err != nil || stopping > 0 {
+		again, err := unlessUnfinished(err)
+		return &view{deleting: waitsFor(stopping, err)}, again, err
+	}
+	// alloc-status stays as it is until the object goes.
+	if err := p.claims.write(ctx, o, change{annotations: allocation.Of(o.bs), freed: freed}); err != nil {
+		return nil, 0, err
+	}
+	p.forget(o.pool, o.owner, freed)
+	return nil, 0, nil
+}
+
+// gone gives back what BatchSandboxes of that name still hold although their objects are
+// gone, except the one with UID alive: somebody took their finalizer away.
+func (p *pooled) gone(ctx context.Context, name types.NamespacedName, alive types.UID) (time.Duration, error) {
+	for _, ref := range p.ledger.Lookup(name) {
+		if ref.UID == alive {
+			continue
+		}
+		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
+		p.ledger.SetDemand(ref.Pool, owner, 0)
+		began := p.clock.Now()
+		freed, _, err := p.releases.all(ctx, holding{pool: ref.Pool, owner: owner, deleted: &deletions{}, since: began}, p.ledger.Allocation(ref.Pool, ref.UID))
+		if err != nil {
+			return unlessUnfinished(err)
+		}
+		logDone(ctx, "recycled sandboxes", ref.Pool, len(freed), p.clock.Since(began))
+		p.forget(ref.Pool, owner, freed)
+	}
+	return 0, nil
+}
+
+// forget ends the owner's time in the ledger.
+func (p *pooled) forget(pool ledger.Key, owner ledger.Owner, freed []string) {
+	p.ledger.EndRelease(pool, owner.UID, freed)
+	p.ledger.ForgetOwner(pool, owner)
 }

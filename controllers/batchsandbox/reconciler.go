@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -15,21 +14,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/taskreport"
-)
-
-// writeTimeout bounds one write to the API server. What came of a write that takes
-// longer is unknown, and it is repeated until that is known.
-const writeTimeout = 10 * time.Second
-
-const (
-	// pendingPatience is how long an allocation write is repeated before the status says so.
-	pendingPatience = 30 * time.Second
-	// conflictPause is how long the cache gets to show what another write has changed.
-	conflictPause = 100 * time.Millisecond
+	"github.com/opensandbox/operator/controllers/wakequeue"
+	"github.com/opensandbox/operator/controllers/wiring"
 )
 
 // +kubebuilder:rbac:groups=sandbox.opensandbox.io,resources=batchsandboxes,verbs=get;list;watch;patch;delete
@@ -39,33 +28,32 @@ const (
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// Reconciler brings BatchSandboxes to what their spec asks for.
-type Reconciler struct {
+// Config is what a Reconciler works with.
+type Config struct {
 	// Client reads from the cache and writes.
 	Client client.Client
 	// Live reads from the API server.
 	Live   client.Reader
 	Ledger *ledger.Ledger
-	// Fresh returns an error while this process must not write allocations.
+	// Tasks runs the tasks.
+	Tasks Tasks
+	// Wakes is how others have BatchSandboxes reconciled.
+	Wakes *wakequeue.Queue
+	// Executor returns what pods with a task executor get.
+	Executor func() *podtemplate.Executor
+	// Fresh returns an error while this process must not write.
 	Fresh func() error
 	// WaitOpen returns when the ledger is rebuilt.
 	WaitOpen func(context.Context) error
 	// Ending says that a namespace ends together with the operator: its objects were
-	// let go of, and nothing may take hold of them again. nil is never.
+	// let go of, and nothing may take hold of them again.
 	Ending   func(namespace string) bool
 	Recorder events.EventRecorder
 	Clock    clock.Clock
-	// Executor returns what pods with a task executor get; nil adds nothing to pods.
-	Executor func() *podtemplate.Executor
-	// Tasks runs the tasks; nil runs none.
-	Tasks Tasks
-
-	memory memory
-	queue  wakes
 }
 
-// Tasks is the task reconciler. Its methods return at once; TasksChanged is to be
-// called when they would answer something else.
+// Tasks is the task reconciler. Its methods return at once; it wakes the BatchSandbox
+// when they would answer something else.
 type Tasks interface {
 	// Report returns what is known of the tasks of a BatchSandbox.
 	Report(bs *v1alpha1.BatchSandbox) taskreport.Report
@@ -76,103 +64,135 @@ type Tasks interface {
 	Freed(bs *v1alpha1.BatchSandbox, pods []string)
 }
 
-// scope is one BatchSandbox during one reconcile.
-type scope struct {
-	bs    *v1alpha1.BatchSandbox
-	memo  *memo
-	key   ledger.Key
-	owner ledger.Owner
+// Reconciler brings BatchSandboxes to what their spec asks for.
+type Reconciler struct {
+	config    Config
+	memory    memory
+	writer    *writer
+	pooled    *pooled
+	templates *templates
+	statuses  *statuses
+}
+
+// New returns a Reconciler, or an error that names what is missing.
+func New(c Config) (*Reconciler, error) {
+	if err := wiring.Check("batchsandbox reconciler", c); err != nil {
+		return nil, err
+	}
+	announcer := announcer{c.Recorder}
+	writer := &writer{client: c.Client, live: c.Live, fresh: c.Fresh}
+	pods := pods{client: c.Client, live: c.Live, fresh: c.Fresh}
+	claims := &claims{ledger: c.Ledger, writer: writer, tasks: c.Tasks, clock: c.Clock}
+	releases := &releases{ledger: c.Ledger, client: c.Client, claims: claims, pods: pods, tasks: c.Tasks, clock: c.Clock}
+	return &Reconciler{
+		config:   c,
+		writer:   writer,
+		pooled:   &pooled{ledger: c.Ledger, client: c.Client, claims: claims, releases: releases, events: announcer, clock: c.Clock},
+		statuses: &statuses{writer: writer, tasks: c.Tasks, events: announcer, clock: c.Clock},
+		templates: &templates{
+			client: c.Client, writer: writer, pods: pods, tasks: c.Tasks, clock: c.Clock,
+			creator: creator{pods: pods, executor: c.Executor, clock: c.Clock},
+		},
+	}, nil
 }
 
 // Reconcile implements reconcile.Reconciler.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	if err := r.WaitOpen(ctx); err != nil {
+	if err := r.config.WaitOpen(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
-	if r.Ending != nil && r.Ending(req.Namespace) {
+	if r.config.Ending(req.Namespace) {
 		return ctrl.Result{}, nil
 	}
-	if err := r.Fresh(); err != nil {
+	if err := r.config.Fresh(); err != nil {
 		// Another leader may know better: nothing of what it has done must be undone.
 		return ctrl.Result{}, fmt.Errorf("BatchSandbox %s: %w", req, err)
 	}
-	bs := &v1alpha1.BatchSandbox{}
-	err := r.Client.Get(ctx, req.NamespacedName, bs)
-	if apierrors.IsNotFound(err) {
-		return ctrl.Result{}, r.reconcileGone(ctx, req.NamespacedName, "")
-	}
+	again, err := r.reconcile(ctx, req.NamespacedName)
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("reading BatchSandbox %s: %w", req, err)
+		return ctrl.Result{}, fmt.Errorf("BatchSandbox %s: %w", req, err)
 	}
-	m := r.memory.of(req.NamespacedName, bs.UID)
-	bs, err = m.freshest(bs)
-	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("comparing versions of BatchSandbox %s: %w", req, err)
-	}
-	if err := r.reconcileGone(ctx, req.NamespacedName, bs.UID); err != nil {
-		return ctrl.Result{}, err
-	}
-	s := &scope{bs: bs, memo: m, key: allocation.PoolOf(bs), owner: allocation.OwnerOf(bs)}
-	if bs.DeletionTimestamp != nil {
-		again, err := r.reconcileDelete(ctx, s)
-		return ctrl.Result{RequeueAfter: again}, err
-	}
-	return r.reconcileNormal(ctx, s)
+	return ctrl.Result{RequeueAfter: again}, nil
 }
 
-func (r *Reconciler) reconcileNormal(ctx context.Context, s *scope) (ctrl.Result, error) {
-	expire := expireTime(s.bs)
-	if expire != nil && !r.Clock.Now().Before(expire.Time) {
-		return r.expire(ctx, s, expire.Time)
+// reconcile returns when to come back.
+func (r *Reconciler) reconcile(ctx context.Context, name types.NamespacedName) (time.Duration, error) {
+	cached := &v1alpha1.BatchSandbox{}
+	err := r.config.Client.Get(ctx, name, cached, client.UnsafeDisableDeepCopy)
+	if apierrors.IsNotFound(err) {
+		r.memory.forget(name)
+		again, err := r.templates.gone(ctx, name, &deletions{})
+		later, err2 := r.pooled.gone(ctx, name, "")
+		return soonest(again, later), errors.Join(err, err2)
 	}
-	var seen view
-	var again time.Duration
-	var err error
-	if s.bs.Spec.PoolRef != "" {
-		seen, again, err = r.reconcilePooled(ctx, s)
-	} else {
-		seen, again, err = r.reconcileTemplate(ctx, s)
+	if err != nil {
+		return 0, fmt.Errorf("reading it: %w", err)
 	}
-	var later time.Duration
-	var statusErr error
-	if p := s.memo.pending; p == nil || r.Clock.Since(p.since) >= pendingPatience {
-		// Before, it would move the resourceVersion, and the pending write could not be repeated.
-		later, statusErr = r.writeStatus(ctx, s, seen)
+	o := objectOf(r.memory.of(name, cached.UID), cached)
+	if again, err := r.pooled.gone(ctx, name, o.bs.UID); err != nil || again > 0 {
+		return again, err
 	}
-	result := ctrl.Result{RequeueAfter: soonest(again, later)}
+	if o.bs.DeletionTimestamp != nil {
+		return r.reconcileDelete(ctx, o)
+	}
+	return r.reconcileNormal(ctx, o)
+}
+
+func (r *Reconciler) reconcileNormal(ctx context.Context, o *object) (time.Duration, error) {
+	expire := expireTime(o.bs)
+	if expire != nil && !r.config.Clock.Now().Before(expire.Time) {
+		return r.expire(ctx, o, expire.Time)
+	}
+	seen, again, err := r.half(o).reconcile(ctx, o)
+	if seen != nil && r.pooled.claims.mayMove(o) {
+		sent, later, statusErr := r.statuses.write(ctx, o, seen)
+		r.pooled.claims.noteStatus(o, sent)
+		again, err = soonest(again, later), errors.Join(err, statusErr)
+	}
 	if expire != nil {
-		result.RequeueAfter = soonest(result.RequeueAfter, max(time.Millisecond, expire.Sub(r.Clock.Now())))
+		again = soonest(again, max(time.Millisecond, expire.Sub(r.config.Clock.Now())))
 	}
-	if err := errors.Join(err, statusErr); err != nil {
-		return ctrl.Result{}, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
+	return again, err
+}
+
+func (r *Reconciler) reconcileDelete(ctx context.Context, o *object) (time.Duration, error) {
+	waiting, again, err := r.half(o).reconcileDelete(ctx, o)
+	if waiting == nil {
+		return again, err
 	}
-	return result, nil
+	_, later, statusErr := r.statuses.write(ctx, o, waiting)
+	return soonest(again, later), errors.Join(err, statusErr)
+}
+
+// half is one of the two ways to get sandboxes: from a pool or from a template.
+type half interface {
+	// reconcile returns what is to be seen of the BatchSandbox, nil where it could not
+	// look, and when to come back.
+	reconcile(ctx context.Context, o *object) (*view, time.Duration, error)
+	// reconcileDelete lets the BatchSandbox go when nothing of it is left. Until then it
+	// returns what is to be seen of it, and when to come back.
+	reconcileDelete(ctx context.Context, o *object) (*view, time.Duration, error)
+}
+
+func (r *Reconciler) half(o *object) half {
+	if o.bs.Spec.PoolRef != "" {
+		return r.pooled
+	}
+	return r.templates
 }
 
 // expire deletes this very version of the BatchSandbox: in a later one its time may
 // have been moved.
-func (r *Reconciler) expire(ctx context.Context, s *scope, at time.Time) (ctrl.Result, error) {
-	err := r.Client.Delete(ctx, s.bs, client.Preconditions{UID: &s.bs.UID, ResourceVersion: &s.bs.ResourceVersion})
-	switch {
-	case apierrors.IsConflict(err):
-		return ctrl.Result{RequeueAfter: r.lookAgain(ctx, s)}, nil
-	case client.IgnoreNotFound(err) != nil:
-		return ctrl.Result{}, fmt.Errorf("deleting expired BatchSandbox %s: %w", s.owner, err)
-	case err == nil:
-		r.event(s.bs, corev1.EventTypeNormal, "Expired", "Delete", "deleted because its time ended at %s", at.UTC().Format(time.RFC3339))
+func (r *Reconciler) expire(ctx context.Context, o *object, at time.Time) (time.Duration, error) {
+	switch result, err := r.writer.delete(ctx, o); {
+	case result == overtaken:
+		return r.writer.lookAgain(ctx, o), nil
+	case err != nil:
+		return 0, fmt.Errorf("deleting it, since its time has ended: %w", err)
 	}
-	return ctrl.Result{}, nil
+	r.pooled.events.expired(o.bs, at)
+	return 0, nil
 }
-
-func (r *Reconciler) event(bs *v1alpha1.BatchSandbox, kind, reason, action, message string, args ...any) {
-	r.Recorder.Eventf(bs, nil, kind, reason, action, message, args...)
-}
-
-// Wake has the BatchSandbox of that name reconciled soon. It does not block.
-func (r *Reconciler) Wake(name types.NamespacedName) { r.queue.Wake(name) }
-
-// TasksChanged has it reconciled when more is known of its tasks. It does not block.
-func (r *Reconciler) TasksChanged(name types.NamespacedName) { r.queue.WakeAfter(name, taskSettle) }
 
 // soonest returns the smaller of two delays, where 0 stands for none.
 func soonest(a, b time.Duration) time.Duration {

@@ -8,11 +8,10 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -21,142 +20,85 @@ import (
 	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
-// recycleParallel bounds the pods of one BatchSandbox that are recycled at a time.
-const recycleParallel = 32
+// releases makes pool pods clean that were given up, and lets go of them when the object
+// says so.
+type releases struct {
+	ledger *ledger.Ledger
+	client client.Reader
+	claims *claims
+	pods   pods
+	tasks  Tasks
+	clock  clock.PassiveClock
+}
 
-// finishReleases recycles the pods that were given up and, when the write that
-// takes them out of alloc-release is done, frees them. It returns when to come back.
-func (r *Reconciler) finishReleases(ctx context.Context, s *scope) (time.Duration, error) {
-	held := r.Ledger.Allocation(s.key, s.owner.UID)
+// holding is whose pods are recycled.
+type holding struct {
+	pool  ledger.Key
+	owner ledger.Owner
+	// bs names the tasks. It is nil where the object is gone: then every pod is deleted.
+	bs      *v1alpha1.BatchSandbox
+	deleted *deletions
+	// since is when they were given up.
+	since time.Time
+}
+
+func holdingOf(o *object) holding {
+	return holding{pool: o.pool, owner: o.owner, bs: o.bs, deleted: &o.deleted, since: o.recyclingSince}
+}
+
+// finish recycles the pods that were given up and, when the write that takes them out of
+// alloc-release is done, frees them. It returns when to come back.
+func (r *releases) finish(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, error) {
 	if len(held.Releasing) == 0 {
+		o.recyclingSince = time.Time{}
+		o.deleted.keep(nil)
 		return 0, nil
 	}
-	done, stopping, recycleErr := r.recycle(ctx, s.key, s.owner.UID, held.Releasing, s.bs)
-	if wait := r.tooSoon(s); stopping > 0 && wait > 0 {
-		return wait, recycleErr // not one write for each task that stops
+	if o.recyclingSince.IsZero() {
+		o.recyclingSince = r.clock.Now()
 	}
-	var left []string
-	for _, h := range held.Releasing {
-		if !slices.Contains(done, h.Name) {
-			left = append(left, h.Name)
-		}
+	freed, stopping, err := r.recycle(ctx, holdingOf(o), held.Releasing)
+	again, err := unlessUnfinished(err)
+	if wait := o.tooSoon(r.clock.Now()); stopping > 0 && wait > 0 {
+		return soonest(again, wait), err // not one write for each task that stops
 	}
-	want, err := allocation.Format(held.Held, left)
-	if err != nil {
-		return 0, err
-	}
-	w, err := newWrite(s.bs, want, len(held.Held)+len(left) > 0)
-	if err != nil || w == nil {
-		return 0, errors.Join(recycleErr, err)
-	}
-	w.frees = done
-	return 0, errors.Join(recycleErr, r.send(ctx, s, w))
+	done := sets.New(freed...)
+	left := slices.DeleteFunc(names(held.Releasing), done.Has)
+	return again, errors.Join(err, r.claims.write(ctx, o, change{
+		annotations: allocation.Format(held.Held, left), holds: len(held.Held)+len(left) > 0, freed: freed,
+	}))
 }
 
-// reconcileDelete gives back all that a BatchSandbox holds and then lets it go. It
-// returns when to come back.
-func (r *Reconciler) reconcileDelete(ctx context.Context, s *scope) (time.Duration, error) {
-	if s.bs.Spec.PoolRef == "" {
-		return r.deleteTemplate(ctx, s)
-	}
-	if err := r.resolve(ctx, s); err != nil {
-		return 0, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
-	}
-	r.Ledger.Withdraw(s.key, s.owner) // it waits for nothing any more, however long this takes
-	freed, stopping, err := r.releaseAll(ctx, s.key, s.owner, s.bs)
-	if err != nil || stopping > 0 {
-		v := r.viewPooled(ctx, s, nil)
-		v.deleting = waitsFor(stopping, err)
-		again, statusErr := r.writeStatus(ctx, s, v)
-		if err := errors.Join(err, statusErr); err != nil {
-			return 0, fmt.Errorf("giving back the sandboxes of BatchSandbox %s: %w", s.owner, err)
-		}
-		return again, nil // woken when the tasks are stopped
-	}
-	if !slices.Equal(finalizersWith(s.bs, false), s.bs.Finalizers) {
-		// alloc-status stays as it is until the object goes.
-		w, err := newWrite(s.bs, allocation.Of(s.bs), false)
-		if err != nil {
-			return 0, err
-		}
-		w.frees = freed
-		if err := r.send(ctx, s, w); err != nil {
-			return 0, fmt.Errorf("BatchSandbox %s: %w", s.owner, err)
-		}
-	}
-	r.Ledger.Free(s.key, s.owner.UID, freed)
-	r.Ledger.ForgetUnreadable(s.key, s.owner.UID)
-	r.Ledger.ForgetOwner(s.key, s.owner)
-	return 0, nil
-}
-
-// waitsFor says what a deletion waits for.
-func waitsFor(stopping int, err error) *blocked {
-	if err != nil {
-		return &blocked{v1alpha1.ReasonRecycling, "waiting until the sandboxes are recycled: " + err.Error()}
-	}
-	return &blocked{v1alpha1.ReasonStoppingTasks, fmt.Sprintf("waiting until %d sandboxes have stopped their tasks or are restarted", stopping)}
-}
-
-// reconcileGone gives back what BatchSandboxes of that name still hold although
-// their objects are gone, except the one with UID alive: somebody took their
-// finalizer away.
-func (r *Reconciler) reconcileGone(ctx context.Context, name types.NamespacedName, alive types.UID) error {
-	if alive == "" {
-		r.memory.forget(name)
-		if err := r.deletePodsOf(ctx, name); err != nil {
-			return err
-		}
-	}
-	for _, ref := range r.Ledger.Lookup(name) {
-		if ref.UID == alive {
-			continue
-		}
-		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
-		r.Ledger.Withdraw(ref.Pool, owner)
-		freed, _, err := r.releaseAll(ctx, ref.Pool, owner, nil)
-		if err != nil {
-			return fmt.Errorf("giving back the sandboxes of BatchSandbox %s, which is gone: %w", name, err)
-		}
-		r.Ledger.Free(ref.Pool, ref.UID, freed)
-		r.Ledger.ForgetUnreadable(ref.Pool, ref.UID)
-		r.Ledger.ForgetOwner(ref.Pool, owner)
-	}
-	return nil
-}
-
-// releaseAll recycles everything that the owner holds, and every pod that it might
-// hold when its annotations cannot be read. It returns the pods that are to be
-// freed once that is recorded, and the number of those whose tasks are still being
-// stopped. Without an object that names its tasks every pod is deleted.
-func (r *Reconciler) releaseAll(ctx context.Context, key ledger.Key, owner ledger.Owner, bs *v1alpha1.BatchSandbox) (freed []string, stopping int, err error) {
-	held := r.Ledger.Allocation(key, owner.UID)
+// all recycles everything that is held, and every pod that might be when the annotations
+// cannot be read. It returns the pods that are to be freed once that is recorded, and the
+// number of those whose tasks are still being stopped.
+func (r *releases) all(ctx context.Context, from holding, held ledger.Allocation) (freed []string, stopping int, err error) {
 	if held.Unreadable {
-		if err := r.othersUnreadable(ctx, key, owner); err != nil {
+		if err := r.othersUnreadable(ctx, from); err != nil {
 			return nil, 0, err
 		}
-		suspects := r.Ledger.Suspects(key)
-		pods := make([]ledger.HeldPod, len(suspects))
-		for i, pod := range suspects {
-			pods[i] = ledger.HeldPod{Pod: pod, Seen: true}
+		var pods []ledger.HeldPod
+		for _, pod := range r.ledger.PodsSetAside(from.pool) {
+			pods = append(pods, ledger.HeldPod{Pod: pod, Seen: true})
 		}
-		if _, _, err := r.recycle(ctx, key, owner.UID, pods, nil); err != nil {
+		if _, _, err := r.recycle(ctx, holding{pool: from.pool, owner: from.owner, deleted: from.deleted}, pods); err != nil {
 			return nil, 0, err
 		}
 	}
-	r.Ledger.BeginRelease(key, owner.UID, names(held.Held))
-	return r.recycle(ctx, key, owner.UID, append(held.Held, held.Releasing...), bs)
+	r.ledger.BeginRelease(from.pool, from.owner.UID, names(held.Held))
+	logDone(ctx, "released sandboxes", from.pool, len(held.Held), r.clock.Since(from.since))
+	return r.recycle(ctx, from, slices.Concat(held.Held, held.Releasing))
 }
 
 // othersUnreadable returns an error while the pods that the owner might hold might
 // as well be those of another BatchSandbox that cannot be read and that stays.
-func (r *Reconciler) othersUnreadable(ctx context.Context, key ledger.Key, owner ledger.Owner) error {
-	for _, name := range r.Ledger.Snapshot(key).Unreadable {
-		if name == owner.NamespacedName {
+func (r *releases) othersUnreadable(ctx context.Context, from holding) error {
+	for _, name := range r.ledger.Snapshot(from.pool).Unreadable {
+		if name == from.owner.NamespacedName {
 			continue
 		}
 		other := &v1alpha1.BatchSandbox{}
-		err := r.Client.Get(ctx, name, other)
+		err := r.client.Get(ctx, name, other)
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("reading BatchSandbox %s: %w", name, err)
 		}
@@ -167,41 +109,37 @@ func (r *Reconciler) othersUnreadable(ctx context.Context, key ledger.Key, owner
 	return nil
 }
 
-// recycle ends the tasks in the pods and then cleans or deletes these, in parallel.
-// It returns the names of those for which that is done, and the number of those whose
-// tasks are still being stopped. Without a BatchSandbox every pod is deleted at once.
-func (r *Reconciler) recycle(ctx context.Context, key ledger.Key, owner types.UID, pods []ledger.HeldPod, bs *v1alpha1.BatchSandbox) (done []string, stopping int, err error) {
+// recycle ends the tasks in the pods and then cleans or deletes these. It returns the
+// names of those for which that is done, and the number of those whose tasks are still
+// being stopped.
+func (r *releases) recycle(ctx context.Context, from holding, pods []ledger.HeldPod) (done []string, stopping int, err error) {
 	strategy := v1alpha1.RecycleDelete
-	if bs != nil {
-		if strategy, err = r.recycleStrategy(ctx, key); err != nil {
+	if from.bs != nil {
+		if strategy, err = r.recycleStrategy(ctx, from.pool); err != nil {
 			return nil, 0, err
 		}
 	}
-	var mu sync.Mutex // guards done, stopping and errs
-	var errs []error
-	workqueue.ParallelizeUntil(ctx, recycleParallel, len(pods), func(i int) {
-		err := r.recycleOne(ctx, key, owner, pods[i], strategy, bs)
+	var mu sync.Mutex // guards done and stopping
+	err = inPass(ctx, r.clock, len(pods), func(i int) error {
+		err := r.recycleOne(ctx, from, &pods[i], strategy)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
+		case err == nil:
+			done = append(done, pods[i].Name)
 		case errors.Is(err, errStopping):
 			stopping++
-		case err != nil:
-			errs = append(errs, err)
-		default:
-			done = append(done, pods[i].Name)
+			return nil
 		}
+		return err
 	})
-	if ctx.Err() != nil {
-		errs = append(errs, ctx.Err())
-	}
-	return done, stopping, errors.Join(errs...)
+	return done, stopping, err
 }
 
 // recycleStrategy is that of the pool; a pool that is going or gone takes nothing back.
-func (r *Reconciler) recycleStrategy(ctx context.Context, key ledger.Key) (v1alpha1.RecycleType, error) {
+func (r *releases) recycleStrategy(ctx context.Context, key ledger.Key) (v1alpha1.RecycleType, error) {
 	pool := &v1alpha1.Pool{}
-	err := r.Client.Get(ctx, key, pool)
+	err := r.client.Get(ctx, key, pool)
 	switch {
 	case apierrors.IsNotFound(err):
 		return v1alpha1.RecycleDelete, nil
@@ -218,64 +156,44 @@ var errStopping = errors.New("tasks are being stopped")
 
 // recycleOne cleans or deletes one pod. One that cannot be restarted in place, or
 // whose tasks cannot be stopped, is deleted.
-func (r *Reconciler) recycleOne(ctx context.Context, key ledger.Key, owner types.UID, h ledger.HeldPod, strategy v1alpha1.RecycleType, bs *v1alpha1.BatchSandbox) error {
-	if h.Deleted && !h.Gone {
+func (r *releases) recycleOne(ctx context.Context, from holding, h *ledger.HeldPod, strategy v1alpha1.RecycleType) error {
+	if h.Clean || h.Deleted && !h.Gone {
 		return nil // in an earlier pass
 	}
+	runs := !h.Lost() && !h.Finished
 	restart := strategy == v1alpha1.RecycleRestart
-	if r.Tasks != nil && bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() {
-		switch r.Tasks.Stop(bs, h.Name, h.UID, restart) {
+	if from.bs != nil && (from.bs.Spec.TaskTemplate != nil || restart) && runs {
+		switch r.tasks.Stop(from.bs, h.Name, h.UID, restart) {
 		case taskreport.StillStopping:
 			return errStopping
 		case taskreport.Restarted:
-			r.Ledger.MarkClean(key, owner, h.Name)
+			r.ledger.MarkClean(from.pool, from.owner.UID, h.Name)
 			return nil
 		case taskreport.Unstoppable:
 			strategy = v1alpha1.RecycleDelete
 		case taskreport.Stopped:
 		}
 	}
-	if strategy == v1alpha1.RecycleNoop && !h.Lost() && h.Seen {
-		r.Ledger.MarkClean(key, owner, h.Name)
+	if strategy == v1alpha1.RecycleNoop && runs && h.Seen {
+		r.ledger.MarkClean(from.pool, from.owner.UID, h.Name)
 		return nil
 	}
-	return r.deletePoolPod(ctx, key, h)
+	return r.delete(ctx, from, h)
 }
 
 // deleteLost deletes lost pods that nothing else deletes: those that have ended,
 // and those that the cache no longer shows although nobody saw them terminate.
-func (r *Reconciler) deleteLost(ctx context.Context, s *scope, lost []ledger.HeldPod) error {
-	for _, h := range lost {
-		if err := r.deletePoolPod(ctx, s.key, h); err != nil {
-			return err
-		}
-	}
-	return nil
+func (r *releases) deleteLost(ctx context.Context, o *object, lost []ledger.HeldPod) error {
+	return inPass(ctx, r.clock, len(lost), func(i int) error { return r.delete(ctx, holdingOf(o), &lost[i]) })
 }
 
-func (r *Reconciler) deletePoolPod(ctx context.Context, key ledger.Key, h ledger.HeldPod) error {
+func (r *releases) delete(ctx context.Context, from holding, h *ledger.HeldPod) error {
 	if h.Terminating || h.UID == "" {
 		return nil
 	}
-	if err := r.Fresh(); err != nil {
-		// Another leader may have lent the pod on.
-		return fmt.Errorf("not deleting pod %s/%s: %w", key.Namespace, h.Name, err)
-	}
-	err := r.deletePod(ctx, key.Namespace, h.Name, h.UID)
+	err := r.pods.delete(ctx, types.NamespacedName{Namespace: from.pool.Namespace, Name: h.Name}, h.UID, from.deleted)
 	if err == nil {
-		r.Ledger.MarkDeleted(key, h.Name, h.UID)
+		r.ledger.MarkDeleted(from.pool, h.Name, h.UID)
 	}
 	return err
-}
-
-// deletePod deletes that very pod; one that is gone, or another of its name, is no error.
-func (r *Reconciler) deletePod(ctx context.Context, namespace, name string, uid types.UID) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	err := r.Client.Delete(ctx, pod, client.Preconditions{UID: &uid})
-	if err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil
-	}
-	return fmt.Errorf("deleting pod %s/%s: %w", namespace, name, err)
 }

@@ -29,16 +29,8 @@ const (
 	// indexPoolRef finds BatchSandboxes by spec.poolRef.
 	indexPoolRef = "batchsandbox.poolRef"
 
-	// podSettle gathers the events of many pods of one BatchSandbox into one reconcile.
-	podSettle = 20 * time.Millisecond
-
-	// taskSettle gathers what is learned of many tasks of one BatchSandbox.
-	taskSettle = 20 * time.Millisecond
-
 	firstRetry, lastRetry = 5 * time.Millisecond, 30 * time.Second
 )
-
-type wakes = wakequeue.Queue
 
 // SetupWithManager registers the reconciler. workers is how many BatchSandboxes are
 // reconciled at a time.
@@ -59,7 +51,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		For(&v1alpha1.BatchSandbox{}).
 		Watches(&corev1.Pod{}, podHandler()).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingOn), builder.WithPredicates(poolComesOrGoes())).
-		WatchesRawSource(&r.queue).
+		WatchesRawSource(r.config.Wakes).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
@@ -80,7 +72,7 @@ func controllerUID(obj client.Object) []string {
 func podHandler() handler.EventHandler {
 	enqueue := func(obj client.Object, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		if ref := metav1.GetControllerOf(obj); ref != nil && ref.Kind == v1alpha1.KindBatchSandbox {
-			queue.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: ref.Name}}, podSettle)
+			queue.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: ref.Name}}, wakequeue.Settle)
 		}
 	}
 	type limiter = workqueue.TypedRateLimitingInterface[reconcile.Request]
@@ -95,7 +87,7 @@ func podHandler() handler.EventHandler {
 // come or is going.
 func (r *Reconciler) waitingOn(ctx context.Context, pool client.Object) []reconcile.Request {
 	var list v1alpha1.BatchSandboxList
-	if err := r.Client.List(ctx, &list, client.InNamespace(pool.GetNamespace()),
+	if err := r.config.Client.List(ctx, &list, client.InNamespace(pool.GetNamespace()),
 		client.MatchingFields{indexPoolRef: pool.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
 		log.FromContext(ctx).Error(err, "listing the BatchSandboxes of a pool", "pool", client.ObjectKeyFromObject(pool))
 		return nil

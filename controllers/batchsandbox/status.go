@@ -1,28 +1,21 @@
 package batchsandbox
 
 import (
-	"cmp"
-	"context"
 	"fmt"
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
 // view is what a reconcile saw of a BatchSandbox.
 type view struct {
-	// total, allocated, ready and restarted as in the status.
-	total, allocated, ready, restarted int32
+	// total, allocated, ready, restarted and ended as in the status.
+	total, allocated, ready, restarted, ended int32
 	// problem is the reason why one of the sandboxes cannot become ready, or empty.
 	problem string
 	// blocked says why sandboxes are missing; nil when none is.
@@ -35,6 +28,17 @@ type view struct {
 
 // blocked is a reason of a condition.
 type blocked struct{ reason, message string }
+
+// waitsFor says what a deletion waits for.
+func waitsFor(stopping int, err error) *blocked {
+	switch {
+	case err != nil:
+		return &blocked{v1alpha1.ReasonRecycling, "waiting until the sandboxes are recycled: " + err.Error()}
+	case stopping > 0:
+		return &blocked{v1alpha1.ReasonStoppingTasks, fmt.Sprintf("waiting until %d sandboxes have stopped their tasks or are restarted", stopping)}
+	}
+	return &blocked{v1alpha1.ReasonRecycling, "waiting until the sandboxes are recycled"}
+}
 
 // expireTime is the earlier of the two ways to say when the BatchSandbox ends, or nil.
 func expireTime(bs *v1alpha1.BatchSandbox) *metav1.Time {
@@ -49,10 +53,10 @@ func expireTime(bs *v1alpha1.BatchSandbox) *metav1.Time {
 }
 
 // statusOf returns the status that follows from what was seen.
-func statusOf(bs *v1alpha1.BatchSandbox, v view, now time.Time) v1alpha1.BatchSandboxStatus {
+func statusOf(bs *v1alpha1.BatchSandbox, v *view, now time.Time) v1alpha1.BatchSandboxStatus {
 	status := *bs.Status.DeepCopy()
 	status.ObservedGeneration = bs.Generation
-	status.Replicas, status.Allocated, status.Ready, status.Restarted = v.total, v.allocated, v.ready, v.restarted
+	status.Replicas, status.Allocated, status.Ready, status.Restarted, status.Ended = v.total, v.allocated, v.ready, v.restarted, v.ended
 	status.ExpireTime, status.Expires = expireTime(bs), "<none>"
 	if at := status.ExpireTime; at != nil {
 		status.Expires = at.UTC().Format(time.RFC3339)
@@ -61,20 +65,22 @@ func statusOf(bs *v1alpha1.BatchSandbox, v view, now time.Time) v1alpha1.BatchSa
 	switch {
 	case ready.Status == metav1.ConditionTrue:
 		status.Phase = v1alpha1.PhaseSucceed
-	case ready.Reason == v1alpha1.ReasonPodsFailing || ready.Reason == v1alpha1.ReasonTemplateInvalid:
+	case ready.Reason == v1alpha1.ReasonPodsFailing || ready.Reason == v1alpha1.ReasonContainersEnded || ready.Reason == v1alpha1.ReasonTemplateInvalid:
 		status.Phase = v1alpha1.PhaseFailed
 	default:
 		status.Phase = v1alpha1.PhasePending
 	}
 	conditions := []metav1.Condition{ready}
-	if v.restarted > 0 {
-		conditions = append(conditions, metav1.Condition{
-			Type: v1alpha1.ConditionSandboxesRestarted, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonContainersRestarted,
-			Message: fmt.Sprintf("containers restarted in %d sandboxes after they were handed over: what ran there is gone", v.restarted),
-		})
-	} else {
-		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionSandboxesRestarted)
+	count := func(n int32, kind, reason, message string) {
+		if n == 0 {
+			meta.RemoveStatusCondition(&status.Conditions, kind)
+			return
+		}
+		conditions = append(conditions, metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: reason, Message: fmt.Sprintf(message, n)})
 	}
+	count(v.restarted, v1alpha1.ConditionSandboxesRestarted, v1alpha1.ReasonContainersRestarted,
+		"containers restarted in %d sandboxes after they were handed over: what ran there is gone")
+	count(v.ended, v1alpha1.ConditionSandboxesEnded, v1alpha1.ReasonContainersEnded, endedMessage)
 	if v.deleting != nil {
 		conditions = append(conditions, metav1.Condition{
 			Type: v1alpha1.ConditionDeleting, Status: metav1.ConditionTrue, Reason: v.deleting.reason, Message: v.deleting.message,
@@ -115,7 +121,9 @@ func setTasks(status *v1alpha1.BatchSandboxStatus, tasks *taskreport.Report) met
 	return c
 }
 
-func readyCondition(bs *v1alpha1.BatchSandbox, v view) metav1.Condition {
+const endedMessage = "the containers of %d sandboxes finished by themselves and are not restarted; each keeps its shard until it is released"
+
+func readyCondition(bs *v1alpha1.BatchSandbox, v *view) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	desired := bs.DesiredReplicas() - int32(len(taskreport.Released(bs))) //nolint:gosec // bounded by spec.replicas
 	switch {
@@ -125,89 +133,14 @@ func readyCondition(bs *v1alpha1.BatchSandbox, v view) metav1.Condition {
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonAllReady, "all sandboxes are ready"
 	case v.problem != "":
 		c.Reason, c.Message = v1alpha1.ReasonPodsFailing, v.problem
+	case v.ended > 0:
+		c.Reason, c.Message = v1alpha1.ReasonContainersEnded, fmt.Sprintf(endedMessage, v.ended)
 	case v.total != desired:
 		c.Reason, c.Message = v1alpha1.ReasonScaling, fmt.Sprintf("%d sandboxes exist and %d are asked for", v.total, desired)
 	default:
 		c.Reason, c.Message = v1alpha1.ReasonPodsNotReady, fmt.Sprintf("waiting until all %d sandboxes are ready", desired)
 	}
 	return c
-}
-
-// writeStatus patches the status if it changed. Where only numbers move, it waits
-// so long between two writes that a big batch does not flood the API server, and
-// returns when to come back.
-func (r *Reconciler) writeStatus(ctx context.Context, s *scope, v view) (time.Duration, error) {
-	now := r.Clock.Now()
-	if r.Tasks != nil && s.bs.Spec.TaskTemplate != nil {
-		report := r.Tasks.Report(s.bs)
-		v.tasks = &report
-	}
-	want := statusOf(s.bs, v, now)
-	is := s.bs.Status
-	if equality.Semantic.DeepEqual(want, is) || s.memo.sent != nil &&
-		equality.Semantic.DeepEqual(want, *s.memo.sent) && equality.Semantic.DeepEqual(is, *s.memo.answered) {
-		return 0, nil
-	}
-	if s.memo.full == s.bs.ResourceVersion && !reasonsDiffer(s.memo.told, &want) {
-		return 0, nil // it would be refused again
-	}
-	urgent := reasonOf(&want) != reasonOf(&is) || tasksCompleted(&want) && !tasksCompleted(&is)
-	size := sizeOf(s.bs) + len(want.SucceededShards) + len(want.FailedShards)
-	if wait := s.memo.statusWritten.Add(writeInterval(size)).Sub(now); wait > 0 && !urgent {
-		return wait, nil
-	}
-	answer := s.bs.DeepCopy()
-	answer.Status = want
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	err := r.Client.Status().Patch(ctx, answer, client.MergeFromWithOptions(s.bs, client.MergeFromWithOptimisticLock{}))
-	switch {
-	case apierrors.IsConflict(err):
-		return r.lookAgain(ctx, s), nil
-	case apiwrite.TooLarge(err): // the object is full: events say what its status cannot
-		if reasonsDiffer(s.memo.told, &want) {
-			r.eventsOf(s.bs, cmp.Or(s.memo.told, &is), &want)
-		}
-		s.memo.full, s.memo.told = s.bs.ResourceVersion, &want
-		return 0, nil
-	}
-	r.fence(s, answer, err)
-	if err != nil {
-		return 0, client.IgnoreNotFound(fmt.Errorf("writing the status: %w", err))
-	}
-	s.memo.told = nil
-	s.memo.latest, s.memo.sent, s.memo.answered, s.memo.statusWritten = answer, &want, answer.Status.DeepCopy(), now
-	r.eventsOf(s.bs, &is, &want)
-	return 0, nil
-}
-
-// fence takes in what a status write, whose answer or error is given, means to an
-// allocation write of unknown outcome that has the same precondition.
-func (r *Reconciler) fence(s *scope, status *v1alpha1.BatchSandbox, err error) {
-	p := s.memo.pending
-	switch {
-	case p == nil || p.resourceVersion != s.bs.ResourceVersion:
-	case err != nil:
-		p.fence = status.Status.DeepCopy()
-	case status.ResourceVersion != p.resourceVersion:
-		r.rollback(s, p) // it was not done until now, and can no longer be
-	}
-}
-
-// lookAgain takes in what somebody else has made of the object, which the cache may show
-// late, and returns when to come back.
-func (r *Reconciler) lookAgain(ctx context.Context, s *scope) time.Duration {
-	live := &v1alpha1.BatchSandbox{}
-	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(s.bs), live); err == nil && live.UID == s.bs.UID {
-		s.memo.latest = live
-	}
-	return conflictPause
-}
-
-// reasonsDiffer says that users were not told this yet; nil is nothing.
-func reasonsDiffer(told, now *v1alpha1.BatchSandboxStatus) bool {
-	return told == nil || reasonOf(told) != reasonOf(now) ||
-		conditionReason(told, v1alpha1.ConditionTasksCompleted) != conditionReason(now, v1alpha1.ConditionTasksCompleted)
 }
 
 func reasonOf(status *v1alpha1.BatchSandboxStatus) string {
@@ -223,36 +156,4 @@ func conditionReason(status *v1alpha1.BatchSandboxStatus, kind string) string {
 
 func tasksCompleted(status *v1alpha1.BatchSandboxStatus) bool {
 	return meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionTasksCompleted)
-}
-
-// normalReasons are those of states that pass by themselves.
-var normalReasons = map[string]bool{
-	v1alpha1.ReasonAllReady: true, v1alpha1.ReasonScaling: true, v1alpha1.ReasonPodsNotReady: true, v1alpha1.ReasonPoolExhausted: true,
-}
-
-// taskTroubles are the reasons of TasksCompleted of which an event tells.
-var taskTroubles = map[string]bool{
-	v1alpha1.ReasonTaskTemplateInvalid: true, v1alpha1.ReasonExecutorMissing: true, v1alpha1.ReasonExecutorUnsupported: true,
-	v1alpha1.ReasonExecutorUnreachable: true, v1alpha1.ReasonExecutorCapabilities: true, v1alpha1.ReasonTasksFailed: true,
-}
-
-// eventsOf tells what changed, once per change. A batch that is complete at once
-// says nothing: an event is a write too.
-func (r *Reconciler) eventsOf(bs *v1alpha1.BatchSandbox, old, now *v1alpha1.BatchSandboxStatus) {
-	before, after := reasonOf(old), reasonOf(now)
-	if before != after && (before != "" || after != v1alpha1.ReasonAllReady) {
-		kind := corev1.EventTypeWarning
-		if normalReasons[after] {
-			kind = corev1.EventTypeNormal
-		}
-		r.event(bs, kind, after, "Reconcile", "%s", meta.FindStatusCondition(now.Conditions, v1alpha1.ConditionReady).Message)
-	}
-	before, after = conditionReason(old, v1alpha1.ConditionTasksCompleted), conditionReason(now, v1alpha1.ConditionTasksCompleted)
-	if before != after && taskTroubles[after] {
-		r.event(bs, corev1.EventTypeWarning, after, "RunTask", "%s", meta.FindStatusCondition(now.Conditions, v1alpha1.ConditionTasksCompleted).Message)
-	}
-	if now.Restarted > old.Restarted {
-		r.event(bs, corev1.EventTypeWarning, v1alpha1.ConditionSandboxesRestarted, "Reconcile", "%s",
-			meta.FindStatusCondition(now.Conditions, v1alpha1.ConditionSandboxesRestarted).Message)
-	}
 }

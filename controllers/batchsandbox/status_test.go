@@ -32,37 +32,37 @@ func batch(replicas int32, options ...func(*v1alpha1.BatchSandbox)) *v1alpha1.Ba
 func TestStatusOf(t *testing.T) {
 	exhausted := &blocked{v1alpha1.ReasonPoolExhausted, "waiting for 1 of 2 sandboxes"}
 	tests := map[string]struct {
-		view    view
+		view    *view
 		phase   v1alpha1.Phase
 		ready   metav1.ConditionStatus
 		reason  string
 		message string
 	}{
 		"all exist and are ready": {
-			view{total: 2, allocated: 2, ready: 2}, v1alpha1.PhaseSucceed, metav1.ConditionTrue, v1alpha1.ReasonAllReady, "all sandboxes are ready",
+			&view{total: 2, allocated: 2, ready: 2}, v1alpha1.PhaseSucceed, metav1.ConditionTrue, v1alpha1.ReasonAllReady, "all sandboxes are ready",
 		},
 		"all exist and one is not ready": {
-			view{total: 2, allocated: 2, ready: 1}, v1alpha1.PhasePending, metav1.ConditionFalse, v1alpha1.ReasonPodsNotReady, "waiting until all 2 sandboxes are ready",
+			&view{total: 2, allocated: 2, ready: 1}, v1alpha1.PhasePending, metav1.ConditionFalse, v1alpha1.ReasonPodsNotReady, "waiting until all 2 sandboxes are ready",
 		},
 		"one is missing": {
-			view{total: 1, ready: 1}, v1alpha1.PhasePending, metav1.ConditionFalse, v1alpha1.ReasonScaling, "1 sandboxes exist and 2 are asked for",
+			&view{total: 1, ready: 1}, v1alpha1.PhasePending, metav1.ConditionFalse, v1alpha1.ReasonScaling, "1 sandboxes exist and 2 are asked for",
 		},
 		"one too many is not complete": {
-			view{total: 3, ready: 2}, v1alpha1.PhasePending, metav1.ConditionFalse, v1alpha1.ReasonScaling, "3 sandboxes exist and 2 are asked for",
+			&view{total: 3, ready: 2}, v1alpha1.PhasePending, metav1.ConditionFalse, v1alpha1.ReasonScaling, "3 sandboxes exist and 2 are asked for",
 		},
 		"one cannot become ready": {
-			view{total: 2, ready: 1, problem: "sandbox b: ErrImagePull: no such image"}, v1alpha1.PhaseFailed, metav1.ConditionFalse,
+			&view{total: 2, ready: 1, problem: "sandbox b: ErrImagePull: no such image"}, v1alpha1.PhaseFailed, metav1.ConditionFalse,
 			v1alpha1.ReasonPodsFailing, "sandbox b: ErrImagePull: no such image",
 		},
 		"the pool has no more": {
-			view{total: 1, ready: 1, blocked: exhausted}, v1alpha1.PhasePending, metav1.ConditionFalse, exhausted.reason, exhausted.message,
+			&view{total: 1, ready: 1, blocked: exhausted}, v1alpha1.PhasePending, metav1.ConditionFalse, exhausted.reason, exhausted.message,
 		},
 		"the template is refused": {
-			view{blocked: &blocked{v1alpha1.ReasonTemplateInvalid, "image: Required value"}}, v1alpha1.PhaseFailed, metav1.ConditionFalse,
+			&view{blocked: &blocked{v1alpha1.ReasonTemplateInvalid, "image: Required value"}}, v1alpha1.PhaseFailed, metav1.ConditionFalse,
 			v1alpha1.ReasonTemplateInvalid, "image: Required value",
 		},
 		"what stands in the way goes before the numbers": {
-			view{total: 2, ready: 2, blocked: &blocked{v1alpha1.ReasonAllocationUnreadable, "cannot be read"}}, v1alpha1.PhasePending, metav1.ConditionFalse,
+			&view{total: 2, ready: 2, blocked: &blocked{v1alpha1.ReasonAllocationUnreadable, "cannot be read"}}, v1alpha1.PhasePending, metav1.ConditionFalse,
 			v1alpha1.ReasonAllocationUnreadable, "cannot be read",
 		},
 	}
@@ -87,14 +87,14 @@ func TestStatusOf(t *testing.T) {
 }
 
 func TestABatchOfNoneIsReady(t *testing.T) {
-	status := statusOf(batch(0), view{}, now)
+	status := statusOf(batch(0), &view{}, now)
 	require.True(t, meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionReady))
 	require.Equal(t, v1alpha1.PhaseSucceed, status.Phase)
 }
 
 func TestRestartsAfterTheHandOverAreShownAndWithdrawn(t *testing.T) {
 	bs := batch(2)
-	bs.Status = statusOf(bs, view{total: 2, ready: 2, restarted: 1}, now)
+	bs.Status = statusOf(bs, &view{total: 2, ready: 2, restarted: 1}, now)
 	require.Equal(t, int32(1), bs.Status.Restarted)
 	c := meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionSandboxesRestarted)
 	require.NotNil(t, c)
@@ -103,13 +103,13 @@ func TestRestartsAfterTheHandOverAreShownAndWithdrawn(t *testing.T) {
 	require.Contains(t, c.Message, "1 sandboxes")
 	require.True(t, meta.IsStatusConditionTrue(bs.Status.Conditions, v1alpha1.ConditionReady), "the sandbox is ready again all the same")
 
-	bs.Status = statusOf(bs, view{total: 2, ready: 2}, now)
+	bs.Status = statusOf(bs, &view{total: 2, ready: 2}, now)
 	require.Zero(t, bs.Status.Restarted)
 	require.Nil(t, meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionSandboxesRestarted))
 }
 
 func TestADeletionThatWaitsSaysWhatFor(t *testing.T) {
-	status := statusOf(batch(1), view{deleting: waitsFor(0, errors.New("deleting pod ns/a: forbidden"))}, now)
+	status := statusOf(batch(1), &view{deleting: waitsFor(0, errors.New("deleting pod ns/a: forbidden"))}, now)
 	c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionDeleting)
 	require.NotNil(t, c)
 	require.Equal(t, v1alpha1.ReasonRecycling, c.Reason)
@@ -117,7 +117,7 @@ func TestADeletionThatWaitsSaysWhatFor(t *testing.T) {
 }
 
 func TestALongMessageDoesNotFreezeTheStatus(t *testing.T) {
-	v := view{tasks: &taskreport.Report{Reason: v1alpha1.ReasonTaskTemplateInvalid, Message: strings.Repeat("\u00e9", 40000)}}
+	v := &view{tasks: &taskreport.Report{Reason: v1alpha1.ReasonTaskTemplateInvalid, Message: strings.Repeat("\u00e9", 40000)}}
 	bs := batch(1)
 	bs.Spec.TaskTemplate = &v1alpha1.TaskTemplate{}
 	status := statusOf(bs, v, now)
@@ -131,7 +131,7 @@ func TestTasksAreShown(t *testing.T) {
 	bs := batch(4)
 	bs.Spec.TaskTemplate = &v1alpha1.TaskTemplate{}
 	bs.Spec.TaskResourcePolicyWhenCompleted = v1alpha1.TaskResourceRelease
-	v := view{total: 4, ready: 4, tasks: &taskreport.Report{Running: 1, Succeeded: []int32{0, 1}, Failed: []int32{3}, Reason: "TasksRunning"}}
+	v := &view{total: 4, ready: 4, tasks: &taskreport.Report{Running: 1, Succeeded: []int32{0, 1}, Failed: []int32{3}, Reason: "TasksRunning"}}
 	bs.Status = statusOf(bs, v, now)
 	require.Equal(t, "0-1", bs.Status.SucceededShards)
 	require.Equal(t, "3", bs.Status.FailedShards)
@@ -145,7 +145,7 @@ func TestTasksAreShown(t *testing.T) {
 
 func TestTheSameViewLaterIsTheSameStatus(t *testing.T) {
 	bs := batch(2)
-	v := view{total: 1, allocated: 1, ready: 1, restarted: 1, blocked: &blocked{v1alpha1.ReasonPoolExhausted, "waiting"}, deleting: waitsFor(1, nil)}
+	v := &view{total: 1, allocated: 1, ready: 1, restarted: 1, blocked: &blocked{v1alpha1.ReasonPoolExhausted, "waiting"}, deleting: waitsFor(1, nil)}
 	bs.Status = statusOf(bs, v, now)
 	again := statusOf(bs, v, now.Add(time.Hour))
 	require.True(t, equality.Semantic.DeepEqual(bs.Status, again), "got %+v, want %+v", again, bs.Status)
@@ -197,22 +197,6 @@ func TestSoonest(t *testing.T) {
 func TestSomeOf(t *testing.T) {
 	require.Equal(t, "a, b, c, d, e", someOf([]string{"a", "b", "c", "d", "e"}))
 	require.Equal(t, "a, b, c, d, e, ...", someOf([]string{"a", "b", "c", "d", "e", "f"}))
-}
-
-func TestTheAnswerToTheLastWriteCountsUntilTheCacheHasIt(t *testing.T) {
-	version := func(rv string) *v1alpha1.BatchSandbox {
-		return batch(1, func(bs *v1alpha1.BatchSandbox) { bs.ResourceVersion = rv })
-	}
-	m := &memo{latest: version("10")}
-	got, err := m.freshest(version("9"))
-	require.NoError(t, err)
-	require.Equal(t, "10", got.ResourceVersion, "a late cache")
-	got, err = m.freshest(version("11"))
-	require.NoError(t, err)
-	require.Equal(t, "11", got.ResourceVersion)
-	require.Nil(t, m.latest, "the cache has passed it")
-	_, err = (&memo{latest: version("10")}).freshest(version("what?"))
-	require.Error(t, err)
 }
 
 func TestAMemoBelongsToOneObject(t *testing.T) {

@@ -2,54 +2,59 @@ package batchsandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/podfeed"
-	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/slowstart"
 	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
-const (
-	// createParallel bounds the pods of one BatchSandbox that are created at a time.
-	createParallel = 64
-	// cacheLag is after how long a created pod that the cache does not show is looked up.
-	cacheLag = 30 * time.Second
-)
+// templates brings BatchSandboxes that are made from a template to what they ask for.
+type templates struct {
+	client  client.Reader
+	writer  *writer
+	pods    pods
+	creator creator
+	tasks   Tasks
+	clock   clock.PassiveClock
+}
 
-func (r *Reconciler) reconcileTemplate(ctx context.Context, s *scope) (view, time.Duration, error) {
-	if err := r.addTaskFinalizer(ctx, s); err != nil {
-		return view{}, 0, err
-	}
-	pods, err := r.shardPods(ctx, s)
-	if err != nil {
-		return view{}, 0, err
-	}
-	if err := r.checkCreations(ctx, s, pods); err != nil {
-		return r.viewTemplate(s, pods), 0, err
-	}
-	plan := planTemplate(planned(pods, s.memo), s.bs.DesiredReplicas(), taskreport.Released(s.bs), s.memo.failures, r.Clock.Now())
-	for _, p := range plan.remove {
-		if err := r.deletePod(ctx, s.bs.Namespace, p.name, p.uid); err != nil {
-			return r.viewTemplate(s, pods), 0, err
+// reconcile returns what is to be seen of the BatchSandbox and when to come back.
+func (t *templates) reconcile(ctx context.Context, o *object) (*view, time.Duration, error) {
+	// The finalizer comes before the first task may start: a deletion then waits until the
+	// tasks are stopped. A pooled BatchSandbox gets it with its allocation.
+	if o.bs.Spec.TaskTemplate != nil {
+		if wait, err := t.setTaskFinalizer(ctx, o, true); err != nil || wait > 0 {
+			return nil, wait, err
 		}
 	}
-	createErr := r.createShards(ctx, s, plan.create, pods)
-	v := r.viewTemplate(s, pods)
+	pods, err := t.list(ctx, o)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := t.creator.check(ctx, o, pods); err != nil {
+		return viewTemplate(o, pods), 0, err
+	}
+	plan := planTemplate(planned(pods, &o.shards), o.bs.DesiredReplicas(), taskreport.Released(o.bs), o.shards.failures, t.clock.Now())
+	if err := t.remove(ctx, o, plan.remove); err != nil {
+		again, err := unlessUnfinished(err)
+		return viewTemplate(o, pods), again, err
+	}
+	createErr := t.creator.create(ctx, o, plan.create, pods)
+	v := viewTemplate(o, pods)
 	if createErr != nil {
 		reason := v1alpha1.ReasonCreateFailed
 		if apierrors.IsInvalid(createErr) || apierrors.IsBadRequest(createErr) || errors.Is(createErr, errTemplate) {
@@ -60,38 +65,42 @@ func (r *Reconciler) reconcileTemplate(ctx context.Context, s *scope) (view, tim
 			createErr = nil
 		}
 	}
-	later, err := r.writeEndpoints(ctx, s, pods)
-	return v, soonest(plan.retryAfter, soonest(later, r.nextCheck(s))), errors.Join(createErr, err)
+	later, err := t.writeEndpoints(ctx, o, pods)
+	return v, soonest(plan.retryAfter, soonest(later, t.creator.nextCheck(o))), errors.Join(createErr, err)
 }
 
-// errTemplate marks a template that no pod can be made from, or a shard patch that
-// does not apply.
-var errTemplate = errors.New("template cannot be used")
-
-// shardPods returns the pods of the BatchSandbox that the cache shows, by name. They
-// are the cache's own and must not be changed.
-func (r *Reconciler) shardPods(ctx context.Context, s *scope) (map[string]*corev1.Pod, error) {
+// list returns the pods of the BatchSandbox that the cache shows, by name. They are the
+// cache's own and must not be changed.
+func (t *templates) list(ctx context.Context, o *object) (map[string]*corev1.Pod, error) {
 	var list corev1.PodList
-	if err := r.Client.List(ctx, &list, client.InNamespace(s.bs.Namespace),
-		client.MatchingFields{indexController: string(s.bs.UID)}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := t.client.List(ctx, &list, client.InNamespace(o.bs.Namespace),
+		client.MatchingFields{indexController: string(o.bs.UID)}, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing pods: %w", err)
 	}
 	pods := make(map[string]*corev1.Pod, len(list.Items))
+	there := make(map[types.UID]bool, len(list.Items))
 	for i := range list.Items {
-		pods[list.Items[i].Name] = &list.Items[i]
-		delete(s.memo.creations, list.Items[i].Name)
+		pods[list.Items[i].Name], there[list.Items[i].UID] = &list.Items[i], true
+		delete(o.shards.creations, list.Items[i].Name)
 	}
+	o.deleted.keep(there)
 	return pods, nil
+}
+
+func (t *templates) remove(ctx context.Context, o *object, pods []shardPod) error {
+	return inPass(ctx, t.clock, len(pods), func(i int) error {
+		return t.pods.delete(ctx, types.NamespacedName{Namespace: o.bs.Namespace, Name: pods[i].name}, pods[i].uid, &o.deleted)
+	})
 }
 
 // planned returns the pods as the plan sees them, with those that the cache does
 // not show yet.
-func planned(pods map[string]*corev1.Pod, m *memo) []shardPod {
+func planned(pods map[string]*corev1.Pod, m *shardMemo) []shardPod {
 	var list []shardPod
 	for name, pod := range pods {
 		list = append(list, shardPod{
 			name: name, uid: pod.UID, shard: shardOf(pod), created: pod.CreationTimestamp.Time,
-			terminating: pod.DeletionTimestamp != nil, finished: podfeed.Finished(pod),
+			terminating: pod.DeletionTimestamp != nil, disrupted: podfeed.Disrupted(pod), ended: endedByItself(pod),
 		})
 	}
 	for name, c := range m.creations {
@@ -100,6 +109,12 @@ func planned(pods map[string]*corev1.Pod, m *memo) []shardPod {
 		}
 	}
 	return list
+}
+
+// endedByItself says that the containers of the pod finished by themselves and are not
+// restarted.
+func endedByItself(pod *corev1.Pod) bool {
+	return podfeed.Finished(pod) && !podfeed.Disrupted(pod) && pod.DeletionTimestamp == nil
 }
 
 // shardOf returns the shard that the pod was made for, or -1.
@@ -111,137 +126,10 @@ func shardOf(pod *corev1.Pod) int32 {
 	return int32(shard)
 }
 
-// checkCreations looks up created pods that the cache should have shown long ago:
-// one that was deleted in between never comes.
-func (r *Reconciler) checkCreations(ctx context.Context, s *scope, pods map[string]*corev1.Pod) error {
-	for name, c := range s.memo.creations {
-		if !c.confirmed || pods[name] != nil || r.Clock.Since(c.sent) < cacheLag {
-			continue
-		}
-		live := &metav1.PartialObjectMetadata{}
-		live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
-		err := r.Live.Get(ctx, types.NamespacedName{Namespace: s.bs.Namespace, Name: name}, live)
-		switch {
-		case apierrors.IsNotFound(err):
-			delete(s.memo.creations, name)
-		case err != nil:
-			return fmt.Errorf("looking for pod %s/%s: %w", s.bs.Namespace, name, err)
-		default:
-			c.sent = r.Clock.Now()
-		}
-	}
-	return nil
-}
-
-// nextCheck returns when to look up the oldest created pod that the cache does not show.
-func (r *Reconciler) nextCheck(s *scope) time.Duration {
-	var next time.Duration
-	for _, c := range s.memo.creations {
-		if c.confirmed {
-			next = soonest(next, max(time.Millisecond, cacheLag-r.Clock.Since(c.sent)))
-		}
-	}
-	return next
-}
-
-// createShards creates pods for the shards with slow start. A creation of unknown
-// outcome is repeated under the same name, so that it never makes two.
-func (r *Reconciler) createShards(ctx context.Context, s *scope, shards []int32, pods map[string]*corev1.Pod) error {
-	open := map[int32]string{}
-	for name, c := range s.memo.creations {
-		if !c.confirmed {
-			open[c.shard] = name
-		}
-	}
-	podsToCreate := make([]*corev1.Pod, len(shards))
-	for i, shard := range shards {
-		name := open[shard]
-		if name == "" {
-			name = podtemplate.ShardPodName(s.bs.Name, shard, true)
-			if pods[name] != nil {
-				name = podtemplate.ShardPodName(s.bs.Name, shard, false)
-			}
-		}
-		pod, err := r.shardPod(s.bs, shard, name)
-		if err != nil {
-			return err
-		}
-		podsToCreate[i] = pod
-	}
-	var mu sync.Mutex // guards the memo's creations
-	_, err := slowstart.Run(ctx, len(shards), createParallel, func(ctx context.Context, i int) error {
-		err := r.createShard(ctx, s, &mu, shards[i], podsToCreate[i])
-		if !errors.Is(err, errNameTaken) {
-			return err
-		}
-		// A pod of somebody else, or of an earlier BatchSandbox of this name.
-		pod, err := r.shardPod(s.bs, shards[i], podtemplate.ShardPodName(s.bs.Name, shards[i], false))
-		if err != nil {
-			return err
-		}
-		return r.createShard(ctx, s, &mu, shards[i], pod)
-	})
-	return err
-}
-
-func (r *Reconciler) shardPod(bs *v1alpha1.BatchSandbox, shard int32, name string) (*corev1.Pod, error) {
-	pod, err := podtemplate.ForShard(bs, shard, name)
-	if err == nil && r.Executor != nil {
-		err = r.Executor().Complete(pod, podtemplate.ShardInjects(bs))
-	}
-	if err != nil {
-		return nil, errors.Join(errTemplate, err)
-	}
-	return pod, nil
-}
-
-// createShard creates the pod of a shard and remembers it until the cache shows it.
-func (r *Reconciler) createShard(ctx context.Context, s *scope, mu *sync.Mutex, shard int32, pod *corev1.Pod) error {
-	c := &creation{shard: shard, sent: r.Clock.Now()}
-	mu.Lock()
-	s.memo.creations[pod.Name] = c
-	mu.Unlock()
-	err := r.createPod(ctx, pod, s.bs.UID)
-	mu.Lock()
-	defer mu.Unlock()
-	switch {
-	case err == nil:
-		c.confirmed = true
-	case apiwrite.Refused(err) || errors.Is(err, errNameTaken):
-		delete(s.memo.creations, pod.Name)
-	}
-	return err
-}
-
-// errNameTaken says that another object's pod has the name.
-var errNameTaken = errors.New("the name is taken by a pod of another owner")
-
-func (r *Reconciler) createPod(ctx context.Context, pod *corev1.Pod, owner types.UID) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	err := r.Client.Create(ctx, pod)
-	if !apierrors.IsAlreadyExists(err) {
-		if err != nil {
-			return fmt.Errorf("creating pod %s/%s: %w", pod.Namespace, pod.Name, err)
-		}
-		return nil
-	}
-	live := &metav1.PartialObjectMetadata{}
-	live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
-	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(pod), live); err != nil {
-		return fmt.Errorf("reading pod %s/%s, which exists already: %w", pod.Namespace, pod.Name, err)
-	}
-	if ref := metav1.GetControllerOf(live); ref == nil || ref.UID != owner || live.DeletionTimestamp != nil {
-		return fmt.Errorf("creating pod %s/%s: %w", pod.Namespace, pod.Name, errNameTaken)
-	}
-	return nil
-}
-
 // writeEndpoints patches the annotation when the pods' addresses changed: at once
 // when every sandbox has one, otherwise not more often than the object's size allows.
-func (r *Reconciler) writeEndpoints(ctx context.Context, s *scope, pods map[string]*corev1.Pod) (time.Duration, error) {
-	replicas := s.bs.DesiredReplicas()
-	released := taskreport.Released(s.bs)
+func (t *templates) writeEndpoints(ctx context.Context, o *object, pods map[string]*corev1.Pod) (time.Duration, error) {
+	replicas, released := o.bs.DesiredReplicas(), taskreport.Released(o.bs)
 	ips := make([]string, replicas)
 	filled := int32(0)
 	for _, pod := range pods {
@@ -254,46 +142,63 @@ func (r *Reconciler) writeEndpoints(ctx context.Context, s *scope, pods map[stri
 		}
 		ips[shard] = pod.Status.PodIP
 	}
-	value, err := allocation.FormatEndpoints(ips)
-	if err != nil || value == s.bs.Annotations[v1alpha1.AnnotationEndpoints] {
-		return 0, err
+	value := allocation.FormatEndpoints(ips)
+	if value == o.bs.Annotations[v1alpha1.AnnotationEndpoints] {
+		return 0, nil
 	}
-	if wait := r.tooSoon(s); wait > 0 && int(filled)+len(released) < int(replicas) {
+	if wait := o.tooSoon(t.clock.Now()); wait > 0 && int(filled)+len(released) < int(replicas) {
 		return wait, nil
 	}
 	annotation := map[string]*string{v1alpha1.AnnotationEndpoints: nil}
 	if value != "" {
 		annotation[v1alpha1.AnnotationEndpoints] = &value
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotation}})
-	if err != nil {
-		return 0, fmt.Errorf("building the endpoints patch: %w", err)
+	wait, err := t.patch(ctx, o, map[string]any{"annotations": annotation})
+	if err == nil && wait == 0 {
+		o.allocationWritten = t.clock.Now()
 	}
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	answer := s.bs.DeepCopy()
-	if err := r.Client.Patch(ctx, answer, client.RawPatch(types.MergePatchType, patch)); err != nil {
-		return 0, client.IgnoreNotFound(fmt.Errorf("writing the endpoints: %w", err))
+	return wait, err
+}
+
+// setTaskFinalizer gives the object the finalizer, or takes it away. It returns when to
+// come back where the object had changed.
+func (t *templates) setTaskFinalizer(ctx context.Context, o *object, wanted bool) (time.Duration, error) {
+	finalizers := setFinalizer(o.bs.Finalizers, v1alpha1.FinalizerTaskCleanup, wanted)
+	if slices.Equal(finalizers, o.bs.Finalizers) {
+		return 0, nil
 	}
-	s.memo.latest, s.memo.allocationWritten, s.bs = answer, r.Clock.Now(), answer.DeepCopy()
+	return t.patch(ctx, o, map[string]any{"finalizers": finalizers})
+}
+
+// patch patches the metadata. It returns when to come back where the object had changed.
+func (t *templates) patch(ctx context.Context, o *object, fields map[string]any) (time.Duration, error) {
+	switch result, err := t.writer.send(ctx, o, metadataPatch(o.bs, fields)); {
+	case result == overtaken:
+		return t.writer.lookAgain(ctx, o), nil
+	case err != nil:
+		return 0, fmt.Errorf("writing the metadata: %w", err)
+	}
 	return 0, nil
 }
 
-// viewTemplate returns what is to be seen of a template-mode BatchSandbox.
-func (r *Reconciler) viewTemplate(s *scope, pods map[string]*corev1.Pod) view {
-	var v view
-	released := taskreport.Released(s.bs)
+// viewTemplate returns what is to be seen of a BatchSandbox with these pods.
+func viewTemplate(o *object, pods map[string]*corev1.Pod) *view {
+	v := &view{}
+	released := taskreport.Released(o.bs)
 	for _, pod := range pods {
-		if shard := shardOf(pod); pod.DeletionTimestamp != nil || shard < 0 || shard >= s.bs.DesiredReplicas() || released[shard] {
+		if shard := shardOf(pod); pod.DeletionTimestamp != nil || shard < 0 || shard >= o.bs.DesiredReplicas() || released[shard] {
 			continue
 		}
-		if problem := podfeed.Problem(pod); problem != "" && v.problem == "" {
+		if problem := podfeed.Problem(pod); problem != "" && v.problem == "" && !endedByItself(pod) {
 			v.problem = fmt.Sprintf("sandbox %s: %s", pod.Name, problem)
 		}
-		if podfeed.Finished(pod) {
+		if podfeed.Disrupted(pod) {
 			continue
 		}
 		v.total++
+		if endedByItself(pod) {
+			v.ended++
+		}
 		if pod.Spec.NodeName != "" {
 			v.allocated++
 		}
@@ -304,7 +209,7 @@ func (r *Reconciler) viewTemplate(s *scope, pods map[string]*corev1.Pod) view {
 			v.restarted++
 		}
 	}
-	for name, c := range s.memo.creations {
+	for name, c := range o.shards.creations {
 		if c.confirmed && pods[name] == nil {
 			v.total++
 		}
@@ -312,21 +217,48 @@ func (r *Reconciler) viewTemplate(s *scope, pods map[string]*corev1.Pod) view {
 	return v
 }
 
-// deletePodsOf deletes the template-mode pods of a BatchSandbox that is gone or going.
-func (r *Reconciler) deletePodsOf(ctx context.Context, name types.NamespacedName) error {
-	var list corev1.PodList
-	if err := r.Client.List(ctx, &list, client.InNamespace(name.Namespace),
-		client.MatchingLabels{v1alpha1.LabelBatchSandboxName: name.Name}, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("listing the pods of BatchSandbox %s: %w", name, err)
+// reconcileDelete stops the tasks of the BatchSandbox, deletes its pods and lets it go.
+// It returns what is to be seen while the deletion waits, and when to come back.
+func (t *templates) reconcileDelete(ctx context.Context, o *object) (waiting *view, again time.Duration, err error) {
+	if !slices.Contains(o.bs.Finalizers, v1alpha1.FinalizerTaskCleanup) {
+		again, err = t.gone(ctx, o.owner.NamespacedName, &o.deleted)
+		return nil, again, err
 	}
-	var errs []error
-	for i := range list.Items {
-		pod := &list.Items[i]
-		ref := metav1.GetControllerOf(pod)
-		if ref == nil || ref.Kind != v1alpha1.KindBatchSandbox || ref.Name != name.Name || pod.DeletionTimestamp != nil {
-			continue
+	pods, err := t.list(ctx, o)
+	if err != nil {
+		return nil, 0, err
+	}
+	stopping := 0
+	for _, pod := range pods {
+		if pod.DeletionTimestamp == nil && !podfeed.Finished(pod) &&
+			t.tasks.Stop(o.bs, pod.Name, pod.UID, false) == taskreport.StillStopping {
+			stopping++
 		}
-		errs = append(errs, r.deletePod(ctx, pod.Namespace, pod.Name, pod.UID))
 	}
-	return errors.Join(errs...)
+	if stopping > 0 {
+		v := viewTemplate(o, pods)
+		v.deleting = waitsFor(stopping, nil)
+		return v, 0, nil
+	}
+	if again, err := t.gone(ctx, o.owner.NamespacedName, &o.deleted); err != nil || again > 0 {
+		return nil, again, err
+	}
+	again, err = t.setTaskFinalizer(ctx, o, false)
+	return nil, again, err
+}
+
+// gone deletes the pods of a BatchSandbox that is gone or going. It returns when to go on.
+func (t *templates) gone(ctx context.Context, name types.NamespacedName, done *deletions) (time.Duration, error) {
+	var list corev1.PodList
+	if err := t.client.List(ctx, &list, client.InNamespace(name.Namespace),
+		client.MatchingLabels{v1alpha1.LabelBatchSandboxName: name.Name}, client.UnsafeDisableDeepCopy); err != nil {
+		return 0, fmt.Errorf("listing the pods of BatchSandbox %s: %w", name, err)
+	}
+	pods := slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
+		ref := metav1.GetControllerOf(&pod)
+		return ref == nil || ref.Kind != v1alpha1.KindBatchSandbox || ref.Name != name.Name || pod.DeletionTimestamp != nil
+	})
+	return unlessUnfinished(inPass(ctx, t.clock, len(pods), func(i int) error {
+		return t.pods.delete(ctx, client.ObjectKeyFromObject(&pods[i]), pods[i].UID, done)
+	}))
 }

@@ -1,8 +1,6 @@
 package ledger
 
-import (
-	"k8s.io/apimachinery/pkg/types"
-)
+import "k8s.io/apimachinery/pkg/types"
 
 // Grant is one pod that a claim got, for one shard.
 type Grant struct {
@@ -10,10 +8,12 @@ type Grant struct {
 	Pod   Pod
 }
 
-// Offer notes that the owner wants so many pods and returns how many a Claim
-// would give it now.
-func (l *Ledger) Offer(key Key, owner Owner, want int) int {
-	l.know(key, owner)
+// SetDemand notes how many pods the owner wants beyond what it holds, and returns how
+// many of them a Claim would give it now. Zero takes its demand back.
+func (l *Ledger) SetDemand(key Key, owner Owner, want int) int {
+	if want > 0 {
+		l.know(key, owner)
+	}
 	var share int
 	l.with(key, func(p *pool) {
 		p.setDemand(owner, want)
@@ -38,52 +38,70 @@ func (l *Ledger) Claim(key Key, owner Owner, shards []int32) []Grant {
 		grants = make([]Grant, 0, n)
 		for _, shard := range shards[:n] {
 			e := p.next()
-			e.state, e.holder, e.shard, e.base, e.clean = Held, owner.UID, shard, e.Restarts, false
-			p.refresh(e)
-			h.held[e.Name] = e
+			h.held = append(h.held, e)
+			p.set(e, &held{lent: lent{holder: h}, shard: shard, base: e.Restarts})
 			grants = append(grants, Grant{Shard: shard, Pod: e.Pod})
 		}
 		p.setDemand(owner, len(shards)-n)
-		p.poolChanged = true
 	})
 	return grants
 }
 
-// Unclaim gives pods of a claim back that is known never to be written: they were
-// never the owner's.
-func (l *Ledger) Unclaim(key Key, owner types.UID, names []string) {
+// Unclaim gives back the pods of a claim that is known never to be written: they were
+// never the owner's. It takes back the owner's demand as well, and first: with it, the
+// pods that come back would wake the owner at once, to claim and give back for ever.
+// The owner asks again when it is reconciled.
+func (l *Ledger) Unclaim(key Key, owner Owner, names []string) {
 	l.with(key, func(p *pool) {
-		h := p.holders[owner]
-		if h == nil {
-			return
-		}
-		for _, name := range names {
-			e := h.held[name]
-			if e == nil {
-				continue
-			}
-			delete(h.held, name)
-			if e.gone {
-				p.bury(e)
-				continue
-			}
-			e.state, e.holder = Idle, ""
-			p.refresh(e)
-		}
-		p.poolChanged = true
+		p.setDemand(owner, 0)
+		p.endHolding(owner.UID, names, func(e *entry) { p.set(e, idle{}) })
 	})
 }
 
-// Withdraw takes back the owner's demand.
-func (l *Ledger) Withdraw(key Key, owner Owner) {
-	l.with(key, func(p *pool) { p.setDemand(owner, 0) })
+// Discard ends the holding of pods that were lost, when the write that takes them out
+// of alloc-status is confirmed, or of a claim whose write may have been visible for a
+// while. They are never lent again.
+func (l *Ledger) Discard(key Key, owner types.UID, names []string) {
+	l.with(key, func(p *pool) {
+		p.endHolding(owner, names, func(e *entry) { p.set(e, retiring{}) })
+	})
+}
+
+// endHolding takes held pods from their owner: next brings those that still exist
+// into their next state.
+func (p *pool) endHolding(owner types.UID, names []string, next func(*entry)) {
+	h := p.holders[owner]
+	if h == nil {
+		return
+	}
+	for _, name := range names {
+		e := p.pods[name]
+		switch s := h.holds(e); {
+		case s == nil:
+		case s.gone:
+			p.removeGone(e, s.successor)
+		default:
+			next(e)
+		}
+	}
+	h.prune()
+}
+
+// removeGone removes a pod that is gone and admits its successor of the same name.
+func (p *pool) removeGone(e *entry, successor *Pod) {
+	p.remove(e)
+	e.state = retiring{} // so that its holder's lists lose it
+	if successor != nil {
+		p.admit(*successor)
+	}
 }
 
 // HeldPod is one pod of an allocation.
 type HeldPod struct {
 	Pod
+	// Shard is the position of the sandbox in its batch; of a held pod only.
 	Shard int32
-	// Base is the restart count at hand-over.
+	// Base is the restart count at hand-over; of a held pod only.
 	Base int32
 	// Seen: the cache has shown the pod. While false and not Gone, the allocation
 	// names a pod of which nothing is known yet.
@@ -96,14 +114,15 @@ type HeldPod struct {
 	Deleted bool
 }
 
-// Lost says that the pod can serve its holder no more.
-func (h *HeldPod) Lost() bool { return h.Gone || h.Dead() }
+// Lost says that the pod was taken away from its holder, which gets another one.
+func (h *HeldPod) Lost() bool { return h.Gone || h.Pod.Lost() }
 
-// Allocation is what an owner holds.
+// Allocation is what an owner holds. Its slices are shared by all who ask until
+// something changes: read them, and change nothing in them.
 type Allocation struct {
-	// Held pods, in no order; each has its shard.
+	// Held pods, by shard.
 	Held []HeldPod
-	// Releasing pods, in no order.
+	// Releasing pods, by name.
 	Releasing []HeldPod
 	// Unreadable: the owner's annotations could not be read and it is set aside.
 	Unreadable bool
@@ -118,21 +137,9 @@ func (a *Allocation) Empty() bool {
 func (l *Ledger) Allocation(key Key, owner types.UID) Allocation {
 	var a Allocation
 	l.with(key, func(p *pool) {
-		h := p.holders[owner]
-		if h == nil {
-			return
-		}
-		a.Unreadable = h.unread
-		for _, e := range h.held {
-			a.Held = append(a.Held, e.heldPod())
-		}
-		for _, e := range h.releasing {
-			a.Releasing = append(a.Releasing, e.heldPod())
+		if h := p.holders[owner]; h != nil {
+			a = h.allocation()
 		}
 	})
 	return a
-}
-
-func (e *entry) heldPod() HeldPod {
-	return HeldPod{Pod: e.Pod, Shard: e.shard, Base: e.base, Seen: e.seen, Gone: e.gone, Clean: e.clean, Deleted: e.deleted}
 }

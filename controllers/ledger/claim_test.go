@@ -40,7 +40,7 @@ func TestClaim(t *testing.T) {
 				b.Observe(poolKey, with(ready("finished"), func(p *Pod) { p.Finished = true }))
 				b.Observe(poolKey, with(ready("evicted"), func(p *Pod) { p.Evict = true }))
 				b.Observe(poolKey, with(ready("foreign"), func(p *Pod) { p.PoolUID = "another pool" }))
-				b.Forget(poolKey, "gone", "")
+				b.ObserveGone(poolKey, "gone", "")
 			},
 			owner: x, n: 5, want: []string{"good"},
 		},
@@ -56,39 +56,39 @@ func TestClaim(t *testing.T) {
 		},
 		"leaves what an older owner waits for": {
 			pods:   []string{"a", "b", "c"},
-			before: func(b *book) { b.Offer(poolKey, x, 2) },
+			before: func(b *book) { b.SetDemand(poolKey, x, 2) },
 			owner:  y, n: 2, want: []string{"a"},
 		},
 		"does not let a small late owner overtake a large early one": {
 			pods:   []string{"a", "b"},
-			before: func(b *book) { b.Offer(poolKey, x, 10) },
+			before: func(b *book) { b.SetDemand(poolKey, x, 10) },
 			owner:  y, n: 1,
 		},
 		"does not mind a younger owner that came first": {
 			pods:   []string{"a"},
-			before: func(b *book) { b.Offer(poolKey, y, 1) },
+			before: func(b *book) { b.SetDemand(poolKey, y, 1) },
 			owner:  x, n: 1, want: []string{"a"},
 		},
 		"serves owners of the same second in the order in which they came": {
 			pods:   []string{"a"},
-			before: func(b *book) { b.Offer(poolKey, box("first", 5), 1) },
+			before: func(b *book) { b.SetDemand(poolKey, box("first", 5), 1) },
 			owner:  box("second", 5), n: 1,
 		},
 		"takes what a head that has withdrawn left": {
 			pods:   []string{"a"},
-			before: func(b *book) { b.Offer(poolKey, x, 10); b.Withdraw(poolKey, x) },
+			before: func(b *book) { b.SetDemand(poolKey, x, 10); b.SetDemand(poolKey, x, 0) },
 			owner:  y, n: 1, want: []string{"a"},
 		},
 		"takes what a head that is forgotten left": {
 			pods:   []string{"a"},
-			before: func(b *book) { b.Offer(poolKey, x, 10); b.ForgetOwner(poolKey, x) },
+			before: func(b *book) { b.SetDemand(poolKey, x, 10); b.ForgetOwner(poolKey, x) },
 			owner:  y, n: 1, want: []string{"a"},
 		},
 		"leaves to the head only what it still waits for": {
 			pods: []string{"a", "b"},
 			before: func(b *book) {
 				b.claim(x, 3)
-				b.Offer(poolKey, y, 1)
+				b.SetDemand(poolKey, y, 1)
 				b.Observe(poolKey, ready("c"))
 				b.Observe(poolKey, ready("d"))
 				b.Observe(poolKey, ready("e"))
@@ -97,16 +97,16 @@ func TestClaim(t *testing.T) {
 		},
 		"gives a claim that was taken back to the next": {
 			pods:   []string{"a"},
-			before: func(b *book) { b.claim(x, 1); b.Unclaim(poolKey, x.UID, []string{"a", "unknown"}) },
+			before: func(b *book) { b.claim(x, 1); b.Unclaim(poolKey, x, []string{"a", "unknown"}) },
 			owner:  y, n: 1, want: []string{"a"},
 		},
 		"does not get a pod of a claim that was taken back after the pod ended": {
 			pods: []string{"a", "b"},
 			before: func(b *book) {
 				b.claim(x, 2)
-				b.Forget(poolKey, "a", "uid-a")
+				b.ObserveGone(poolKey, "a", "uid-a")
 				b.Observe(poolKey, with(ready("b"), func(p *Pod) { p.Terminating = true }))
-				b.Unclaim(poolKey, x.UID, []string{"a", "b"})
+				b.Unclaim(poolKey, x, []string{"a", "b"})
 			},
 			owner: y, n: 2,
 		},
@@ -137,7 +137,7 @@ func TestClaim(t *testing.T) {
 			if test.before != nil {
 				test.before(b)
 			}
-			offered := b.Offer(poolKey, test.owner, test.n)
+			offered := b.SetDemand(poolKey, test.owner, test.n)
 			require.Equal(t, test.want, b.claim(test.owner, test.n))
 			require.Equal(t, len(test.want), offered, "what Offer had said")
 			b.check()
@@ -154,7 +154,7 @@ func TestWhatAClaimDoesNotGetStaysDemand(t *testing.T) {
 	b.Observe(poolKey, ready("c"))
 	b.claim(x, 1)
 	require.Equal(t, 1, b.Snapshot(poolKey).Demand, "x asked for one and got it")
-	b.Withdraw(poolKey, y)
+	b.SetDemand(poolKey, y, 0)
 	require.Zero(t, b.Snapshot(poolKey).Demand)
 }
 
@@ -182,14 +182,14 @@ func TestSnapshot(t *testing.T) {
 	x, y := box("x", 0), box("y", 1)
 	b := newBook(t, "held", "lost", "releasing", "retiring", "idle")
 	b.Claim(poolKey, x, shards(3))
-	b.Forget(poolKey, "lost", "")
+	b.ObserveGone(poolKey, "lost", "")
 	b.BeginRelease(poolKey, x.UID, []string{"releasing"})
 	b.Retire(poolKey, []string{"retiring"})
 	b.Observe(poolKey, with(ready("ending"), func(p *Pod) { p.Terminating = true }))
-	b.Reserve(poolKey, []string{"creating", "created"})
-	b.Created(poolKey, "created", "uid-created")
-	b.Restore([]Record{unreadable(y)})
-	b.Offer(poolKey, y, 7)
+	b.BeginCreate(poolKey, []string{"creating", "created"})
+	b.ConfirmCreate(poolKey, "created", "uid-created")
+	b.Rebuild([]Record{unreadable(y)})
+	b.SetDemand(poolKey, y, 7)
 
 	s := b.Snapshot(poolKey)
 	var live, confirmed int
@@ -238,7 +238,7 @@ func benchmarkClaim(b *testing.B, size, n int) {
 		for i, g := range grants {
 			names[i] = g.Pod.Name
 		}
-		l.Unclaim(poolKey, owner.UID, names)
+		l.Unclaim(poolKey, owner, names)
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/pod")

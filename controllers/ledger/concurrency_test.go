@@ -30,7 +30,7 @@ func TestConcurrentUse(t *testing.T) {
 					l.Observe(key, ready(name))
 				case 2:
 					l.Retire(key, []string{name})
-					l.Forget(key, name, "")
+					l.ObserveGone(key, name, "")
 				case 3:
 					l.SetPool(key, "", "", false)
 				default:
@@ -45,7 +45,7 @@ func TestConcurrentUse(t *testing.T) {
 	work.Wait()
 	for _, key := range keys {
 		for i := range 20 {
-			l.Forget(key, fmt.Sprint("p", i), "")
+			l.ObserveGone(key, fmt.Sprint("p", i), "")
 		}
 		l.SetPool(key, "", "", false)
 	}
@@ -66,6 +66,5 @@ func (l *Ledger) claimAndGiveBack(t *testing.T, key Key, owner Owner, taken *syn
 	for _, name := range names {
 		taken.Delete(key.Name + name)
 	}
-	l.Unclaim(key, owner.UID, names)
-	l.Withdraw(key, owner)
+	l.Unclaim(key, owner, names)
 }

@@ -1,19 +1,22 @@
-// Package ledger knows, for every Pool, who holds which pod. It is memory only:
-// it does no I/O, has no clock and imports no client. The truth it is rebuilt
-// from are the annotations alloc-status and alloc-release of the BatchSandboxes;
-// while a leader runs, the ledger is ahead of them by the writes under way.
+// Package ledger knows, for every Pool, who holds which pod. It is memory only: it
+// does no I/O, has no clock and imports no client. It is rebuilt at start from the
+// annotations alloc-status and alloc-release of the BatchSandboxes; while a leader
+// runs, the ledger is ahead of them by the writes that are under way.
 //
-// A pod moves through these states:
+// A pod of a pool is in exactly one of these states:
 //
-//	Creating ──seen──▶ Idle ──Claim──▶ Held ──BeginRelease──▶ Releasing ──Free──▶ Idle, if clean
-//	                    │ ▲              │                                  └───▶ Retiring, if not
-//	                    │ └──Unclaim─────┘
-//	                    └──Retire──▶ Retiring ──Forget──▶ (gone)
+//	creating ──seen──▶ idle ──Claim──▶ held ──BeginRelease──▶ releasing ──EndRelease──▶ idle, if clean
+//	                    │ ▲             │ │                                    └──────▶ retiring, if not
+//	                    │ └───Unclaim───┘ └──Discard──▶ retiring
+//	                    └──Retire──▶ retiring ──ObserveGone──▶ (forgotten)
 //
-// No method lets a pod go from Held to Idle except Unclaim, for a claim that is
-// known never to have been written, and Free, for a pod that was marked clean and
-// whose release is known to have been written. The pool and batchsandbox
-// reconcilers call it; nothing else may.
+//	at start, while an allocation cannot be read:  idle ──▶ set aside ──Settle, ForgetOwner──▶ held or retiring
+//
+// Only two methods make a held pod idle again: Unclaim, for a claim that is known
+// never to have been written, and EndRelease, for a pod that was marked clean and whose
+// release is known to have been written. Any other way would hand a dirty pod on.
+//
+// The reconcilers and the start of a leader call it; nothing else may.
 package ledger
 
 import (
@@ -45,37 +48,31 @@ type Pod struct {
 	// Restarts is the sum of the restart counts of the pod's containers.
 	Restarts int32
 	Ready    bool
+	// ReadySince is since when the pod is Ready; zero while it is not.
+	ReadySince time.Time
 	// Terminating: the pod has a deletion timestamp.
 	Terminating bool
 	// Finished: the pod's phase is Failed or Succeeded, for good.
 	Finished bool
+	// Disrupted: of a finished pod, that the cluster has stopped it (an eviction, a
+	// preemption, a node that went). Otherwise its containers finished by themselves.
+	Disrupted bool
 	// Evict: the pod carries the eviction label.
 	Evict bool
 	// Problem is the kubelet's reason why the pod cannot become ready, or empty.
 	Problem string
 }
 
-// Dead says that the pod can never be used again.
+// Dead says that nothing can run in the pod any more, so that it is never lent.
 func (p *Pod) Dead() bool { return p.Terminating || p.Finished }
 
-// State says what a pod is to its pool.
-type State int
+// Ended says that the pod's containers have finished by themselves. A sandbox that has
+// ended is not lost: it keeps its shard and its pod until it is released.
+func (p *Pod) Ended() bool { return p.Finished && !p.Disrupted && !p.Terminating }
 
-const (
-	// Creating: its name is chosen and its creation may have been sent; the cache
-	// has not shown it yet.
-	Creating State = iota
-	// Idle: nobody holds it and it is clean.
-	Idle
-	// Held by a BatchSandbox.
-	Held
-	// Releasing: given up by its holder, not clean yet.
-	Releasing
-	// Retiring: to be deleted; never lent again.
-	Retiring
-	// SetAside: it might be in an allocation that cannot be read.
-	SetAside
-)
+// Lost says that the pod was taken away from whoever holds it: it was deleted or
+// evicted, or its node went. A sandbox that is lost is replaced.
+func (p *Pod) Lost() bool { return p.Terminating || p.Disrupted }
 
 // Hooks are told what changed. They are called without a lock held and must not block.
 type Hooks struct {
@@ -95,8 +92,6 @@ type Ledger struct {
 	mapsMu sync.Mutex
 	pools  map[Key]*pool
 	owners map[types.NamespacedName]map[types.UID]Key
-	// complete: every pod of an allocation that exists was observed (ForgetUnseen).
-	complete bool
 }
 
 // New returns an empty ledger.
@@ -108,11 +103,16 @@ func New(hooks Hooks) *Ledger {
 	}
 }
 
-// with runs fn on the pool under its lock, then calls the hooks that fn asked for.
+// with runs fn on the pool under its lock, then calls the hooks for what has changed.
 func (l *Ledger) with(key Key, fn func(*pool)) {
 	p := l.lock(key)
+	spare := p.spare()
 	fn(p)
-	pools, owners := p.takeWakes()
+	p.wakeServed(p.spare() - spare)
+	changed, woken := p.takeWakes()
+	if changed {
+		p.snapshot = nil
+	}
 	if p.unused() {
 		l.mapsMu.Lock()
 		delete(l.pools, key)
@@ -121,11 +121,11 @@ func (l *Ledger) with(key Key, fn func(*pool)) {
 	}
 	p.mu.Unlock()
 
-	if pools && l.hooks.Pool != nil {
+	if changed && l.hooks.Pool != nil {
 		l.hooks.Pool(key)
 	}
 	if l.hooks.Owner != nil {
-		for owner := range owners {
+		for owner := range woken {
 			l.hooks.Owner(owner)
 		}
 	}
@@ -159,51 +159,10 @@ func (l *Ledger) SetPool(key Key, uid types.UID, revision string, lending bool) 
 		wasOpen := p.open()
 		p.uid, p.revision, p.lending = uid, revision, lending
 		p.requeueAll()
-		p.wakeWaiting()
 		if p.open() != wasOpen {
-			for _, d := range p.demands {
-				p.wake(d.owner.NamespacedName)
-			}
+			p.wakeAllWaiting()
 		}
-		p.poolChanged = true
-	})
-}
-
-// Lends says whether key is a Pool that lends pods.
-func (l *Ledger) Lends(key Key) bool {
-	var lends bool
-	l.with(key, func(p *pool) { lends = p.open() })
-	return lends
-}
-
-// Observe takes in what the cache shows of a pod.
-func (l *Ledger) Observe(key Key, facts Pod) {
-	l.with(key, func(p *pool) { p.observe(facts) })
-}
-
-// Forget takes in that a pod is gone for good. An empty uid stands for any.
-// A holder keeps the name, marked as gone, until it drops it.
-func (l *Ledger) Forget(key Key, name string, uid types.UID) {
-	l.with(key, func(p *pool) {
-		e := p.pods[name]
-		if e == nil {
-			return
-		}
-		if e.successor != nil && (uid == "" || uid == e.successor.UID) {
-			e.successor = nil
-		}
-		if uid != "" && e.UID != "" && e.UID != uid {
-			return
-		}
-		p.poolChanged = true
-		switch e.state {
-		case Held, Releasing:
-			e.gone = true
-			p.refresh(e)
-			p.wakeHolder(e)
-		default:
-			p.remove(e)
-		}
+		p.changed = true
 	})
 }
 
@@ -236,8 +195,13 @@ func (l *Ledger) know(key Key, owner Owner) {
 	byUID[owner.UID] = key
 }
 
-// ForgetOwner drops an owner that holds nothing and whose object is gone. It
-// reports false, and changes nothing, while pods are still held or being released.
+// ForgetOwner ends what is known of an owner whose object is gone or can go now: its
+// demand, and what was set aside because its annotations could not be read, which is
+// retired. It reports false, and keeps the owner, while pods are still held or being
+// released.
+//
+// Delete the pods that are set aside (PodsSetAside) before the object goes: after
+// that nothing names them any more, and a leader that starts anew would lend them.
 func (l *Ledger) ForgetOwner(key Key, owner Owner) bool {
 	done := true
 	l.with(key, func(p *pool) {
@@ -246,6 +210,7 @@ func (l *Ledger) ForgetOwner(key Key, owner Owner) bool {
 		if h == nil {
 			return
 		}
+		p.setReadable(h)
 		if done = h.empty(); done {
 			delete(p.holders, owner.UID)
 		}

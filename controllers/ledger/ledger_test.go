@@ -1,7 +1,9 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -137,17 +139,22 @@ func (b *book) check() {
 	}
 }
 
-// audit compares the counters, queues and holders of the pool with its pods.
+// audit compares what is derived from the pods with the pods: the queues, the holders'
+// lists, the counters and what Snapshot and Allocation show.
 func (p *pool) audit() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return cmp.Or(p.auditQueues(), p.auditHolders(), p.auditShown(), p.waiting.audit())
+}
+
+func (p *pool) auditQueues() error {
 	queued := map[*entry]int{}
 	for _, t := range slices.Concat(p.current, p.outdated) {
-		if t.entry.ready && t.entry.ticket == t.no {
+		if !t.stale() {
 			queued[t.entry]++
 		}
 	}
-	lendable, unread := 0, 0
+	lendable := 0
 	for name, e := range p.pods {
 		if e.Name != name {
 			return fmt.Errorf("entry %s stands under the name %s", e.Name, name)
@@ -157,41 +164,68 @@ func (p *pool) audit() error {
 			want = 1
 		}
 		lendable += want
-		if queued[e] != want || e.ready != (want == 1) {
-			return fmt.Errorf("pod %s: lendable %d, in the queues %d times, ready %v", name, want, queued[e], e.ready)
+		if queued[e] != want || e.queued != (want == 1) {
+			return fmt.Errorf("pod %s: lendable %d, in the queues %d times, queued %v", name, want, queued[e], e.queued)
 		}
-		h := p.holders[e.holder]
-		if held := h != nil && h.held[name] == e; held != (e.state == Held) {
-			return fmt.Errorf("pod %s: state %d, in its holder's list of held pods: %v", name, e.state, held)
+	}
+	if p.available != lendable || len(queued) != lendable {
+		return fmt.Errorf("available %d, in the queues %d, want %d", p.available, len(queued), lendable)
+	}
+	return nil
+}
+
+func (p *pool) auditHolders() error {
+	lent, listed, unreadable := 0, 0, 0
+	for name, e := range p.pods {
+		l := e.lent()
+		if l == nil {
+			continue
 		}
-		if releasing := h != nil && h.releasing[name] == e; releasing != (e.state == Releasing) {
-			return fmt.Errorf("pod %s: state %d, in its holder's list of releasing pods: %v", name, e.state, releasing)
+		lent++
+		if p.holders[l.holder.owner.UID] != l.holder {
+			return fmt.Errorf("pod %s has a holder that the pool does not know", name)
 		}
 	}
 	for uid, h := range p.holders {
-		for name, e := range h.held {
-			if p.pods[name] != e {
-				return fmt.Errorf("holder %s holds %s, which the pool does not know", uid, name)
+		listed += len(h.held) + len(h.releasing)
+		for _, e := range h.held {
+			if p.pods[e.Name] != e || h.holds(e) == nil {
+				return fmt.Errorf("holder %s lists %s as held, which is %+v", uid, e.Name, e)
 			}
 		}
-		for name, e := range h.releasing {
-			if p.pods[name] != e {
-				return fmt.Errorf("holder %s releases %s, which the pool does not know", uid, name)
+		for _, e := range h.releasing {
+			if p.pods[e.Name] != e || h.releases(e) == nil {
+				return fmt.Errorf("holder %s lists %s as being released, which is %+v", uid, e.Name, e)
 			}
 		}
-		if h.unread {
-			unread++
+		if h.unreadable {
+			unreadable++
+		}
+		if kept := h.shown; kept != nil {
+			h.shown = nil
+			if fresh := h.allocation(); !reflect.DeepEqual(*kept, fresh) {
+				return fmt.Errorf("allocation of %s is out of date: got %+v, want %+v", uid, *kept, fresh)
+			}
 		}
 	}
-	if p.available != lendable || p.unread != unread {
-		return fmt.Errorf("available %d, want %d; unread %d, want %d", p.available, lendable, p.unread, unread)
+	if lent != listed || p.unreadable != unreadable {
+		return fmt.Errorf("%d pods in the lists of holders, want %d; unreadable %d, want %d", listed, lent, p.unreadable, unreadable)
 	}
-	if len(queued) != lendable {
-		return fmt.Errorf("%d pods in the queues, want %d", len(queued), lendable)
+	return nil
+}
+
+func (p *pool) auditShown() error {
+	if len(p.shown) != len(p.pods) {
+		return fmt.Errorf("%d pods are shown, want %d", len(p.shown), len(p.pods))
 	}
-	for i := 1; i < len(p.demands); i++ {
-		if p.demands[i-1].owner.Created.After(p.demands[i].owner.Created) {
-			return fmt.Errorf("demands out of order: %v", p.demands)
+	for name, e := range p.pods {
+		if p.shown[e.index] != e.podState() {
+			return fmt.Errorf("pod %s is shown as %+v, want %+v", name, p.shown[e.index], e.podState())
+		}
+	}
+	if kept := p.snapshot; kept != nil {
+		if fresh := p.takeSnapshot(); !reflect.DeepEqual(*kept, *fresh) {
+			return fmt.Errorf("the snapshot is out of date: got %+v, want %+v", *kept, *fresh)
 		}
 	}
 	return nil

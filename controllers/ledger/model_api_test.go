@@ -249,6 +249,7 @@ func (s *server) harm(p *machine) {
 		p.Terminating = true
 	case 2:
 		p.Finished, p.Ready = true, false
+		p.Disrupted = s.dice("the cluster did it", 2) == 0
 	case 3:
 		p.Ready = false
 	case 4:

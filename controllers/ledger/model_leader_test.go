@@ -38,10 +38,10 @@ func start(s *server, m mistake, restarts bool) *operator {
 	if m != "the pod cache is older than the list" {
 		o.deliverPods(pods - o.podPos)
 	}
-	if conflicts := o.ledger.Restore(records); len(conflicts) > 0 {
+	if conflicts := o.ledger.Rebuild(records); len(conflicts) > 0 {
 		s.fail("conflicts at the start: %v", conflicts)
 	}
-	o.ledger.ForgetUnseen()
+	o.ledger.CompleteRebuild()
 	for name := range o.cached {
 		o.queue[name] = true
 	}
@@ -62,7 +62,7 @@ func (o *operator) touchWaiting() {
 		filled := 0
 		for shard, pod := range b.alloc {
 			p := o.pods[pod]
-			lives := p != nil && !p.Dead() || o.mistake == "the touch does not look whether the pods live"
+			lives := p != nil && !p.Lost() || o.mistake == "the touch does not look whether the pods live"
 			if pod != "" && shard < b.replicas && lives {
 				filled++
 			}
@@ -84,7 +84,7 @@ func (o *operator) deliverPods(n int) {
 		e := o.podLog[o.podPos]
 		o.podPos++
 		if e.deleted {
-			o.ledger.Forget(poolKey, e.pod.Name, e.pod.UID)
+			o.ledger.ObserveGone(poolKey, e.pod.Name, e.pod.UID)
 		} else {
 			o.ledger.Observe(poolKey, e.pod)
 		}
@@ -111,10 +111,10 @@ func (o *operator) reconcilePool() {
 		o.create(name)
 		return
 	}
-	snapshot, live := o.ledger.Snapshot(poolKey), 0
-	slices.SortFunc(snapshot.Pods, func(a, b PodState) int { return a.Created.Compare(b.Created) })
+	pods, live := slices.Clone(o.ledger.Snapshot(poolKey).Pods), 0
+	slices.SortFunc(pods, func(a, b PodState) int { return a.Created.Compare(b.Created) })
 	var idle string
-	for _, p := range snapshot.Pods {
+	for _, p := range pods {
 		if p.Live() {
 			live++
 		}
@@ -134,7 +134,7 @@ func (o *operator) reconcilePool() {
 	case live < o.cap:
 		name := fmt.Sprint("p", o.next())
 		o.creating[name] = false
-		o.ledger.Reserve(poolKey, []string{name})
+		o.ledger.BeginCreate(poolKey, []string{name})
 		o.create(name)
 	case live > o.cap && idle != "":
 		o.ledger.Retire(poolKey, []string{idle})
@@ -149,11 +149,11 @@ func (o *operator) create(name string) {
 		if p := o.pods[name]; p != nil {
 			uid = p.UID
 		}
-		o.ledger.Created(poolKey, name, uid)
+		o.ledger.ConfirmCreate(poolKey, name, uid)
 		delete(o.creating, name)
 	case refused:
 		if !o.creating[name] {
-			o.ledger.Unreserve(poolKey, name)
+			o.ledger.AbortCreate(poolKey, name)
 			delete(o.creating, name)
 		}
 	case timeout:

@@ -106,7 +106,7 @@ func (o *operator) reconcile(name string) {
 
 // giveUp recycles all that the owner has; it returns the pods once that is done.
 func (o *operator) giveUp(b object) ([]string, bool) {
-	o.ledger.Withdraw(poolKey, b.owner())
+	o.ledger.SetDemand(poolKey, b.owner(), 0)
 	var names []string
 	a := o.allocation(b.uid)
 	for _, h := range a.Held {
@@ -114,15 +114,15 @@ func (o *operator) giveUp(b object) ([]string, bool) {
 	}
 	o.ledger.BeginRelease(poolKey, b.uid, names)
 	if a.Unreadable {
-		for _, pod := range o.ledger.Suspects(poolKey) {
+		for _, pod := range o.ledger.PodsSetAside(poolKey) {
 			if !pod.Terminating {
 				o.remove(pod.UID)
 			}
 		}
-		o.queue[b.name] = len(o.ledger.Suspects(poolKey)) > 0
+		o.queue[b.name] = len(o.ledger.PodsSetAside(poolKey)) > 0
 	}
 	clean, all := o.recycle(b)
-	return clean, all && len(o.ledger.Suspects(poolKey)) == 0 || all && !a.Unreadable
+	return clean, all && len(o.ledger.PodsSetAside(poolKey)) == 0 || all && !a.Unreadable
 }
 
 func (o *operator) reconcileGone(b object) {
@@ -133,8 +133,7 @@ func (o *operator) reconcileGone(b object) {
 }
 
 func (o *operator) ended(b object, names []string) {
-	o.ledger.Free(poolKey, b.uid, names)
-	o.ledger.ForgetUnreadable(poolKey, b.uid)
+	o.ledger.EndRelease(poolKey, b.uid, names)
 	if !o.ledger.ForgetOwner(poolKey, b.owner()) {
 		o.fail("%s still holds pods: %v", b.uid, o.allocation(b.uid))
 	}
@@ -143,7 +142,7 @@ func (o *operator) ended(b object, names []string) {
 func (o *operator) reconcileDeleted(b object) {
 	names, ok := o.giveUp(b)
 	if o.mistake == "freed before the finalizer is known to be gone" && ok {
-		o.ledger.Free(poolKey, b.uid, names)
+		o.ledger.EndRelease(poolKey, b.uid, names)
 	}
 	if o.mistake == "the finalizer goes before the pods are clean" || ok {
 		o.persist(b, &pending{write: write{unfinalize: true}, done: func() {
@@ -201,9 +200,10 @@ func (o *operator) remove(uid types.UID) bool {
 func (o *operator) allocation(uid types.UID) Allocation {
 	a := o.ledger.Allocation(poolKey, uid)
 	byName := func(x, y HeldPod) int { return cmp.Compare(x.Name, y.Name) }
-	slices.SortFunc(a.Held, byName)
-	slices.SortFunc(a.Releasing, byName)
-	return a
+	return Allocation{
+		Held: slices.SortedFunc(slices.Values(a.Held), byName), Releasing: slices.SortedFunc(slices.Values(a.Releasing), byName),
+		Unreadable: a.Unreadable,
+	}
 }
 
 // reconcileLive brings a BatchSandbox one write nearer to what is asked for.
@@ -211,7 +211,7 @@ func (o *operator) reconcileLive(b object) {
 	a := o.allocation(b.uid)
 	if a.Unreadable {
 		if !b.corrupt {
-			o.ledger.Restore([]Record{b.record()})
+			o.ledger.Settle(b.record())
 			o.queue[b.name] = true
 		}
 		return
@@ -243,21 +243,21 @@ func (o *operator) reconcileLive(b object) {
 	if slices.Equal(alloc, b.alloc) && slices.Equal(release, b.release) && len(lost)+len(extra)+len(clean) == 0 {
 		return
 	}
-	free := func() { o.ledger.Free(poolKey, b.uid, clean) }
+	free := func() { o.ledger.EndRelease(poolKey, b.uid, clean) }
 	if o.mistake == "freed before alloc-release is known to be empty" {
 		free()
 	}
 	o.persist(b, &pending{
 		write: write{alloc: alloc, release: release, endpoints: endpoints},
 		done: func() {
-			o.ledger.Drop(poolKey, b.uid, lost)
+			o.ledger.Discard(poolKey, b.uid, lost)
 			if o.mistake == "a pod that is scaled away is unclaimed" {
-				o.ledger.Unclaim(poolKey, b.uid, extra)
+				o.ledger.Unclaim(poolKey, b.owner(), extra)
 			}
 			o.ledger.BeginRelease(poolKey, b.uid, extra)
 			free()
 		},
-		undone: func() { o.ledger.Unclaim(poolKey, b.uid, claimed) },
+		undone: func() { o.ledger.Unclaim(poolKey, b.owner(), claimed) },
 	})
 }
 

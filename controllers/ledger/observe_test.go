@@ -23,9 +23,9 @@ func TestAPodThatReappearsUnderTheSameName(t *testing.T) {
 		b := newBook(t, "p")
 		x := box("x", 0)
 		b.claim(x, 1)
-		b.Forget(poolKey, "p", "uid-p")
+		b.ObserveGone(poolKey, "p", "uid-p")
 		b.Observe(poolKey, seen("p", "other"))
-		b.Drop(poolKey, x.UID, []string{"p"})
+		b.Discard(poolKey, x.UID, []string{"p"})
 		require.Equal(t, []string{"p Idle"}, b.states())
 		b.check()
 	})
@@ -34,9 +34,9 @@ func TestAPodThatReappearsUnderTheSameName(t *testing.T) {
 		x := box("x", 0)
 		b.claim(x, 1)
 		b.Observe(poolKey, seen("p", "other"))
-		b.Forget(poolKey, "p", "other")
+		b.ObserveGone(poolKey, "p", "other")
 		require.Equal(t, []string{"0 p gone"}, b.holds(x))
-		b.Drop(poolKey, x.UID, []string{"p"})
+		b.Discard(poolKey, x.UID, []string{"p"})
 		require.Empty(t, b.states())
 	})
 	t.Run("is idle when the claim of the first is given back", func(t *testing.T) {
@@ -44,7 +44,7 @@ func TestAPodThatReappearsUnderTheSameName(t *testing.T) {
 		x := box("x", 0)
 		b.claim(x, 1)
 		b.Observe(poolKey, seen("p", "other"))
-		b.Unclaim(poolKey, x.UID, []string{"p"})
+		b.Unclaim(poolKey, x, []string{"p"})
 		require.Equal(t, []string{"p"}, b.claim(x, 1))
 		b.check()
 	})
@@ -73,7 +73,7 @@ func TestAFlappingPodLeavesNoTicketsBehind(t *testing.T) {
 	for i := range 10000 {
 		name := fmt.Sprint("short-lived-", i)
 		b.Observe(poolKey, ready(name))
-		b.Forget(poolKey, name, "")
+		b.ObserveGone(poolKey, name, "")
 	}
 	p := b.Ledger.pools[poolKey]
 	require.Less(t, len(p.current)+len(p.outdated), 200, "elements in the queues of a pool of two pods")
@@ -85,9 +85,9 @@ func TestPoolsThatAreGoneTakeNoMemory(t *testing.T) {
 	x := box("x", 0)
 	for i := range 100 {
 		key := Key{Namespace: "ns", Name: fmt.Sprint(i)}
-		b.Lends(key)
+		b.Snapshot(key)
 		b.SetPool(key, "uid", "r", true)
-		b.Offer(key, x, 1)
+		b.SetDemand(key, x, 1)
 		b.SetPool(key, "", "", false)
 		require.Contains(t, b.Ledger.pools, key, "somebody waits for it")
 		b.ForgetOwner(key, x)

@@ -8,55 +8,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// entry is a pod in its pool.
-type entry struct {
-	Pod
-	state  State
-	holder types.UID // of Held and Releasing
-	shard  int32     // of Held
-	// base is the restart count at hand-over.
-	base int32
-	// seen: the cache has shown the pod at least once.
-	seen bool
-	// gone: the pod no longer exists; its holder has not dropped it yet.
-	gone bool
-	// successor is another pod that has appeared under the name of one that is gone.
-	successor *Pod
-	// clean: recycling has left it clean. Only of Releasing.
-	clean bool
-	// deleted: the API server has taken its deletion.
-	deleted bool
-	// confirmed: the API server has answered that it was created. Only of Creating.
-	confirmed bool
-
-	// ready says that it stands in one of the pool's queues, with this ticket; an
-	// element of a queue with another ticket is stale.
-	ready  bool
-	ticket int
-}
-
-// holder is what one owner holds of a pool.
-type holder struct {
-	owner     Owner
-	held      map[string]*entry
-	releasing map[string]*entry
-	unread    bool // its annotations cannot be read
-}
-
-func (h *holder) empty() bool { return len(h.held) == 0 && len(h.releasing) == 0 && !h.unread }
-
-// demand is what one owner still waits for.
-type demand struct {
-	owner Owner
-	count int
-}
-
+// ticket is a place in a queue of available pods.
 type ticket struct {
 	entry *entry
 	no    int
 }
 
-func (t ticket) stale() bool { return !t.entry.ready || t.entry.ticket != t.no }
+func (t ticket) stale() bool { return !t.entry.queued || t.entry.ticket != t.no }
 
 // pool is one Pool: mu guards all of it.
 type pool struct {
@@ -70,84 +28,122 @@ type pool struct {
 
 	pods    map[string]*entry
 	holders map[types.UID]*holder
-	demands []demand // oldest owner first
-	unread  int      // holders whose annotations cannot be read
-	// tainted: a pod that is set aside may be dirty even when all allocations can be read.
-	tainted bool
+	waiting queue
+	// unreadable counts the holders whose annotations could not be read.
+	unreadable int
 
 	// current and outdated hold the available pods in hand-out order, with stale
 	// elements among them, bounded by enqueue; available counts the true ones.
 	current, outdated []ticket
 	available         int
 
-	poolChanged bool
-	woken       map[types.NamespacedName]struct{}
+	// shown are the pods as a snapshot shows them, kept up to date by refresh: to go
+	// through the pods themselves takes several times as long.
+	shown []PodState
+	// snapshot is what Snapshot returned last; nil when something has changed since.
+	snapshot *Snapshot
+
+	// changed and woken are what the hooks are to be told when the lock is released.
+	changed bool
+	woken   map[types.NamespacedName]struct{}
 }
 
 func newPool(key Key) *pool {
-	return &pool{key: key, pods: map[string]*entry{}, holders: map[types.UID]*holder{}}
+	return &pool{key: key, pods: map[string]*entry{}, holders: map[types.UID]*holder{}, waiting: newQueue()}
 }
 
 func (p *pool) open() bool { return p.uid != "" && p.lending }
 
 // unused says that nothing would be lost if the pool were made anew.
 func (p *pool) unused() bool {
-	return p.uid == "" && len(p.pods) == 0 && len(p.holders) == 0 && len(p.demands) == 0
+	return p.uid == "" && len(p.pods) == 0 && len(p.holders) == 0 && p.waiting.total() == 0
 }
 
+// takeWakes returns what the hooks are to be told.
 func (p *pool) takeWakes() (bool, map[types.NamespacedName]struct{}) {
-	changed, woken := p.poolChanged, p.woken
-	p.poolChanged, p.woken = false, nil
+	changed, woken := p.changed, p.woken
+	p.changed, p.woken = false, nil
 	return changed, woken
 }
 
-func (p *pool) wake(owner types.NamespacedName) {
+func (p *pool) wake(owner Owner) {
 	if p.woken == nil {
 		p.woken = map[types.NamespacedName]struct{}{}
 	}
-	p.woken[owner] = struct{}{}
+	p.woken[owner.NamespacedName] = struct{}{}
 }
 
-func (p *pool) wakeHolder(e *entry) {
-	if h := p.holders[e.holder]; h != nil {
-		p.wake(h.owner.NamespacedName)
+// spare is how many pods are available beyond what all owners wait for; it is
+// negative where there are too few.
+func (p *pool) spare() int { return p.available - p.waiting.total() }
+
+// wakeServed wakes the owners that can be served now and could not be before the
+// spare pods became so many more. Those before them were woken when it was their turn.
+func (p *pool) wakeServed(more int) {
+	if more > 0 && p.open() {
+		p.waiting.between(p.available-more, p.available, p.wake)
 	}
 }
 
-// wakeWaiting wakes, oldest first, the owners that the available pods would serve.
-func (p *pool) wakeWaiting() {
-	if !p.open() {
-		return
-	}
-	left := p.available
-	for _, d := range p.demands {
-		if left <= 0 {
-			return
-		}
-		p.wake(d.owner.NamespacedName)
-		left -= d.count
-	}
+func (p *pool) wakeAllWaiting() { p.waiting.between(0, p.waiting.total(), p.wake) }
+
+// add takes in a pod that was not known.
+func (p *pool) add(e *entry) *entry {
+	e.index = len(p.shown)
+	p.shown = append(p.shown, PodState{})
+	p.pods[e.Name] = e
+	p.refresh(e)
+	return e
 }
 
-// lendable says that a claim may take the pod.
-func (p *pool) lendable(e *entry) bool {
-	return e.seen && e.state == Idle && e.Ready && !e.Dead() && !e.Evict && !e.gone && !e.deleted && e.PoolUID == p.uid
+// remove takes a pod out of the ledger.
+func (p *pool) remove(e *entry) {
+	if e.queued {
+		e.queued = false
+		p.available--
+	}
+	last := len(p.shown) - 1
+	if e.index != last {
+		p.shown[e.index] = p.shown[last]
+		p.pods[p.shown[e.index].Name].index = e.index
+	}
+	p.shown[last] = PodState{} // or the array would keep its strings
+	p.shown = p.shown[:last]
+	delete(p.pods, e.Name)
+	p.changed = true
 }
 
-// refresh brings the queues in line with what the entry is now.
+// set brings a pod into another state.
+func (p *pool) set(e *entry, s state) {
+	e.state = s
+	p.refresh(e)
+	p.changed = true
+}
+
+// refresh brings up to date what is derived from a pod: the queues of available pods,
+// the snapshot and its holder's allocation. Every change of an entry ends with it.
 func (p *pool) refresh(e *entry) {
+	p.shown[e.index] = e.podState()
+	p.snapshot = nil
+	if l := e.lent(); l != nil {
+		l.holder.shown = nil
+	}
 	want := p.lendable(e)
-	if want == e.ready {
+	if want == e.queued {
 		return
 	}
-	e.ready = want
+	e.queued = want
 	if !want {
 		p.available--
 		return
 	}
 	p.available++
 	p.enqueue(e)
-	p.wakeWaiting()
+}
+
+// lendable says that a claim may take the pod.
+func (p *pool) lendable(e *entry) bool {
+	return e.state == idle{} && e.seen && e.Ready && !e.Dead() && !e.Evict && !e.deleted && e.PoolUID == p.uid
 }
 
 func (p *pool) enqueue(e *entry) {
@@ -169,8 +165,8 @@ func (p *pool) requeueAll() {
 	p.current, p.outdated, p.available = nil, nil, 0
 	entries := make([]*entry, 0, len(p.pods))
 	for _, e := range p.pods {
-		e.ready = p.lendable(e)
-		if e.ready {
+		e.queued = p.lendable(e)
+		if e.queued {
 			entries = append(entries, e)
 		}
 	}
@@ -198,32 +194,11 @@ func (p *pool) next() *entry {
 	return nil
 }
 
-// setDemand notes how many pods the owner still waits for.
+// setDemand notes how many pods the owner waits for.
 func (p *pool) setDemand(owner Owner, count int) {
-	i := slices.IndexFunc(p.demands, func(d demand) bool { return d.owner.UID == owner.UID })
-	switch {
-	case i < 0 && count == 0:
-		return
-	case i < 0:
-		// After those of the same second: arrival decides.
-		at := len(p.demands)
-		for at > 0 && p.demands[at-1].owner.Created.After(owner.Created) {
-			at--
-		}
-		p.demands = slices.Insert(p.demands, at, demand{owner, count})
-	case p.demands[i].count == count:
-		return
-	case count == 0:
-		p.demands = slices.Delete(p.demands, i, i+1)
-		p.wakeWaiting()
-	default:
-		fell := count < p.demands[i].count
-		p.demands[i].count = count
-		if fell {
-			p.wakeWaiting()
-		}
+	if p.waiting.set(owner, count) {
+		p.changed = true
 	}
-	p.poolChanged = true
 }
 
 // share is how many of the available pods the owner may take: what older demands
@@ -232,89 +207,14 @@ func (p *pool) share(owner Owner, want int) int {
 	if !p.open() {
 		return 0
 	}
-	left := p.available
-	for _, d := range p.demands {
-		if d.owner.UID == owner.UID {
-			break
-		}
-		left -= d.count
-	}
-	return max(0, min(want, left))
+	return max(0, min(want, p.available-p.waiting.before(owner.UID)))
 }
 
 func (p *pool) holderOf(owner Owner) *holder {
 	h := p.holders[owner.UID]
 	if h == nil {
-		h = &holder{owner: owner, held: map[string]*entry{}, releasing: map[string]*entry{}}
+		h = &holder{owner: owner}
 		p.holders[owner.UID] = h
 	}
 	return h
-}
-
-func (p *pool) remove(e *entry) {
-	e.gone = true
-	p.refresh(e)
-	delete(p.pods, e.Name)
-	p.poolChanged = true
-}
-
-// bury forgets a pod that is gone and lets the one in that stands behind it.
-func (p *pool) bury(e *entry) {
-	delete(p.pods, e.Name)
-	if e.successor != nil {
-		p.observe(*e.successor)
-	}
-}
-
-func (p *pool) observe(facts Pod) {
-	e := p.pods[facts.Name]
-	switch {
-	case e == nil:
-		p.admit(facts)
-		return
-	case e.seen && e.Pod == facts && !e.gone:
-		return
-	case e.state == Held || e.state == Releasing:
-		if !p.observeLent(e, facts) {
-			return
-		}
-	case e.state == Creating:
-		e.state = Idle
-	}
-	if e.UID == facts.UID {
-		// Neither is ever undone, so a late event must not seem to undo it.
-		facts.Terminating = facts.Terminating || e.Terminating
-		facts.Finished = facts.Finished || e.Finished
-	} else {
-		e.deleted = false
-	}
-	e.Pod, e.seen = facts, true
-	p.refresh(e)
-	p.poolChanged = true
-}
-
-// admit takes in a pod that was not known.
-func (p *pool) admit(facts Pod) {
-	state := Idle
-	if p.unread > 0 {
-		// It was not created by this leader, so the unreadable allocation may name it.
-		state = SetAside
-	}
-	e := &entry{Pod: facts, state: state, seen: true}
-	p.pods[facts.Name] = e
-	p.refresh(e)
-	p.poolChanged = true
-}
-
-// observeLent says whether facts are of the very pod that is lent: who counts on a
-// pod has lost it when another one goes by its name.
-func (p *pool) observeLent(e *entry, facts Pod) bool {
-	if known := e.UID != "" || e.gone; known && e.UID != facts.UID {
-		e.gone, e.successor = true, &facts
-		p.poolChanged = true
-	} else if e.gone {
-		return false // a late event
-	}
-	p.wakeHolder(e)
-	return !e.gone
 }

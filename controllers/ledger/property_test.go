@@ -261,10 +261,10 @@ func (w *world) checkHeld(o *object, name string) {
 	if p != nil {
 		e = p.pods[name]
 	}
-	if h := p.holders[o.uid]; h != nil && h.unread {
+	if h := p.holders[o.uid]; h != nil && h.unreadable {
 		return
 	}
-	if e == nil || e.holder != o.uid {
+	if e == nil || e.lent() == nil || e.lent().holder.owner.UID != o.uid {
 		w.fail("%s is allocated to %s, and in the ledger it is %+v", name, o.uid, e)
 	}
 }
@@ -319,7 +319,8 @@ func (w *world) checkSettled() {
 				continue
 			}
 			held++
-			if e := p.pods[pod]; e == nil || e.state != Held || e.gone || e.Dead() || e.holder != o.uid || int(e.shard) != shard {
+			e := p.pods[pod]
+			if s := p.holders[o.uid].holds(e); s == nil || s.gone || e.Lost() || int(s.shard) != shard {
 				w.fail("shard %d of %s is %s, in the ledger %+v", shard, name, pod, e)
 			}
 		}
@@ -334,11 +335,7 @@ func (w *world) checkSettled() {
 	if p.available != len(p.pods)-held {
 		w.fail("%d pods can be lent, want %d", p.available, len(p.pods)-held)
 	}
-	demand := 0
-	for _, d := range p.demands {
-		demand += d.count
-	}
-	if demand != want-held {
+	if demand := p.waiting.total(); demand != want-held {
 		w.fail("the demand is %d, want %d", demand, want-held)
 	}
 	if len(w.operator.ledger.owners) > len(w.boxes) || len(p.holders) > len(w.boxes) {

@@ -14,89 +14,54 @@ func (l *Ledger) BeginRelease(key Key, owner types.UID, names []string) {
 			return
 		}
 		for _, name := range names {
-			e := h.held[name]
-			if e == nil {
-				continue
+			e := p.pods[name]
+			if s := h.holds(e); s != nil {
+				h.releasing = append(h.releasing, e)
+				p.set(e, &releasing{lent: s.lent})
 			}
-			delete(h.held, name)
-			h.releasing[name] = e
-			e.state, e.clean = Releasing, false
 		}
-		p.poolChanged = true
+		h.prune()
 	})
 }
 
-// MarkClean notes that recycling has left a pod clean, so that Free makes it idle.
-// A pod that is freed without this mark is retired.
+// MarkClean notes that recycling has left a pod clean, so that EndRelease makes it
+// idle. Without this mark a pod is retired.
 func (l *Ledger) MarkClean(key Key, owner types.UID, name string) {
 	l.with(key, func(p *pool) {
-		if h := p.holders[owner]; h != nil && h.releasing[name] != nil {
-			h.releasing[name].clean = true
+		h, e := p.holders[owner], p.pods[name]
+		if h == nil {
+			return
 		}
-	})
-}
-
-// MarkDeleted notes that the API server has taken the deletion of a pod, which the
-// cache may show later. It never becomes idle again and counts no more.
-func (l *Ledger) MarkDeleted(key Key, name string, uid types.UID) {
-	l.with(key, func(p *pool) {
-		if e := p.pods[name]; e != nil && (uid == "" || e.UID == uid) {
-			e.deleted, e.clean = true, false
+		if s := h.releases(e); s != nil {
+			s.clean = true
 			p.refresh(e)
-			p.poolChanged = true
 		}
 	})
 }
 
-// Free ends the release of pods. Call it only when the write that takes them out
-// of the owner's annotations, or its finalizer away, is confirmed: it is the one
-// way by which a pod that was lent becomes idle again.
-func (l *Ledger) Free(key Key, owner types.UID, names []string) {
+// EndRelease lets go of pods that were given up: those that are clean are idle again,
+// the others are retired. Call it only when the write that takes them out of the
+// owner's annotations, or its finalizer away, is confirmed.
+func (l *Ledger) EndRelease(key Key, owner types.UID, names []string) {
 	l.with(key, func(p *pool) {
 		h := p.holders[owner]
 		if h == nil {
 			return
 		}
 		for _, name := range names {
-			if e := h.releasing[name]; e != nil {
-				delete(h.releasing, name)
-				p.leave(e, e.clean)
+			e := p.pods[name]
+			switch s := h.releases(e); {
+			case s == nil:
+			case s.gone:
+				p.removeGone(e, s.successor)
+			case s.clean && !e.Dead() && !e.deleted:
+				p.set(e, idle{})
+			default:
+				p.set(e, retiring{})
 			}
 		}
-		p.poolChanged = true
+		h.prune()
 	})
-}
-
-// Drop ends the holding of pods that are lost. Call it when the write that takes
-// them out of alloc-status is confirmed. They are never lent again.
-func (l *Ledger) Drop(key Key, owner types.UID, names []string) {
-	l.with(key, func(p *pool) {
-		h := p.holders[owner]
-		if h == nil {
-			return
-		}
-		for _, name := range names {
-			if e := h.held[name]; e != nil {
-				delete(h.held, name)
-				p.leave(e, false)
-			}
-		}
-		p.poolChanged = true
-	})
-}
-
-// leave takes a pod from its holder: to idle when it is clean, else out of use.
-func (p *pool) leave(e *entry, clean bool) {
-	e.holder = ""
-	switch {
-	case e.gone:
-		p.bury(e)
-	case clean:
-		e.state, e.clean = Idle, false
-		p.refresh(e)
-	default:
-		e.state = Retiring
-	}
 }
 
 // Retire takes pods out of the idle set, for deletion, and returns those that were
@@ -105,14 +70,10 @@ func (l *Ledger) Retire(key Key, names []string) []Pod {
 	var taken []Pod
 	l.with(key, func(p *pool) {
 		for _, name := range names {
-			e := p.pods[name]
-			if e == nil || e.state != Idle {
-				continue
+			if e := p.pods[name]; e != nil && e.state == (idle{}) {
+				p.set(e, retiring{})
+				taken = append(taken, e.Pod)
 			}
-			e.state = Retiring
-			p.refresh(e)
-			p.poolChanged = true
-			taken = append(taken, e.Pod)
 		}
 	})
 	return taken

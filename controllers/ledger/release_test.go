@@ -22,51 +22,57 @@ func TestThePathOfAPod(t *testing.T) {
 			[]func(*book){releasing, func(b *book) { b.MarkClean(poolKey, x.UID, "p") }}, []string{"p Releasing"}},
 		"given up, clean and freed, it is idle": {
 			[]func(*book){releasing, func(b *book) { b.MarkClean(poolKey, x.UID, "p") },
-				func(b *book) { b.Free(poolKey, x.UID, []string{"p"}) }}, []string{"p Idle"}},
+				func(b *book) { b.EndRelease(poolKey, x.UID, []string{"p"}) }}, []string{"p Idle"}},
 		"freed without being clean, it is retired": {
-			[]func(*book){releasing, func(b *book) { b.Free(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
+			[]func(*book){releasing, func(b *book) { b.EndRelease(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
 		"clean for one release, it is not clean for the next": {
 			[]func(*book){releasing, func(b *book) { b.MarkClean(poolKey, x.UID, "p") },
-				func(b *book) { b.Free(poolKey, x.UID, []string{"p"}) }, releasing,
-				func(b *book) { b.Free(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
+				func(b *book) { b.EndRelease(poolKey, x.UID, []string{"p"}) }, releasing,
+				func(b *book) { b.EndRelease(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
 		"held, it cannot be marked clean": {
 			[]func(*book){claimed, func(b *book) { b.MarkClean(poolKey, x.UID, "p") },
 				func(b *book) { b.BeginRelease(poolKey, x.UID, []string{"p"}) },
-				func(b *book) { b.Free(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
+				func(b *book) { b.EndRelease(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
 		"held, it cannot be freed": {
-			[]func(*book){claimed, func(b *book) { b.Free(poolKey, x.UID, []string{"p"}) }}, []string{"p Held"}},
+			[]func(*book){claimed, func(b *book) { b.EndRelease(poolKey, x.UID, []string{"p"}) }}, []string{"p Held"}},
 		"being released, it cannot be unclaimed": {
-			[]func(*book){releasing, func(b *book) { b.Unclaim(poolKey, x.UID, []string{"p"}) }}, []string{"p Releasing"}},
+			[]func(*book){releasing, func(b *book) { b.Unclaim(poolKey, x, []string{"p"}) }}, []string{"p Releasing"}},
 		"being released, it cannot be dropped": {
-			[]func(*book){releasing, func(b *book) { b.Drop(poolKey, x.UID, []string{"p"}) }}, []string{"p Releasing"}},
+			[]func(*book){releasing, func(b *book) { b.Discard(poolKey, x.UID, []string{"p"}) }}, []string{"p Releasing"}},
 		"being released, it cannot be retired": {
 			[]func(*book){releasing, func(b *book) { b.Retire(poolKey, []string{"p"}) }}, []string{"p Releasing"}},
 		"held by one, it is no business of another": {
 			[]func(*book){claimed, func(b *book) {
-				b.Unclaim(poolKey, "uid-y", []string{"p"})
-				b.Drop(poolKey, "uid-y", []string{"p"})
+				b.Unclaim(poolKey, box("y", 1), []string{"p"})
+				b.Discard(poolKey, "uid-y", []string{"p"})
 				b.BeginRelease(poolKey, "uid-y", []string{"p"})
-				b.Free(poolKey, "uid-y", []string{"p"})
+				b.EndRelease(poolKey, "uid-y", []string{"p"})
 			}}, []string{"p Held"}},
-		"lost and dropped, it is retired until it is gone": {
-			[]func(*book){claimed, observe(func(p *Pod) { p.Finished = true }),
-				func(b *book) { b.Drop(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
-		"gone while held, it keeps its name for the holder": {
-			[]func(*book){claimed, func(b *book) { b.Forget(poolKey, "p", "uid-p") }}, []string{"p Held gone"}},
-		"gone and dropped, it is forgotten": {
-			[]func(*book){claimed, func(b *book) { b.Forget(poolKey, "p", "uid-p") },
-				func(b *book) { b.Drop(poolKey, x.UID, []string{"p"}) }}, nil},
-		"gone while being released, marked clean and freed, it is forgotten": {
-			[]func(*book){releasing, func(b *book) { b.Forget(poolKey, "p", "uid-p") },
+		"ended, it is still held": {
+			[]func(*book){claimed, observe(func(p *Pod) { p.Finished = true })}, []string{"p Held"}},
+		"ended, marked clean and freed, it is retired: nothing can run in it": {
+			[]func(*book){releasing, observe(func(p *Pod) { p.Finished = true }),
 				func(b *book) { b.MarkClean(poolKey, x.UID, "p") },
-				func(b *book) { b.Free(poolKey, x.UID, []string{"p"}) }}, nil},
+				func(b *book) { b.EndRelease(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
+		"lost and dropped, it is retired until it is gone": {
+			[]func(*book){claimed, observe(func(p *Pod) { p.Finished, p.Disrupted = true, true }),
+				func(b *book) { b.Discard(poolKey, x.UID, []string{"p"}) }}, []string{"p Retiring"}},
+		"gone while held, it keeps its name for the holder": {
+			[]func(*book){claimed, func(b *book) { b.ObserveGone(poolKey, "p", "uid-p") }}, []string{"p Held gone"}},
+		"gone and dropped, it is forgotten": {
+			[]func(*book){claimed, func(b *book) { b.ObserveGone(poolKey, "p", "uid-p") },
+				func(b *book) { b.Discard(poolKey, x.UID, []string{"p"}) }}, nil},
+		"gone while being released, marked clean and freed, it is forgotten": {
+			[]func(*book){releasing, func(b *book) { b.ObserveGone(poolKey, "p", "uid-p") },
+				func(b *book) { b.MarkClean(poolKey, x.UID, "p") },
+				func(b *book) { b.EndRelease(poolKey, x.UID, []string{"p"}) }}, nil},
 		"gone, it stays so when a late event shows it": {
-			[]func(*book){claimed, func(b *book) { b.Forget(poolKey, "p", "uid-p") },
+			[]func(*book){claimed, func(b *book) { b.ObserveGone(poolKey, "p", "uid-p") },
 				observe(func(p *Pod) { p.Restarts = 9 })}, []string{"p Held gone"}},
 		"idle and gone, it is forgotten": {
-			[]func(*book){func(b *book) { b.Forget(poolKey, "p", "uid-p") }}, nil},
+			[]func(*book){func(b *book) { b.ObserveGone(poolKey, "p", "uid-p") }}, nil},
 		"the end of an earlier pod of that name does not end it": {
-			[]func(*book){func(b *book) { b.Forget(poolKey, "p", "earlier") }}, []string{"p Idle"}},
+			[]func(*book){func(b *book) { b.ObserveGone(poolKey, "p", "earlier") }}, []string{"p Idle"}},
 		"retired, it is never idle again": {
 			[]func(*book){func(b *book) { b.Retire(poolKey, []string{"p"}) },
 				observe(func(p *Pod) { p.Restarts = 1 })}, []string{"p Retiring"}},
@@ -105,7 +111,7 @@ func TestAnOwnerIsForgottenOnlyWhenItHoldsNothing(t *testing.T) {
 	b.BeginRelease(poolKey, x.UID, []string{"p"})
 	require.False(t, b.ForgetOwner(poolKey, x), "while it releases a pod")
 	require.Equal(t, []OwnerRef{{Pool: poolKey, UID: x.UID}}, b.Lookup(x.NamespacedName))
-	b.Free(poolKey, x.UID, []string{"p"})
+	b.EndRelease(poolKey, x.UID, []string{"p"})
 	require.True(t, b.ForgetOwner(poolKey, x))
 	require.Empty(t, b.Lookup(x.NamespacedName))
 	require.Empty(t, b.Ledger.owners)
@@ -113,11 +119,11 @@ func TestAnOwnerIsForgottenOnlyWhenItHoldsNothing(t *testing.T) {
 }
 
 func TestCreation(t *testing.T) {
-	reserve := func(b *book) { b.Reserve(poolKey, []string{"p"}) }
-	created := func(b *book) { b.Created(poolKey, "p", "uid-p") }
+	reserve := func(b *book) { b.BeginCreate(poolKey, []string{"p"}) }
+	created := func(b *book) { b.ConfirmCreate(poolKey, "p", "uid-p") }
 	shown := func(b *book) { b.Observe(poolKey, with(ready("p"), func(p *Pod) { p.Ready = false })) }
-	gone := func(b *book) { b.Forget(poolKey, "p", "uid-p") }
-	refused := func(b *book) { b.Unreserve(poolKey, "p") }
+	gone := func(b *book) { b.ObserveGone(poolKey, "p", "uid-p") }
+	refused := func(b *book) { b.AbortCreate(poolKey, "p") }
 	tests := map[string]struct {
 		steps []func(*book)
 		want  []string
@@ -130,7 +136,7 @@ func TestCreation(t *testing.T) {
 		"refused by a late answer, it stays when it was shown":   {[]func(*book){reserve, shown, refused}, []string{"p Idle"}},
 		"shown and gone before the answer, it stays gone":        {[]func(*book){reserve, shown, gone, created}, nil},
 		"gone before it was ever shown, it is forgotten":         {[]func(*book){reserve, created, gone}, nil},
-		"the end of another of its name leaves it":               {[]func(*book){reserve, created, func(b *book) { b.Forget(poolKey, "p", "other") }}, []string{"p Creating"}},
+		"the end of another of its name leaves it":               {[]func(*book){reserve, created, func(b *book) { b.ObserveGone(poolKey, "p", "other") }}, []string{"p Creating"}},
 		"a name in use is not reserved again":                    {[]func(*book){reserve, created, reserve, shown}, []string{"p Idle"}},
 		"shown without being reserved, it is idle":               {[]func(*book){shown}, []string{"p Idle"}},
 		"refused for good but created even so, it is idle later": {[]func(*book){reserve, refused, shown}, []string{"p Idle"}},
@@ -146,6 +152,6 @@ func TestCreation(t *testing.T) {
 		})
 	}
 	b := newBook(t, "p")
-	require.Equal(t, []string{"q"}, b.Reserve(poolKey, []string{"p", "q"}), "the names that were free")
+	require.Equal(t, []string{"q"}, b.BeginCreate(poolKey, []string{"p", "q"}), "the names that were free")
 	require.Empty(t, b.claim(box("x", 0), 2)[1:], "a reserved pod is not lent")
 }

@@ -1,6 +1,10 @@
 package ledger
 
-import "k8s.io/apimachinery/pkg/types"
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+)
 
 // PodState is a pod and what it is to its pool.
 type PodState struct {
@@ -8,16 +12,26 @@ type PodState struct {
 	State State
 	// Confirmed: of a pod in state Creating, that the API server has taken it.
 	Confirmed bool
-	// Gone: of a held pod, that it no longer exists.
+	// Gone: of a pod that is held or being released, that it no longer exists.
 	Gone bool
 	// Deleted: the API server has taken its deletion.
 	Deleted bool
 }
 
-// Live says that the pod counts towards the size of its pool.
-func (s *PodState) Live() bool { return !s.Dead() && !s.Gone && !s.Deleted && s.State != Retiring }
+// Live says that the pod counts towards the size of its pool. A held pod counts
+// until its holder has lost it, also when it has ended; any other while it can run.
+func (s *PodState) Live() bool {
+	switch {
+	case s.Gone || s.Deleted || s.State == Retiring:
+		return false
+	case s.State == Held:
+		return !s.Lost()
+	}
+	return !s.Dead()
+}
 
-// Snapshot is a pool at one moment.
+// Snapshot is a pool at one moment. Its slices are shared by all who ask until
+// something changes: read them, and change nothing in them.
 type Snapshot struct {
 	Pods []PodState
 	// Demand is the number of sandboxes asked for and not yet served.
@@ -28,35 +42,38 @@ type Snapshot struct {
 	Unreadable []types.NamespacedName
 }
 
-// Snapshot returns the pool at this moment.
+// Snapshot returns the pool at this moment. Asked again before anything has changed,
+// it costs nothing.
 func (l *Ledger) Snapshot(key Key) Snapshot {
 	var s Snapshot
 	l.with(key, func(p *pool) {
-		s.Pods = make([]PodState, 0, len(p.pods))
-		for _, e := range p.pods {
-			s.Pods = append(s.Pods, PodState{Pod: e.Pod, State: e.state, Confirmed: e.confirmed, Gone: e.gone, Deleted: e.deleted})
+		if p.snapshot == nil {
+			p.snapshot = p.takeSnapshot()
 		}
-		for _, d := range p.demands {
-			s.Demand += d.count
-		}
-		for _, h := range p.holders {
-			if !h.empty() {
-				s.Holders++
-			}
-			if h.unread {
-				s.Unreadable = append(s.Unreadable, h.owner.NamespacedName)
-			}
-		}
+		s = *p.snapshot
 	})
 	return s
 }
 
-// Usable says that the pod exists and can serve a holder, as far as the cache has shown.
+func (p *pool) takeSnapshot() *Snapshot {
+	s := &Snapshot{Pods: slices.Clone(p.shown), Demand: p.waiting.total()}
+	for _, h := range p.holders {
+		if !h.empty() {
+			s.Holders++
+		}
+		if h.unreadable {
+			s.Unreadable = append(s.Unreadable, h.owner.NamespacedName)
+		}
+	}
+	return s
+}
+
+// Usable says that a holder of the pod has not lost it, as far as the cache has shown.
 func (l *Ledger) Usable(key Key, name string) bool {
 	var usable bool
 	l.with(key, func(p *pool) {
 		e := p.pods[name]
-		usable = e != nil && e.seen && !e.Dead() && !e.gone && !e.deleted
+		usable = e != nil && e.seen && !e.Lost() && !e.gone() && !e.deleted
 	})
 	return usable
 }

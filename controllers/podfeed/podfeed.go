@@ -5,6 +5,7 @@ package podfeed
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,8 +19,11 @@ import (
 	"github.com/opensandbox/operator/controllers/podtemplate"
 )
 
-// PoolOf returns the Pool that controls the object, by its owner reference: labels
-// can be forged.
+// PoolOf returns the Pool that controls the object, by its owner reference. The
+// reference has the Pool's UID, so that pods of an earlier Pool of the same name are told
+// from those of this one, and it is what the garbage collector goes by; a label has
+// neither. It is no protection: whoever may write pods in a namespace can forge an owner
+// reference as well as a label. The namespace is the trust boundary.
 func PoolOf(obj metav1.Object) (ledger.Key, types.UID, bool) {
 	ref := metav1.GetControllerOf(obj)
 	if ref == nil || ref.Kind != v1alpha1.KindPool {
@@ -35,6 +39,7 @@ func PoolOf(obj metav1.Object) (ledger.Key, types.UID, bool) {
 // Facts returns what the ledger is to know of a pool pod.
 func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
 	_, evict := pod.Labels[v1alpha1.LabelPoolEvict]
+	since, ready := readySince(pod)
 	return ledger.Pod{
 		Name:        pod.Name,
 		UID:         pod.UID,
@@ -43,9 +48,11 @@ func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
 		Created:     pod.CreationTimestamp.Time,
 		IP:          pod.Status.PodIP,
 		Restarts:    Restarts(pod),
-		Ready:       Ready(pod),
+		Ready:       ready,
+		ReadySince:  since,
 		Terminating: pod.DeletionTimestamp != nil,
 		Finished:    Finished(pod),
+		Disrupted:   Disrupted(pod),
 		Evict:       evict,
 		Problem:     Problem(pod),
 	}
@@ -53,17 +60,49 @@ func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
 
 // Ready says that the pod has the condition Ready.
 func Ready(pod *corev1.Pod) bool {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
+	_, ready := readySince(pod)
+	return ready
 }
 
-// Finished says that the pod has ended for good.
+// readySince says whether the pod is Ready, and since when; the time is zero if it is not.
+func readySince(pod *corev1.Pod) (time.Time, bool) {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return c.LastTransitionTime.Time, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// Finished says that the pod's containers run no more and are not started again.
 func Finished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+}
+
+// reasonDeadlineExceeded is the kubelet's reason for a pod that has run for the
+// activeDeadlineSeconds of its own template.
+const reasonDeadlineExceeded = "DeadlineExceeded"
+
+// Disrupted says that the cluster has ended the pod, and not its containers by
+// themselves. Whoever ends a pod from outside leaves one of two marks. It sets the
+// condition DisruptionTarget: the kubelet for an eviction, a preemption by a critical
+// pod and the shutdown of its node; the pod garbage collector for a node that is gone.
+// Or it names a reason in the pod's status: Evicted, Preempting, Terminated,
+// NodeShutdown, NodeLost, and those for which a kubelet that has restarted refuses a
+// pod that it ran before (NodeAffinity, OutOfcpu, UnexpectedAdmissionError and others;
+// device plugins add more, so there is no list to compare with). Containers that finish
+// by themselves leave none. The one reason that the pod's own template asks for is
+// DeadlineExceeded: such a pod is not disrupted, since another one would run it all again.
+func Disrupted(pod *corev1.Pod) bool {
+	if !Finished(pod) {
+		return false
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue {
+			return true
+		}
+	}
+	return pod.Status.Reason != "" && pod.Status.Reason != reasonDeadlineExceeded
 }
 
 // Restarts is the sum of the restart counts of the pod's containers.
@@ -115,7 +154,8 @@ func orElse(s, other string) string {
 	return s
 }
 
-// Strip is the transform of the pod cache: it keeps what the reconcilers read.
+// Strip is the transform of the pod cache: it keeps what the reconcilers read, and drops
+// the rest, which is most of a pod. The cache holds every pod of every pool.
 func Strip(obj any) (any, error) {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
@@ -173,7 +213,7 @@ func Register(ctx context.Context, pods cache.Cache, book *ledger.Ledger) error 
 	forget := func(obj any) {
 		if pod, ok := obj.(*corev1.Pod); ok {
 			if key, _, ok := PoolOf(pod); ok {
-				book.Forget(key, pod.Name, pod.UID)
+				book.ObserveGone(key, pod.Name, pod.UID)
 			}
 		}
 	}
@@ -181,7 +221,9 @@ func Register(ctx context.Context, pods cache.Cache, book *ledger.Ledger) error 
 		AddFunc: observe,
 		UpdateFunc: func(old, obj any) {
 			if !samePool(old, obj) {
-				forget(old) // its Pool was deleted without its pods, or it was taken from it
+				// The pod has left its Pool: that was deleted without its pods, or the
+				// reference was taken out of the pod.
+				forget(old)
 			}
 			observe(obj)
 		},

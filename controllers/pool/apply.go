@@ -95,13 +95,10 @@ func (p *pass) deletePod(ctx context.Context, known *ledger.Pod) (bool, error) {
 			return false, err
 		}
 		if live == nil {
-			p.Ledger.Forget(p.key, known.Name, "")
+			p.Ledger.ObserveGone(p.key, known.Name, "")
 			return false, nil
 		}
 		uid = live.UID
-	}
-	if err := p.checkFresh(); err != nil {
-		return false, err
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: known.Name, Namespace: p.key.Namespace}}
 	err := p.Refill.Delete(ctx, pod, client.Preconditions{UID: &uid})
@@ -116,17 +113,6 @@ func (p *pass) deletePod(ctx context.Context, known *ledger.Pod) (bool, error) {
 	return false, fmt.Errorf("deleting pod %s: %w", known.Name, err)
 }
 
-// checkFresh comes right before a write that would harm a sandbox of a later leader.
-func (p *pass) checkFresh() error {
-	if p.Fresh == nil {
-		return nil
-	}
-	if err := p.Fresh(); err != nil {
-		return fmt.Errorf("not deleting anything: %w", err)
-	}
-	return nil
-}
-
 // forgetLost deals with a pod that another has deleted, and whose name may be taken
 // by a new one. The cache is given its time to say so first: forgotten at once, the
 // pod would be taken for a new, clean one if a late event of it came in.
@@ -139,7 +125,7 @@ func (p *pass) forgetLost(ctx context.Context, name string, uid types.UID) error
 		return err
 	}
 	if live == nil || live.UID != uid {
-		p.Ledger.Forget(p.key, name, uid)
+		p.Ledger.ObserveGone(p.key, name, uid)
 	}
 	return nil
 }
@@ -171,7 +157,7 @@ func (p *pass) verify(ctx context.Context, names []string) error {
 		case err != nil:
 			errs = append(errs, err)
 		case pod == nil:
-			p.Ledger.Unreserve(p.key, name)
+			p.Ledger.AbortCreate(p.key, name)
 		default:
 			// The cache will show it: taken in from here, it would stay for ever if the
 			// cache never showed it nor its end.

@@ -70,7 +70,7 @@ func (p *pass) createNew(ctx context.Context) error {
 	err := errNameTaken
 	for range nameAttempts {
 		name := podtemplate.PoolPodName(p.pool.Name)
-		if len(p.Ledger.Reserve(p.key, []string{name})) == 0 {
+		if len(p.Ledger.BeginCreate(p.key, []string{name})) == 0 {
 			continue
 		}
 		if err = p.create(ctx, name); !errors.Is(err, errNameTaken) {
@@ -85,7 +85,7 @@ func (p *pass) createNew(ctx context.Context) error {
 func (p *pass) create(ctx context.Context, name string) error {
 	pod, err := p.newPod(name)
 	if err != nil {
-		p.Ledger.Unreserve(p.key, name)
+		p.Ledger.AbortCreate(p.key, name)
 		return err
 	}
 	err = p.Refill.Create(ctx, pod)
@@ -97,7 +97,7 @@ func (p *pass) create(ctx context.Context, name string) error {
 	case apierrors.IsAlreadyExists(err):
 		return p.adopt(ctx, name)
 	case apiwrite.Refused(err):
-		p.Ledger.Unreserve(p.key, name)
+		p.Ledger.AbortCreate(p.key, name)
 	}
 	return fmt.Errorf("creating pod %s: %w", name, err)
 }
@@ -122,7 +122,7 @@ func (p *pass) adopt(ctx context.Context, name string) error {
 		return err
 	}
 	if pod == nil {
-		p.Ledger.Unreserve(p.key, name)
+		p.Ledger.AbortCreate(p.key, name)
 		return fmt.Errorf("creating pod %s: %w", name, errNameTaken)
 	}
 	p.confirm(name, pod)
@@ -131,7 +131,7 @@ func (p *pass) adopt(ctx context.Context, name string) error {
 
 // confirm notes that the pod exists.
 func (p *pass) confirm(name string, pod *corev1.Pod) {
-	p.Ledger.Created(p.key, name, pod.UID)
+	p.Ledger.ConfirmCreate(p.key, name, pod.UID)
 	p.state.noteCreated(name, p.now)
 }
 

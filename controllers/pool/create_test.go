@@ -58,7 +58,7 @@ func TestNewFailure(t *testing.T) {
 
 func newPass() *pass {
 	return &pass{
-		Reconciler: &Reconciler{Clock: clocktesting.NewFakeClock(now)},
+		Reconciler: &Reconciler{Config: Config{Clock: clocktesting.NewFakeClock(now)}},
 		state:      &state{revision: currentRev}, pool: &v1alpha1.Pool{}, now: now,
 	}
 }
@@ -106,4 +106,9 @@ func TestAnEndingNamespaceIsNoFailureToShow(t *testing.T) {
 	p.noteCreate(t.Context(), ending)
 	assert.Nil(t, p.state.failure)
 	assert.Equal(t, now.Add(maxCreateDelay), p.state.memory.RetryAt)
+}
+
+func TestNewNamesWhatIsMissing(t *testing.T) {
+	_, err := New(Config{Clock: clocktesting.NewFakeClock(now)})
+	assert.ErrorContains(t, err, "Client, APIReader, Refill, Ledger, Wakes, Recorder, WaitOpen, Executor, Ending missing")
 }

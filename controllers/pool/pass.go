@@ -32,9 +32,7 @@ type pass struct {
 }
 
 func (p *pass) run(ctx context.Context) (time.Duration, error) {
-	if p.Executor != nil {
-		p.executor = p.Executor()
-	}
+	p.executor = p.Executor()
 	p.state.follow(p.pool, p.executor.ImageName())
 	deleting := p.deleting()
 	p.Ledger.SetPool(p.key, p.pool.UID, p.state.revision, !deleting)
@@ -52,14 +50,14 @@ func (p *pass) run(ctx context.Context) (time.Duration, error) {
 	})
 	p.due(plan.Wait)
 	applyErr := p.apply(ctx, &plan)
-	snapshot = p.Ledger.Snapshot(p.key)
+	snapshot = p.Ledger.Snapshot(p.key) // free if nothing was done
 	if deleting && p.isDone(snapshot) {
 		if applyErr != nil {
 			return 0, applyErr
 		}
 		return 0, p.removeFinalizer(ctx)
 	}
-	statusErr := p.writeStatus(ctx, snapshot)
+	statusErr := p.writeStatus(ctx, &snapshot, plan.Overdue)
 	if applyErr != nil {
 		return 0, applyErr
 	}
@@ -100,9 +98,6 @@ func (p *pass) removeFinalizer(ctx context.Context) error {
 	if !hasFinalizer(p.pool) {
 		return nil
 	}
-	if err := p.checkFresh(); err != nil {
-		return err
-	}
 	changed := p.pool.DeepCopy()
 	controllerutil.RemoveFinalizer(changed, v1alpha1.FinalizerPoolAllocation)
 	if err := client.IgnoreNotFound(p.patch(ctx, changed)); err != nil {
@@ -117,7 +112,8 @@ func (p *pass) patch(ctx context.Context, changed *v1alpha1.Pool) error {
 	if err := p.Client.Patch(ctx, changed, lock); err != nil {
 		return err
 	}
-	p.pool, p.state.latest = changed, changed
+	p.pool = changed
+	p.state.newest.Note(changed)
 	return nil
 }
 

@@ -1,14 +1,15 @@
 package pool
 
 import (
+	"maps"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 )
@@ -34,8 +35,8 @@ type state struct {
 	// failure is why pods could not be created at the last try, or nil.
 	failure *failure
 
-	// latest is the object as the API server answered our last write.
-	latest *v1alpha1.Pool
+	// newest is the newest version of the object that is known.
+	newest apiwrite.Newest[*v1alpha1.Pool]
 	// sent is the status of our last status write, answered what the API server made
 	// of it: less, when the installed CRD lacks a field.
 	sent, answered *v1alpha1.PoolStatus
@@ -61,19 +62,6 @@ func (s *states) drop(key ledger.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.byKey, key)
-}
-
-// newest returns the later of what the cache shows and what the API server answered
-// to our last write, so that a late cache does not make us repeat it.
-func (s *state) newest(cached *v1alpha1.Pool) *v1alpha1.Pool {
-	if s.latest != nil {
-		order, err := resourceversion.CompareResourceVersion(s.latest.ResourceVersion, cached.ResourceVersion)
-		if err == nil && order > 0 {
-			return s.latest
-		}
-		s.latest = nil
-	}
-	return cached
 }
 
 // follow takes in the object's spec. A change is a reason to try at once what
@@ -103,26 +91,20 @@ func (s *state) noteCreated(name string, at time.Time) {
 // keepUp drops what is remembered of pods that are no longer there, and remembers
 // the deletions that others have sent.
 func (s *state) keepUp(pods []ledger.PodState, now time.Time) {
-	there := make(map[string]ledger.State, len(pods))
+	creating, retiring := map[string]bool{}, map[string]bool{}
 	for i := range pods {
-		there[pods[i].Name] = pods[i].State
-	}
-	for name := range s.memory.Created {
-		if st, ok := there[name]; !ok || st != ledger.Creating {
-			delete(s.memory.Created, name)
+		switch pod := &pods[i]; pod.State {
+		case ledger.Creating:
+			creating[pod.Name] = true
+		case ledger.Retiring:
+			retiring[pod.Name] = true
+			if _, known := s.memory.Deleted[pod.Name]; pod.Deleted && !known {
+				s.memory.Deleted[pod.Name] = now
+			}
 		}
 	}
-	for name := range s.memory.Deleted {
-		if st, ok := there[name]; !ok || st != ledger.Retiring {
-			delete(s.memory.Deleted, name)
-		}
-	}
-	for i := range pods {
-		pod := &pods[i]
-		if _, known := s.memory.Deleted[pod.Name]; !known && pod.Deleted && pod.State == ledger.Retiring {
-			s.memory.Deleted[pod.Name] = now
-		}
-	}
+	maps.DeleteFunc(s.memory.Created, func(name string, _ time.Time) bool { return !creating[name] })
+	maps.DeleteFunc(s.memory.Deleted, func(name string, _ time.Time) bool { return !retiring[name] })
 }
 
 // shownStatus is the status to go on from: the one that was sent, as long as the

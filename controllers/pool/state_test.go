@@ -23,30 +23,6 @@ func TestAStateBelongsToOneObject(t *testing.T) {
 	assert.NotSame(t, first, s.of(key, "a"))
 }
 
-func version(rv string) *v1alpha1.Pool {
-	return &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{ResourceVersion: rv}}
-}
-
-func TestNewest(t *testing.T) {
-	cases := []struct {
-		name, answered, cached, want string
-	}{
-		{"without a write of our own the cache's", "", "5", "5"},
-		{"a cache that is late gives way", "10", "9", "10"},
-		{"a cache that has gone on wins", "10", "11", "11"},
-		{"what cannot be compared is the cache's", "10", "x", "x"},
-	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			st := &state{}
-			if c.answered != "" {
-				st.latest = version(c.answered)
-			}
-			assert.Equal(t, c.want, st.newest(version(c.cached)).ResourceVersion)
-		})
-	}
-}
-
 func TestFollow(t *testing.T) {
 	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Generation: 1}}
 	st := &state{}

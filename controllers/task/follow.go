@@ -31,8 +31,8 @@ const (
 // taskID is the id of a shard's task: the same whoever asks, so that it starts once.
 func taskID(bs types.UID, shard int32) string { return string(bs) + "-" + strconv.Itoa(int(shard)) }
 
-// leg is what one follower needs to know.
-type leg struct {
+// follower follows one executor: it has it run the task of a shard, and learns how that goes.
+type follower struct {
 	*Reconciler
 	job     *job
 	sandbox sandbox
@@ -43,22 +43,22 @@ type leg struct {
 }
 
 // run has the executor start the task and follows it until it has ended.
-func (l *leg) run(ctx context.Context, delay time.Duration) {
-	if !l.sleep(ctx, delay) {
+func (f *follower) run(ctx context.Context, delay time.Duration) {
+	if !f.sleep(ctx, delay) {
 		return
 	}
-	for ctx.Err() == nil && !l.ended() && !l.start(ctx) {
-		if !l.sleep(ctx, l.nextPause()) {
+	for ctx.Err() == nil && !f.ended() && !f.start(ctx) {
+		if !f.sleep(ctx, f.nextPause()) {
 			return
 		}
 	}
 	var since executorapi.Cursor
 	pace := newPace()
-	for l.sleep(ctx, pace.next(l.Clock.Now())) && !l.ended() {
-		cursor, err := l.poll(ctx, since)
+	for f.sleep(ctx, pace.next(f.Clock.Now())) && !f.ended() {
+		cursor, err := f.poll(ctx, since)
 		if err == nil {
 			since = cursor
-		} else if !l.sleep(ctx, l.nextPause()) {
+		} else if !f.sleep(ctx, f.nextPause()) {
 			return
 		}
 	}
@@ -83,19 +83,19 @@ func newPace() pace { return pace{rate.NewLimiter(rate.Every(steadyPoll), freePo
 func (p pace) next(now time.Time) time.Duration { return p.limit.ReserveN(now, 1).DelayFrom(now) }
 
 // start asks the executor to run the task and says whether it has, or never will.
-func (l *leg) start(ctx context.Context) bool {
-	target, pod, err := l.target(ctx, l.job.name.Namespace, l.sandbox.pod, l.sandbox.uid)
+func (f *follower) start(ctx context.Context) bool {
+	target, pod, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
 	var request executorapi.TaskRequest
 	if err == nil {
-		request, err = requestFor(pod, l.spec)
+		request, err = requestFor(pod, f.spec)
 	}
 	if err != nil {
-		l.noteUnless(errGone, err) // then the reconciler finds another pod
+		f.noteUnless(errGone, err) // then the reconciler finds another pod
 		return false
 	}
-	slots := []chan struct{}{l.slots}
-	if l.failed {
-		slots = []chan struct{}{l.job.retries, l.retries}
+	slots := []chan struct{}{f.slots}
+	if f.failed {
+		slots = []chan struct{}{f.job.retries, f.retries}
 	}
 	for i, slot := range slots {
 		select {
@@ -107,24 +107,24 @@ func (l *leg) start(ctx context.Context) bool {
 	}
 	task, err := func() (executorapi.Task, error) {
 		defer give(slots)
-		task, err := l.send(ctx, target, request)
+		task, err := f.send(ctx, target, request)
 		if executorclient.IsUnauthorized(err) { // it has restarted, and now its boot id is known
-			task, err = l.send(ctx, target, request)
+			task, err = f.send(ctx, target, request)
 		}
 		return task, err
 	}()
 	if ctx.Err() != nil {
 		return false
 	}
-	l.failed = err != nil
+	f.failed = err != nil
 	if executorclient.Reason(err) == executorapi.ProblemSpecDiffers {
 		return true // an earlier version of the operator has started it: its result counts
 	}
 	if err != nil {
-		l.note(nil, err)
-		return l.ended()
+		f.note(nil, err)
+		return f.ended()
 	}
-	l.take(ctx, target, &task)
+	f.take(ctx, target, &task)
 	return true
 }
 
@@ -136,118 +136,118 @@ func give(slots []chan struct{}) {
 }
 
 // send sends the task while nobody else may have lent the sandbox on.
-func (l *leg) send(ctx context.Context, target executorclient.Target, request executorapi.TaskRequest) (executorapi.Task, error) {
-	if err := l.Fresh(); err != nil {
+func (f *follower) send(ctx context.Context, target executorclient.Target, request executorapi.TaskRequest) (executorapi.Task, error) {
+	if err := f.Fresh(); err != nil {
 		return executorapi.Task{}, err
 	}
-	task, err := l.Executors.Start(ctx, target, taskID(l.job.uid, l.sandbox.shard), request)
+	task, err := f.Executors.Start(ctx, target, taskID(f.job.uid, f.sandbox.shard), request)
 	countDispatch(err)
 	return task, err
 }
 
 // poll waits for news of the task. It returns no more of the answer than is needed:
 // thousands of followers keep it while they wait.
-func (l *leg) poll(ctx context.Context, since executorapi.Cursor) (executorapi.Cursor, error) {
-	target, _, err := l.target(ctx, l.job.name.Namespace, l.sandbox.pod, l.sandbox.uid)
+func (f *follower) poll(ctx context.Context, since executorapi.Cursor) (executorapi.Cursor, error) {
+	target, _, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
 	if err != nil {
-		l.noteUnless(errGone, err)
+		f.noteUnless(errGone, err)
 		return since, err
 	}
-	list, err := l.Executors.List(ctx, target, since, pollWait)
+	list, err := f.Executors.List(ctx, target, since, pollWait)
 	if ctx.Err() != nil {
 		return since, ctx.Err()
 	}
 	if err != nil {
-		l.note(nil, err)
+		f.note(nil, err)
 		return since, err
 	}
 	for i := range list.Tasks {
-		if list.Tasks[i].ID == taskID(l.job.uid, l.sandbox.shard) {
-			l.take(ctx, target, &list.Tasks[i])
+		if list.Tasks[i].ID == taskID(f.job.uid, f.sandbox.shard) {
+			f.take(ctx, target, &list.Tasks[i])
 			return list.Cursor(), nil
 		}
 	}
-	l.change(func(k *known) {
-		k.hear(l.Clock.Now())
-		k.fail("TaskLost", "the task executor knows nothing of the task any more")
+	f.change(func(rec *record) {
+		rec.hear(f.Clock.Now())
+		rec.fail("TaskLost", "the task executor knows nothing of the task any more")
 	})
 	return list.Cursor(), nil
 }
 
 // take takes in what the executor told of the task. Of one that could not start it
 // asks whether any could, unless that very task has run.
-func (l *leg) take(ctx context.Context, target executorclient.Target, task *executorapi.Task) {
+func (f *follower) take(ctx context.Context, target executorclient.Target, task *executorapi.Task) {
 	begun := false
-	l.job.update(l.sandbox.shard, l.sandbox.uid, func(k *known) { begun = k.begun() })
+	f.job.update(f.sandbox.shard, f.sandbox.uid, func(rec *record) { begun = rec.begun() })
 	if task.State == executorapi.Failed && task.Reason == executorapi.ReasonCannotStart && !begun {
-		if info, err := l.Executors.Info(ctx, target); err == nil && !info.Supported {
-			l.change(func(k *known) { k.cannot(info.Problems, l.Clock.Now()) })
+		if info, err := f.Executors.Info(ctx, target); err == nil && !info.Supported {
+			f.change(func(rec *record) { rec.cannot(info.Problems, f.Clock.Now()) })
 			return
 		}
 	}
-	l.note(task, nil)
+	f.note(task, nil)
 }
 
 // note takes in an answer, or that there was none.
-func (l *leg) note(task *executorapi.Task, err error) {
-	now := l.Clock.Now()
-	ready := l.job.isReady(l.sandbox.uid)
-	l.change(func(k *known) {
+func (f *follower) note(task *executorapi.Task, err error) {
+	now := f.Clock.Now()
+	ready := f.job.isReady(f.sandbox.uid)
+	f.change(func(rec *record) {
 		switch {
 		case err == nil:
-			l.pause = 0
-			k.learn(task, now)
-		case !k.refused(err, now):
-			k.miss(now, ready)
+			f.pause = 0
+			rec.learn(task, now)
+		case !rec.refused(err, now):
+			rec.miss(now, ready)
 		}
 	})
 }
 
-func (l *leg) noteUnless(expected, err error) {
+func (f *follower) noteUnless(expected, err error) {
 	if !errors.Is(err, expected) {
-		l.note(nil, err)
+		f.note(nil, err)
 	}
 }
 
 // change changes the shard's record and tells the batchsandbox reconciler when that
 // is to be seen.
-func (l *leg) change(apply func(*known)) {
+func (f *follower) change(apply func(*record)) {
 	changed, began := false, ""
-	l.job.update(l.sandbox.shard, l.sandbox.uid, func(k *known) {
-		before := *k
-		apply(k)
-		countChange(&before, k)
-		changed = before.state != k.state || before.unknown != k.unknown || before.unsupported != k.unsupported ||
-			len(before.lacking) != len(k.lacking)
-		if before.ended() && k.state == running {
-			began = k.podName
+	f.job.update(f.sandbox.shard, f.sandbox.uid, func(rec *record) {
+		before := *rec
+		apply(rec)
+		countChange(&before, rec)
+		changed = before.state != rec.state || before.unknown != rec.unknown || before.unsupported != rec.unsupported ||
+			len(before.lacking) != len(rec.lacking)
+		if before.ended() && rec.state == running {
+			began = rec.podName
 		}
 	})
 	if began != "" {
-		l.tell(l.job, "TaskRunsAgain", fmt.Sprintf("the task of shard %d runs again in sandbox %s: the one it had run in was lost", l.sandbox.shard, began))
+		f.tell(f.job, "TaskRunsAgain", fmt.Sprintf("the task of shard %d runs again in sandbox %s: the one it had run in was lost", f.sandbox.shard, began))
 	}
 	if changed {
-		l.OnChange(l.job.name)
+		f.OnChange(f.job.name)
 	}
 }
 
 // ended says that there is nothing to follow any more.
-func (l *leg) ended() bool {
+func (f *follower) ended() bool {
 	over := true
-	there := l.job.update(l.sandbox.shard, l.sandbox.uid, func(k *known) { over = k.ended() && !k.stale })
+	there := f.job.update(f.sandbox.shard, f.sandbox.uid, func(rec *record) { over = rec.ended() && !rec.stale })
 	return !there || over
 }
 
-func (l *leg) nextPause() time.Duration {
-	l.pause = min(max(firstPause, l.pause*2), lastPause)
-	return l.pause/2 + rand.N(l.pause) //nolint:gosec // to spread calls
+func (f *follower) nextPause() time.Duration {
+	f.pause = min(max(firstPause, f.pause*2), lastPause)
+	return f.pause/2 + rand.N(f.pause) //nolint:gosec // to spread calls
 }
 
-func (l *leg) sleep(ctx context.Context, d time.Duration) bool {
+func (f *follower) sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
 	}
-	timer := l.Clock.NewTimer(d)
+	timer := f.Clock.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C():

@@ -27,8 +27,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
@@ -65,15 +68,15 @@ func newBench(t *testing.T, handle func(*bench, http.ResponseWriter, *http.Reque
 	key, err := token.GenerateKey()
 	require.NoError(t, err)
 	signer := token.NewSigner(key)
-	b.Reconciler = &Reconciler{
-		Client: api, Live: api, Ledger: ledger.New(ledger.Hooks{}), Executors: executorclient.New(executorclient.Options{}),
+	b.Reconciler, err = New(t.Context(), Config{
+		Client: api, Live: api, Ledger: ledger.New(ledger.Hooks{}), Wakes: &wakequeue.Queue{}, Executors: executorclient.New(executorclient.Options{}),
 		Signer: func(string) *token.Signer { return signer }, Fresh: func() error { return nil },
 		WaitOpen: func(context.Context) error { return nil }, OnChange: func(types.NamespacedName) {}, OnSettled: func(types.NamespacedName) {},
-		Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{},
-		slots: make(chan struct{}, 8), retries: make(chan struct{}, 8), ctx: t.Context(),
-	}
+		Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Dispatches: 32,
+	})
+	require.NoError(t, err)
 	b.bs = &v1alpha1.BatchSandbox{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "bs", UID: "u"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "bs", UID: "u", ResourceVersion: "7"},
 		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(int32(1)), PoolRef: "pool", TaskTemplate: &v1alpha1.TaskTemplate{
 			Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"true"}}}}},
 	}
@@ -229,13 +232,13 @@ func TestWhatWasGivenUpIsNotFollowed(t *testing.T) {
 func TestASandboxThatComesBackToItsShardRunsTheTaskAgain(t *testing.T) {
 	b := newBench(t, func(_ *bench, w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(exiting) })
 	j := b.jobs.of(b.bs)
-	j.records[0] = &known{pod: "uid-p", podName: "p", state: succeeded}
+	j.records[0] = &record{pod: "uid-p", podName: "p", state: succeeded}
 	require.Equal(t, taskreport.Stopped, b.stopped(t, false))
 	b.Freed(b.bs, []string{"p"})
 	require.Equal(t, int32(1), b.Report(b.bs).Pending)
 
 	b.bs.Spec.TaskResourcePolicyWhenCompleted = v1alpha1.TaskResourceRelease
-	j.records[0] = &known{pod: "uid-p", podName: "p", state: succeeded}
+	j.records[0] = &record{pod: "uid-p", podName: "p", state: succeeded}
 	b.Freed(b.bs, []string{"p"})
 	require.Equal(t, []int32{0}, b.Report(b.bs).Succeeded, "this result is for good")
 }
@@ -249,10 +252,36 @@ func TestNothingIsKeptOfABatchSandboxThatIsGone(t *testing.T) {
 	require.Empty(t, b.jobs.byName)
 
 	newer := b.bs.DeepCopy()
-	newer.UID, newer.CreationTimestamp = "newer", metav1.NewTime(now)
+	newer.UID, newer.ResourceVersion = "newer", "8" // in the same second, it may be
 	live := b.jobs.of(newer)
 	b.Report(b.bs) // of an old copy
 	require.Same(t, live, b.jobs.of(newer))
+}
+
+func TestTheTaskOfASandboxThatHasEndedHasFailed(t *testing.T) {
+	b := newBench(t, func(_ *bench, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
+	b.bs.Finalizers = []string{v1alpha1.FinalizerTaskCleanup, v1alpha1.FinalizerPoolAllocation}
+	b.bs.Annotations = map[string]string{v1alpha1.AnnotationAllocStatus: `{"pods":["p"]}`}
+	b.bs.ResourceVersion = ""
+	require.NoError(t, b.Client.Create(t.Context(), b.bs))
+	b.Ledger.SetPool(ledger.Key{Namespace: "ns", Name: "pool"}, "pool-uid", "r", true)
+	observe := func() {
+		b.Ledger.Observe(ledger.Key{Namespace: "ns", Name: "pool"}, podfeed.Facts(b.pod, "pool-uid"))
+	}
+	observe()
+	require.Len(t, b.Ledger.Claim(ledger.Key{Namespace: "ns", Name: "pool"}, allocation.OwnerOf(b.bs), []int32{0}), 1)
+	j := b.jobs.of(b.bs)
+	j.records[0] = &record{pod: "uid-p", podName: "p", state: running}
+
+	b.pod.Status.Phase = corev1.PodSucceeded
+	require.NoError(t, b.Client.Status().Update(t.Context(), b.pod))
+	observe()
+	_, err := b.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(b.bs)})
+	require.NoError(t, err)
+	report := b.Report(b.bs)
+	require.Equal(t, []int32{0}, report.Failed)
+	require.Equal(t, v1alpha1.ReasonSandboxEnded, report.FailedTasks[0].Reason)
+	require.Equal(t, "p", report.FailedTasks[0].Sandbox)
 }
 
 func TestAFollowerEndsWithItsRecord(t *testing.T) {

@@ -3,28 +3,29 @@ package task
 import (
 	"context"
 	"sync"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/taskreport"
 )
 
 // job is what is known of the tasks of one BatchSandbox.
 type job struct {
-	name    types.NamespacedName
-	uid     types.UID
-	created time.Time
+	name types.NamespacedName
+	uid  types.UID
+	// version is a resourceVersion that the object has had.
+	version string
 	// retries bound how many executors whose last dispatch failed are tried at a time:
 	// those of one BatchSandbox must not keep those of others waiting.
 	retries chan struct{}
 
 	mu      sync.Mutex // guards the fields below
-	records map[int32]*known
+	records map[int32]*record
 	// followers by shard, and those that were told to end and have not yet.
-	followers map[int32]*follower
-	leaving   map[*follower]struct{}
+	followers map[int32]*following
+	leaving   map[*following]struct{}
 	// ready are the pods that are Ready, as last seen.
 	ready map[types.UID]bool
 	// stops by pod.
@@ -35,8 +36,8 @@ type job struct {
 // retriesOfJob is how many of those there are.
 const retriesOfJob = 8
 
-// follower is the goroutine that follows one executor.
-type follower struct {
+// following is the goroutine of a follower.
+type following struct {
 	pod    types.UID
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -56,7 +57,8 @@ type jobs struct {
 }
 
 // of returns the job of a BatchSandbox, and drops one of an earlier object of its
-// name. An object that is itself the earlier one gets a job that nobody else sees.
+// name. An object that is itself the earlier one, as a caller with an old copy may bring
+// it, gets a job that nobody else sees.
 func (j *jobs) of(bs *v1alpha1.BatchSandbox) *job {
 	name := types.NamespacedName{Namespace: bs.Namespace, Name: bs.Name}
 	j.mu.Lock()
@@ -66,12 +68,12 @@ func (j *jobs) of(bs *v1alpha1.BatchSandbox) *job {
 		return found
 	}
 	fresh := &job{
-		name: name, uid: bs.UID, created: bs.CreationTimestamp.Time, retries: make(chan struct{}, retriesOfJob), records: seed(bs),
-		followers: map[int32]*follower{}, leaving: map[*follower]struct{}{},
+		name: name, uid: bs.UID, version: bs.ResourceVersion, retries: make(chan struct{}, retriesOfJob), records: seed(bs),
+		followers: map[int32]*following{}, leaving: map[*following]struct{}{},
 		ready: map[types.UID]bool{}, stops: map[types.UID]*stop{},
 	}
 	if found != nil {
-		if fresh.created.Before(found.created) {
+		if apiwrite.Later(found.version, bs.ResourceVersion) {
 			return fresh
 		}
 		found.drop()
@@ -112,9 +114,9 @@ func (j *job) drop() []types.UID {
 	defer j.mu.Unlock()
 	j.dropped = true
 	var pods []types.UID
-	for _, k := range j.records {
-		if k.pod != "" {
-			pods = append(pods, k.pod)
+	for _, rec := range j.records {
+		if rec.pod != "" {
+			pods = append(pods, rec.pod)
 		}
 	}
 	for _, f := range j.followers {
@@ -135,8 +137,24 @@ func (j *job) unfollow(shard int32) {
 	}
 }
 
+// sandboxEnded fails the task of a sandbox that has ended before it. A result that only
+// its executor could still confirm stands. The lock is held.
+func (j *job) sandboxEnded(s sandbox) {
+	j.unfollow(s.shard)
+	rec := j.records[s.shard]
+	if rec == nil || rec.pod != s.uid {
+		rec = &record{pod: s.uid, podName: s.pod}
+		j.records[s.shard] = rec
+	}
+	rec.stale, rec.unknown = false, false
+	if before := *rec; !rec.ended() {
+		rec.fail(v1alpha1.ReasonSandboxEnded, "the containers of the sandbox finished before the task")
+		countChange(&before, rec)
+	}
+}
+
 // left notes that the follower of a shard has ended, and says whether it was the last.
-func (j *job) left(shard int32, f *follower) bool {
+func (j *job) left(shard int32, f *following) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	delete(j.leaving, f)
@@ -148,14 +166,14 @@ func (j *job) left(shard int32, f *follower) bool {
 
 // update changes the record of a shard while it is that of the pod, and says whether
 // it was.
-func (j *job) update(shard int32, pod types.UID, change func(*known)) bool {
+func (j *job) update(shard int32, pod types.UID, change func(*record)) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	k := j.records[shard]
-	if k == nil || k.pod != pod || j.dropped {
+	rec := j.records[shard]
+	if rec == nil || rec.pod != pod || j.dropped {
 		return false
 	}
-	change(k)
+	change(rec)
 	return true
 }
 

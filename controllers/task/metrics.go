@@ -49,7 +49,7 @@ func countDispatch(err error) {
 }
 
 // countChange counts what a change of a record means.
-func countChange(before, after *known) {
+func countChange(before, after *record) {
 	if after.unknown && !before.unknown {
 		unanswered.Inc()
 	}

@@ -13,6 +13,8 @@ type sandbox struct {
 	ready bool
 	// executor: the pod has a task executor that the operator can talk to.
 	executor bool
+	// ended: the pod's containers finished by themselves; nothing runs in it any more.
+	ended bool
 }
 
 // plan says what to change so that the task of every shard runs once in its sandbox.
@@ -23,6 +25,8 @@ type plan struct {
 	reset []int32
 	// missing are the shards of them whose sandbox has no executor.
 	missing []sandbox
+	// ended are sandboxes that have ended, and whose task has no result yet.
+	ended []sandbox
 	// again are the shards whose task had begun in a sandbox that is lost.
 	again []int32
 	// drop are shards that are no longer asked for.
@@ -33,7 +37,7 @@ type plan struct {
 // their tasks. A result of a shard that is released is for good; any other one is
 // good for the sandbox it came from. That of a record without a sandbox, read from
 // the status, is shown until the sandbox' executor has said whether it is its.
-func decide(records map[int32]*known, sandboxes map[int32]sandbox, replicas int32, release bool) plan {
+func decide(records map[int32]*record, sandboxes map[int32]sandbox, replicas int32, release bool) plan {
 	var p plan
 	for shard := range replicas {
 		s, there := sandboxes[shard]
@@ -52,35 +56,42 @@ func decide(records map[int32]*known, sandboxes map[int32]sandbox, replicas int3
 }
 
 // decideLost is about a shard without a sandbox.
-func (p *plan) decideLost(shard int32, k *known, release bool) {
-	if k == nil || release && k.ended() {
+func (p *plan) decideLost(shard int32, rec *record, release bool) {
+	if rec == nil || release && rec.ended() {
 		return
 	}
 	p.reset = append(p.reset, shard)
-	p.noteAgain(shard, k)
+	p.noteAgain(shard, rec)
 }
 
 // decideHeld is about a shard with a sandbox.
-func (p *plan) decideHeld(shard int32, k *known, s sandbox, release bool) {
-	if k != nil && (release && k.ended() || k.pod == s.uid) {
-		return
-	}
+func (p *plan) decideHeld(shard int32, rec *record, s sandbox, release bool) {
 	switch {
+	case rec != nil && rec.ended() && (release || s.ended && rec.pod == ""):
+		// Of a sandbox that has ended, what the status says cannot be confirmed any more.
+		return
+	case s.ended:
+		if rec == nil || rec.pod != s.uid || rec.stale || !rec.ended() {
+			p.ended = append(p.ended, s)
+		}
+		return
+	case rec != nil && rec.pod == s.uid:
+		return
 	case !s.executor:
 		p.missing = append(p.missing, s)
 		p.reset = append(p.reset, shard)
 	case s.ready:
 		p.follow = append(p.follow, s)
-	case k != nil && (k.pod != "" || k.missing):
+	case rec != nil && (rec.pod != "" || rec.missing):
 		p.reset = append(p.reset, shard)
 	default:
 		// Not ready yet: what the status said stands until then.
 	}
-	p.noteAgain(shard, k)
+	p.noteAgain(shard, rec)
 }
 
-func (p *plan) noteAgain(shard int32, k *known) {
-	if k != nil && k.pod != "" && k.begun() {
+func (p *plan) noteAgain(shard int32, rec *record) {
+	if rec != nil && rec.pod != "" && rec.begun() {
 		p.again = append(p.again, shard)
 	}
 }

@@ -25,26 +25,32 @@ import (
 	"github.com/opensandbox/operator/controllers/taskreport"
 	"github.com/opensandbox/operator/controllers/tasktemplate"
 	"github.com/opensandbox/operator/controllers/wakequeue"
+	"github.com/opensandbox/operator/controllers/wiring"
 	executorclient "github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
 )
 
-// Reconciler has the tasks of BatchSandboxes run.
-type Reconciler struct {
+// Config is what a Reconciler works with.
+type Config struct {
 	// Client reads from the cache.
 	Client client.Client
 	// Live reads from the API server.
 	Live   client.Reader
 	Ledger *ledger.Ledger
+	// Wakes is how others have the tasks of a BatchSandbox reconciled: the pods that it
+	// holds have changed.
+	Wakes *wakequeue.Queue
 	// Executors calls task executors.
 	Executors *executorclient.Client
+	// Dispatches is how many tasks are dispatched at a time.
+	Dispatches int
 	// Signer returns the key of that id, or nil.
 	Signer func(id string) *token.Signer
 	// Fresh returns an error while another leader may be at work.
 	Fresh func() error
 	// WaitOpen returns when the ledger is rebuilt.
 	WaitOpen func(context.Context) error
-	// OnChange is told that what is known of a BatchSandbox' tasks has changed. It
+	// OnChange is told that what is known of a BatchSandbox's tasks has changed. It
 	// must not block.
 	OnChange func(types.NamespacedName)
 	// OnSettled is told that no task of a BatchSandbox is followed any more: the last
@@ -52,16 +58,34 @@ type Reconciler struct {
 	OnSettled func(types.NamespacedName)
 	Recorder  events.EventRecorder
 	Clock     clock.Clock
+}
 
+// Reconciler has the tasks of BatchSandboxes run.
+type Reconciler struct {
+	Config
 	jobs    jobs
-	queue   wakequeue.Queue
 	changes podChanges
 	// slots bound the dispatches under way; retries those to executors with which the
 	// last one failed, so that others need not wait behind them.
 	slots, retries chan struct{}
-	// ctx ends what followers and stops do; work waits for them.
+	// ctx, which stop ends, ends what followers and stops do; work waits for them.
 	ctx  context.Context
+	stop context.CancelFunc
 	work sync.WaitGroup
+}
+
+// New returns a Reconciler whose followers end with ctx, or an error that names what is
+// missing.
+func New(ctx context.Context, config Config) (*Reconciler, error) {
+	if err := wiring.Check("task reconciler", config); err != nil {
+		return nil, err
+	}
+	r := &Reconciler{
+		Config: config,
+		slots:  make(chan struct{}, config.Dispatches), retries: make(chan struct{}, max(1, config.Dispatches/4)),
+	}
+	r.ctx, r.stop = context.WithCancel(ctx)
+	return r, nil
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -115,7 +139,7 @@ func (r *Reconciler) sandboxes(ctx context.Context, bs *v1alpha1.BatchSandbox) (
 	for i := range list.Items {
 		pod := &list.Items[i]
 		shard, err := strconv.ParseInt(pod.Labels[v1alpha1.LabelBatchSandboxPodIndex], 10, 32)
-		if err != nil || pod.DeletionTimestamp != nil || podfeed.Finished(pod) {
+		if err != nil || pod.DeletionTimestamp != nil || podfeed.Disrupted(pod) {
 			continue
 		}
 		if before := oldest[int32(shard)]; before == nil || pod.CreationTimestamp.Before(&before.CreationTimestamp) {
@@ -147,7 +171,7 @@ func (r *Reconciler) pooledSandboxes(ctx context.Context, bs *v1alpha1.BatchSand
 		if client.IgnoreNotFound(err) != nil {
 			return nil, fmt.Errorf("reading pod %s: %w", h.Name, err)
 		}
-		if err == nil && pod.UID == h.UID {
+		if err == nil && pod.UID == h.UID && !podfeed.Disrupted(pod) {
 			sandboxes[h.Shard] = sandboxOf(pod, h.Shard)
 		}
 	}
@@ -158,6 +182,7 @@ func sandboxOf(pod *corev1.Pod, shard int32) sandbox {
 	return sandbox{
 		shard: shard, pod: pod.Name, uid: pod.UID, ready: podfeed.Ready(pod),
 		executor: pod.Annotations[v1alpha1.AnnotationExecutorKey] != "",
+		ended:    podfeed.Finished(pod) && !podfeed.Disrupted(pod),
 	}
 }
 
@@ -189,8 +214,8 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 		r.event(bs, "TaskRunsAgain", fmt.Sprintf("the sandboxes of %d shards (%s) were lost: their tasks run again in new ones", n, taskreport.FormatShards(p.again)))
 	}
 	for _, shard := range p.reset {
-		if k := j.records[shard]; k != nil {
-			r.Executors.Forget(string(k.pod))
+		if rec := j.records[shard]; rec != nil {
+			r.Executors.Forget(string(rec.pod))
 		}
 		j.unfollow(shard)
 		delete(j.records, shard)
@@ -199,12 +224,15 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 		delete(j.records, shard) // its follower ends by that; Stop waits for it
 	}
 	for _, s := range p.missing {
-		j.records[s.shard] = &known{missing: true, podName: s.pod}
+		j.records[s.shard] = &record{missing: true, podName: s.pod}
+	}
+	for _, s := range p.ended {
+		j.sandboxEnded(s)
 	}
 	for _, s := range p.follow {
 		r.follow(bs, j, s)
 	}
-	return len(p.reset)+len(p.follow)+len(p.drop) > 0
+	return len(p.reset)+len(p.ended)+len(p.follow)+len(p.drop) > 0
 }
 
 // holdings returns the pool pods that the BatchSandbox holds, nil where it is not
@@ -232,31 +260,31 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 		return // it is being given back
 	}
 	j.unfollow(s.shard)
-	k := &known{pod: s.uid, podName: s.pod, answered: r.Clock.Now()}
+	rec := &record{pod: s.uid, podName: s.pod, answered: r.Clock.Now()}
 	var delay time.Duration
 	if before := j.records[s.shard]; before != nil && before.pod == "" && before.ended() {
-		k.state, k.failure, k.stale = before.state, before.failure, true
+		rec.state, rec.failure, rec.stale = before.state, before.failure, true
 		delay = rand.N(seededSpread) //nolint:gosec // to spread dials
 	}
-	j.records[s.shard] = k
+	j.records[s.shard] = rec
 	spec, err := tasktemplate.ForShard(bs, s.shard)
 	if err != nil {
-		k.invalid = err.Error()
+		rec.invalid = err.Error()
 		return
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
-	f := &follower{pod: s.uid, cancel: cancel, done: make(chan struct{})}
-	j.followers[s.shard] = f
+	goes := &following{pod: s.uid, cancel: cancel, done: make(chan struct{})}
+	j.followers[s.shard] = goes
 	r.work.Go(func() {
 		defer func() {
-			if j.left(s.shard, f) {
+			if j.left(s.shard, goes) {
 				r.OnSettled(j.name)
 			}
 		}()
-		defer close(f.done)
+		defer close(goes.done)
 		defer cancel()
-		l := &leg{Reconciler: r, job: j, sandbox: s, spec: spec}
-		l.run(ctx, delay)
+		f := &follower{Reconciler: r, job: j, sandbox: s, spec: spec}
+		f.run(ctx, delay)
 	})
 }
 

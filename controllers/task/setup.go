@@ -20,28 +20,19 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
 const (
 	// indexController finds pods by the UID of the BatchSandbox that controls them.
-	indexController = "task.controllerUID"
-	// settle gathers the events of many pods of one BatchSandbox into one reconcile.
-	settle = 20 * time.Millisecond
-
+	indexController       = "task.controllerUID"
 	firstRetry, lastRetry = 5 * time.Millisecond, 30 * time.Second
 )
 
-// Wake has the tasks of the BatchSandbox of that name reconciled soon: the pods that
-// it holds have changed. It does not block.
-func (r *Reconciler) Wake(name types.NamespacedName) { r.queue.WakeAfter(name, settle) }
-
-// SetupWithManager registers the reconciler. dispatches is how many tasks are
-// dispatched at a time.
-func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, workers, dispatches int) error {
-	r.slots, r.retries = make(chan struct{}, dispatches), make(chan struct{}, max(1, dispatches/4))
-	var cancel context.CancelFunc
-	r.ctx, cancel = context.WithCancel(ctx)
-	if err := mgr.Add(&owner{cancel: cancel, wait: r.work.Wait}); err != nil {
+// SetupWithManager registers the reconciler. workers is how many BatchSandboxes are
+// reconciled at a time.
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, workers int) error {
+	if err := mgr.Add(&owner{cancel: r.stop, wait: r.work.Wait}); err != nil {
 		return fmt.Errorf("adding the owner of the followers: %w", err)
 	}
 	if err := mgr.GetFieldIndexer().IndexField(ctx, &corev1.Pod{}, indexController, controllerUID); err != nil {
@@ -51,7 +42,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		Named("task").
 		Watches(&v1alpha1.BatchSandbox{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(withTasks())).
 		Watches(&corev1.Pod{}, r.podHandler()).
-		WatchesRawSource(&r.queue).
+		WatchesRawSource(r.Wakes).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
@@ -108,7 +99,7 @@ func (r *Reconciler) podHandler() handler.EventHandler {
 		r.changes.note(obj.GetUID())
 		ref := metav1.GetControllerOf(obj)
 		if ref != nil && ref.Kind == v1alpha1.KindBatchSandbox && obj.GetAnnotations()[v1alpha1.AnnotationExecutorKey] != "" {
-			queue.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: ref.Name}}, settle)
+			queue.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: ref.Name}}, wakequeue.Settle)
 		}
 	}
 	return handler.Funcs{

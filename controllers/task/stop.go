@@ -44,7 +44,7 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, 
 			j.unfollow(shard)
 		}
 	}
-	var leaving []*follower
+	var leaving []*following
 	for f := range j.leaving {
 		if f.pod == uid {
 			leaving = append(leaving, f)
@@ -81,8 +81,8 @@ func (r *Reconciler) Freed(bs *v1alpha1.BatchSandbox, pods []string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	maps.DeleteFunc(j.stops, func(_ types.UID, s *stop) bool { return freed.Has(s.pod) })
-	maps.DeleteFunc(j.records, func(_ int32, k *known) bool {
-		return k.pod != "" && freed.Has(k.podName) && (!release || !k.ended())
+	maps.DeleteFunc(j.records, func(_ int32, rec *record) bool {
+		return rec.pod != "" && freed.Has(rec.podName) && (!release || !rec.ended())
 	})
 }
 
@@ -90,9 +90,9 @@ func (j *job) finishStop(s *stop, uid types.UID, outcome taskreport.Stopping) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s.outcome = outcome
-	for _, k := range j.records {
-		if k.pod == uid {
-			k.stopped = true
+	for _, rec := range j.records {
+		if rec.pod == uid {
+			rec.stopped = true
 		}
 	}
 }
@@ -104,7 +104,7 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 		before = r.restartable(ctx, namespace, pod, uid)
 	}
 	request := executorapi.ResetRequest{Restart: before != nil}
-	l := leg{Reconciler: r}
+	pauses := follower{Reconciler: r}
 	began := r.Clock.Now()
 	answered := began
 	for {
@@ -136,7 +136,7 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 		if now.Sub(answered) >= unreachableFor || now.Sub(began) >= stopPatience {
 			return taskreport.Unstoppable
 		}
-		if !l.sleep(ctx, l.nextPause()) {
+		if !pauses.sleep(ctx, pauses.nextPause()) {
 			return taskreport.StillStopping
 		}
 	}

@@ -12,6 +12,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
+// Settle is the delay by which many wakes of one object share one reconcile.
+const Settle = 20 * time.Millisecond
+
 // Queue passes names on to the controller's queue and keeps those that come before
 // there is one. The zero value is ready to use.
 type Queue struct {
@@ -36,6 +39,9 @@ func (q *Queue) Start(_ context.Context, queue workqueue.TypedRateLimitingInterf
 
 // Wake has the object of that name reconciled. It does not block.
 func (q *Queue) Wake(name types.NamespacedName) { q.WakeAfter(name, 0) }
+
+// WakeSoon has it reconciled after Settle.
+func (q *Queue) WakeSoon(name types.NamespacedName) { q.WakeAfter(name, Settle) }
 
 // WakeAfter has it reconciled after a delay, so that many wakes share one reconcile.
 func (q *Queue) WakeAfter(name types.NamespacedName, delay time.Duration) {

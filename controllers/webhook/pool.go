@@ -27,11 +27,9 @@ import (
 // +kubebuilder:webhook:path=/mutate-sandbox-opensandbox-io-v1alpha1-pool,mutating=true,failurePolicy=ignore,sideEffects=None,groups=sandbox.opensandbox.io,resources=pools,verbs=create;update,versions=v1alpha1,name=mpool.sandbox.opensandbox.io,admissionReviewVersions=v1,timeoutSeconds=3,patch=`{"matchConditions": [{"name": "spec-changes", "expression": "oldObject == null || (!has(object.metadata.deletionTimestamp) && object.spec != oldObject.spec)"}]}`
 // +kubebuilder:webhook:path=/validate-sandbox-opensandbox-io-v1alpha1-pool,mutating=false,failurePolicy=ignore,sideEffects=None,groups=sandbox.opensandbox.io,resources=pools,verbs=create;update;delete,versions=v1alpha1,name=vpool.sandbox.opensandbox.io,admissionReviewVersions=v1,timeoutSeconds=10,patch=`{"matchConditions": [{"name": "spec-changes-or-delete", "expression": "oldObject == null || object == null || (!has(object.metadata.deletionTimestamp) && object.spec != oldObject.spec)"}]}`
 
-// defaultUpdateMaxUnavailable is written out so that users see it.
-const defaultUpdateMaxUnavailable = "25%"
-
-// defaultPool says as a JSON patch, which leaves everything else byte by byte as the
-// user wrote it, what the spec does not say.
+// defaultPool writes the defaults out, so that users see them. A JSON patch leaves
+// everything else byte by byte as the user wrote it. Where a strategy is there, its field
+// is added and not the whole strategy, which would erase the fields beside it.
 func defaultPool(_ context.Context, req admission.Request) admission.Response {
 	var pool struct {
 		Metadata struct {
@@ -53,11 +51,17 @@ func defaultPool(_ context.Context, req admission.Request) admission.Response {
 		return admission.Allowed("") // the API server says itself that there must be a spec
 	}
 	var patch []jsonpatch.Operation
-	if pool.Spec.UpdateStrategy == nil || pool.Spec.UpdateStrategy.MaxUnavailable == nil {
-		patch = append(patch, jsonpatch.NewOperation("add", "/spec/updateStrategy", map[string]any{"maxUnavailable": defaultUpdateMaxUnavailable}))
+	switch u := pool.Spec.UpdateStrategy; {
+	case u == nil:
+		patch = append(patch, jsonpatch.NewOperation("add", "/spec/updateStrategy", map[string]any{"maxUnavailable": v1alpha1.DefaultUpdateMaxUnavailable}))
+	case u.MaxUnavailable == nil:
+		patch = append(patch, jsonpatch.NewOperation("add", "/spec/updateStrategy/maxUnavailable", v1alpha1.DefaultUpdateMaxUnavailable))
 	}
-	if pool.Spec.RecycleStrategy == nil || pool.Spec.RecycleStrategy.Type == "" {
+	switch r := pool.Spec.RecycleStrategy; {
+	case r == nil:
 		patch = append(patch, jsonpatch.NewOperation("add", "/spec/recycleStrategy", map[string]any{"type": v1alpha1.RecycleDelete}))
+	case r.Type == "":
+		patch = append(patch, jsonpatch.NewOperation("add", "/spec/recycleStrategy/type", v1alpha1.RecycleDelete))
 	}
 	if len(patch) == 0 {
 		return admission.Allowed("")

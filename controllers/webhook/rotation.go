@@ -47,13 +47,20 @@ const (
 //
 // It runs in every replica; whoever comes first renews.
 type Certificates struct {
-	// Client reads and writes without a cache.
-	Client client.Client
-	// Namespace of the operator.
-	Namespace string
-	Clock     clock.Clock
+	client    client.Client
+	namespace string // of the operator
+	clock     clock.Clock
 
 	served atomic.Pointer[tls.Certificate]
+}
+
+// NewCertificates returns the certificate of the operator in the namespace, which it
+// must know. The client reads and writes without a cache, in every replica.
+func NewCertificates(api client.Client, namespace string, c clock.Clock) (*Certificates, error) {
+	if namespace == "" {
+		return nil, fmt.Errorf("making the webhooks' certificate: the operator's namespace is not known")
+	}
+	return &Certificates{client: api, namespace: namespace, clock: c}, nil
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every replica serves.
@@ -71,7 +78,7 @@ func (c *Certificates) Start(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.Clock.After(wait):
+		case <-c.clock.After(wait):
 		}
 	}
 }
@@ -84,8 +91,8 @@ func (c *Certificates) Ready(*http.Request) error {
 
 func (c *Certificates) names() []string {
 	return []string{
-		fmt.Sprintf("%s.%s.svc", ServiceName, c.Namespace),
-		fmt.Sprintf("%s.%s.svc.cluster.local", ServiceName, c.Namespace),
+		fmt.Sprintf("%s.%s.svc", ServiceName, c.namespace),
+		fmt.Sprintf("%s.%s.svc.cluster.local", ServiceName, c.namespace),
 	}
 }
 
@@ -109,14 +116,14 @@ func (c *Certificates) sync(ctx context.Context) error {
 // stored returns the pair of the Secret, renewed when it is time.
 func (c *Certificates) stored(ctx context.Context) (pair, error) {
 	secret := &corev1.Secret{}
-	name := types.NamespacedName{Namespace: c.Namespace, Name: SecretName}
-	err := c.Client.Get(ctx, name, secret)
+	name := types.NamespacedName{Namespace: c.namespace, Name: SecretName}
+	err := c.client.Get(ctx, name, secret)
 	missing := apierrors.IsNotFound(err)
 	if err != nil && !missing {
 		return pair{}, fmt.Errorf("reading Secret %s: %w", name, err)
 	}
 	old := pair{certificate: secret.Data[certificateEntry], key: secret.Data[keyEntry], bundle: secret.Data[caEntry]}
-	current, renewed, err := nextPair(old, c.served.Load(), c.names(), c.Clock.Now())
+	current, renewed, err := nextPair(old, c.served.Load(), c.names(), c.clock.Now())
 	if err != nil || !renewed {
 		return current, err
 	}
@@ -126,9 +133,9 @@ func (c *Certificates) stored(ctx context.Context) (pair, error) {
 			"app.kubernetes.io/name": "opensandbox-operator", "app.kubernetes.io/part-of": "opensandbox",
 		}}
 		secret.Type = corev1.SecretTypeTLS
-		err = c.Client.Create(ctx, secret)
+		err = c.client.Create(ctx, secret)
 	} else {
-		err = c.Client.Update(ctx, secret) // fails when another replica was quicker
+		err = c.client.Update(ctx, secret) // fails when another replica was quicker
 	}
 	if err != nil {
 		return pair{}, fmt.Errorf("writing Secret %s: %w", name, err)
@@ -143,7 +150,7 @@ func (c *Certificates) stored(ctx context.Context) (pair, error) {
 // taken away by an administrator.
 func (c *Certificates) trust(ctx context.Context, bundle []byte) error {
 	validating := &admissionregistrationv1.ValidatingWebhookConfiguration{}
-	if err := c.Client.Get(ctx, client.ObjectKey{Name: ValidatingName}, validating); client.IgnoreNotFound(err) != nil {
+	if err := c.client.Get(ctx, client.ObjectKey{Name: ValidatingName}, validating); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("reading ValidatingWebhookConfiguration %s: %w", ValidatingName, err)
 	}
 	var configs []*admissionregistrationv1.WebhookClientConfig
@@ -154,7 +161,7 @@ func (c *Certificates) trust(ctx context.Context, bundle []byte) error {
 		return err
 	}
 	mutating := &admissionregistrationv1.MutatingWebhookConfiguration{}
-	if err := c.Client.Get(ctx, client.ObjectKey{Name: MutatingName}, mutating); client.IgnoreNotFound(err) != nil {
+	if err := c.client.Get(ctx, client.ObjectKey{Name: MutatingName}, mutating); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("reading MutatingWebhookConfiguration %s: %w", MutatingName, err)
 	}
 	configs = nil
@@ -169,7 +176,7 @@ func (c *Certificates) trust(ctx context.Context, bundle []byte) error {
 func (c *Certificates) inject(ctx context.Context, obj client.Object, configs []*admissionregistrationv1.WebhookClientConfig, bundle []byte) error {
 	patch := []map[string]any{{"op": "test", "path": "/metadata/resourceVersion", "value": obj.GetResourceVersion()}}
 	for i, config := range configs {
-		trusted := joined(c.Clock.Now(), bundle, config.CABundle)
+		trusted := joined(c.clock.Now(), bundle, config.CABundle)
 		if !bytes.Equal(config.CABundle, trusted) {
 			patch = append(patch, map[string]any{
 				"op": "add", "path": fmt.Sprintf("/webhooks/%d/clientConfig/caBundle", i),
@@ -184,7 +191,7 @@ func (c *Certificates) inject(ctx context.Context, obj client.Object, configs []
 	if err != nil {
 		return fmt.Errorf("marshalling a patch: %w", err)
 	}
-	if err := c.Client.Patch(ctx, obj, client.RawPatch(types.JSONPatchType, raw)); err != nil {
+	if err := c.client.Patch(ctx, obj, client.RawPatch(types.JSONPatchType, raw)); err != nil {
 		return fmt.Errorf("writing the CA bundle of %s: %w", obj.GetName(), err)
 	}
 	return nil

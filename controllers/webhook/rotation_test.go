@@ -34,8 +34,8 @@ func newReplicas(t *testing.T) *replicas {
 		&admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: MutatingName},
 			Webhooks: []admissionregistrationv1.MutatingWebhook{{Name: "three"}}},
 	).Build()}
-	r.a = &Certificates{Client: r.api, Namespace: "ns", Clock: clocktesting.NewFakeClock(someTime)}
-	r.b = &Certificates{Client: r.api, Namespace: "ns", Clock: r.a.Clock}
+	r.a = &Certificates{client: r.api, namespace: "ns", clock: clocktesting.NewFakeClock(someTime)}
+	r.b = &Certificates{client: r.api, namespace: "ns", clock: r.a.clock}
 	return r
 }
 
@@ -126,14 +126,14 @@ func TestAReplicaIsTrustedWhenTheSecretIsLost(t *testing.T) {
 func TestAReplicaThatReadTheSecretBeforeARotationTakesNoTrustAway(t *testing.T) {
 	r := newReplicas(t)
 	r.sync(r.a, r.b)
-	r.a.Clock = clocktesting.NewFakeClock(someTime.Add(validity - renewal + time.Minute))
+	r.a.clock = clocktesting.NewFakeClock(someTime.Add(validity - renewal + time.Minute))
 	var once sync.Once
-	r.b.Client = interceptor.NewClient(r.api, interceptor.Funcs{
+	r.b.client = interceptor.NewClient(r.api, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 			if _, configuration := obj.(*admissionregistrationv1.ValidatingWebhookConfiguration); configuration {
 				once.Do(func() {
 					r.sync(r.a)
-					r.b.Clock = r.a.Clock
+					r.b.clock = r.a.clock
 				})
 			}
 			return c.Get(ctx, key, obj, opts...)
@@ -146,8 +146,8 @@ func TestAReplicaThatReadTheSecretBeforeARotationTakesNoTrustAway(t *testing.T) 
 	require.True(t, r.serveTheSame())
 	r.requireTrusted(2)
 
-	r.a.Clock = clocktesting.NewFakeClock(someTime.Add(validity))
-	r.b.Clock = r.a.Clock // the first one has ended
+	r.a.clock = clocktesting.NewFakeClock(someTime.Add(validity))
+	r.b.clock = r.a.clock // the first one has ended
 	r.sync(r.a, r.b)
 	r.requireTrusted(1)
 	assert.Equal(t, r.a.served.Load().Certificate[0], r.b.served.Load().Certificate[0])

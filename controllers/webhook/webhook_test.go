@@ -41,7 +41,9 @@ func request(raw []byte) admission.Request {
 func TestDefaultPool(t *testing.T) {
 	cases := []struct{ name, object, want string }{
 		{"nothing is said", `spec: {template: {}}`, `[{"op":"add","path":"/spec/updateStrategy","value":{"maxUnavailable":"25%"}},{"op":"add","path":"/spec/recycleStrategy","value":{"type":"Delete"}}]`},
-		{"an empty strategy", `spec: {updateStrategy: {}, recycleStrategy: {type: Noop}}`, `[{"op":"add","path":"/spec/updateStrategy","value":{"maxUnavailable":"25%"}}]`},
+		{"an empty strategy", `spec: {updateStrategy: {}, recycleStrategy: {type: Noop}}`, `[{"op":"add","path":"/spec/updateStrategy/maxUnavailable","value":"25%"}]`},
+		{"strategies with other fields keep them", `spec: {updateStrategy: {later: 1}, recycleStrategy: {later: 1}}`,
+			`[{"op":"add","path":"/spec/updateStrategy/maxUnavailable","value":"25%"},{"op":"add","path":"/spec/recycleStrategy/type","value":"Delete"}]`},
 		{"a paused update stays paused", `spec: {updateStrategy: {maxUnavailable: 0}, recycleStrategy: {type: Noop}}`, `null`},
 		{"there is no spec", `{}`, `null`},
 		{"a spec of null", `spec: null`, `null`},

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/leadership"
+	"github.com/opensandbox/operator/controllers/ownnamespace"
 )
 
 // neverTicks is a clock on which the time to look again does not come.
@@ -44,8 +44,9 @@ func TestAnOperatorThatEndsLetsGoOfItsNamespaceIfItStillLeads(t *testing.T) {
 			require.NoError(t, api.Create(t.Context(), bs))
 
 			looked := make(chan struct{}, 10)
-			own := &leadership.OwnNamespace{Name: ns, Live: signalling{api, looked}, Client: api,
-				Fresh: func() error { return test.lease }, Clock: neverTicks{}}
+			own, err := ownnamespace.New(ownnamespace.Config{Name: ns, Live: signalling{api, looked}, Client: api,
+				Fresh: func() error { return test.lease }, Clock: neverTicks{}})
+			require.NoError(t, err)
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error)
 			go func() { ended <- own.Start(ctx) }()

@@ -332,7 +332,9 @@ func TestCertificatesAreMadeSharedAndRotated(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now())
 	replicas := make([]*webhook.Certificates, 2)
 	for i := range replicas {
-		replicas[i] = &webhook.Certificates{Client: api, Namespace: ns, Clock: clock}
+		var err error
+		replicas[i], err = webhook.NewCertificates(api, ns, clock)
+		require.NoError(t, err)
 		require.Error(t, replicas[i].Ready(nil))
 		go func() { _ = replicas[i].Start(t.Context()) }()
 	}

@@ -18,32 +18,32 @@ import (
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func TestAnExecutorsWordIsTakenIn(t *testing.T) {
-	k := known{pod: "a", podName: "pod-a", stale: true, unknown: true, unsupported: "x"}
-	k.learn(&executorapi.Task{State: executorapi.Running, MissingCapabilities: []string{"NET_RAW"}}, now)
-	require.Equal(t, known{pod: "a", podName: "pod-a", state: running, answered: now, lacking: []string{"NET_RAW"}}, k)
-	k.learn(&executorapi.Task{State: executorapi.Failed, Reason: executorapi.ReasonSignaled, Signal: 9, ExitCode: ptr.To(int32(137)),
+	rec := record{pod: "a", podName: "pod-a", stale: true, unknown: true, unsupported: "x"}
+	rec.learn(&executorapi.Task{State: executorapi.Running, MissingCapabilities: []string{"NET_RAW"}}, now)
+	require.Equal(t, record{pod: "a", podName: "pod-a", state: running, answered: now, lacking: []string{"NET_RAW"}}, rec)
+	rec.learn(&executorapi.Task{State: executorapi.Failed, Reason: executorapi.ReasonSignaled, Signal: 9, ExitCode: ptr.To(int32(137)),
 		Message: strings.Repeat("x", 300) + "\xff€"}, now)
-	require.True(t, k.ended())
-	require.LessOrEqual(t, len(k.failure.Message), 256)
-	require.True(t, strings.HasSuffix(k.failure.Message, "x€"), "the end of it, as whole characters")
-	k.failure.Message = ""
-	require.Equal(t, v1alpha1.FailedTask{Sandbox: "pod-a", ExitCode: 137, Signal: 9, Reason: "Signaled"}, k.failure)
+	require.True(t, rec.ended())
+	require.LessOrEqual(t, len(rec.failure.Message), 256)
+	require.True(t, strings.HasSuffix(rec.failure.Message, "x€"), "the end of it, as whole characters")
+	rec.failure.Message = ""
+	require.Equal(t, v1alpha1.FailedTask{Sandbox: "pod-a", ExitCode: 137, Signal: 9, Reason: "Signaled"}, rec.failure)
 }
 
 func TestATaskIsUnknownAfterThirtySecondsOfSilence(t *testing.T) {
-	k := known{state: running, answered: now}
-	k.miss(now.Add(29*time.Second), true)
-	require.False(t, k.unknown)
-	k.miss(now.Add(30*time.Second), true)
-	require.True(t, k.unknown)
-	k.miss(now.Add(31*time.Second), false)
-	require.False(t, k.unknown, "a pod that is not ready need not answer")
-	k.miss(now.Add(60*time.Second), true)
-	require.False(t, k.unknown, "its time begins anew")
-	k.miss(now.Add(61*time.Second), true)
-	require.True(t, k.unknown)
-	k.hear(now.Add(62 * time.Second))
-	require.False(t, k.unknown)
+	rec := record{state: running, answered: now}
+	rec.miss(now.Add(29*time.Second), true)
+	require.False(t, rec.unknown)
+	rec.miss(now.Add(30*time.Second), true)
+	require.True(t, rec.unknown)
+	rec.miss(now.Add(31*time.Second), false)
+	require.False(t, rec.unknown, "a pod that is not ready need not answer")
+	rec.miss(now.Add(60*time.Second), true)
+	require.False(t, rec.unknown, "its time begins anew")
+	rec.miss(now.Add(61*time.Second), true)
+	require.True(t, rec.unknown)
+	rec.hear(now.Add(62 * time.Second))
+	require.False(t, rec.unknown)
 }
 
 func TestARefusalIsAnAnswer(t *testing.T) {
@@ -54,20 +54,20 @@ func TestARefusalIsAnAnswer(t *testing.T) {
 		executorapi.ProblemContainerNotFound: pending, executorapi.ProblemTooManyTasks: pending,
 		executorapi.ProblemResetting: pending, executorapi.ProblemInvalid: failed,
 	} {
-		k := known{podName: "a"}
-		require.True(t, k.refused(refusal(reason), now), reason)
-		require.Equal(t, want, k.state, reason)
+		rec := record{podName: "a"}
+		require.True(t, rec.refused(refusal(reason), now), reason)
+		require.Equal(t, want, rec.state, reason)
 	}
 	for _, err := range []error{refusal(""), errors.New("connection refused")} {
-		k := known{}
-		require.False(t, k.refused(err, now), "whoever answers so is no executor: %v", err)
+		rec := record{}
+		require.False(t, rec.refused(err, now), "whoever answers so is no executor: %v", err)
 	}
 }
 
 func TestASandboxInWhichNoTaskCanRunFailsNone(t *testing.T) {
-	k := known{podName: "a", state: running}
-	k.cannot([]string{"capability SYS_PTRACE is missing", "more"}, now)
-	r := report(map[int32]*known{0: &k}, 1)
+	rec := record{podName: "a", state: running}
+	rec.cannot([]string{"capability SYS_PTRACE is missing", "more"}, now)
+	r := report(map[int32]*record{0: &rec}, 1)
 	require.Equal(t, int32(1), r.Pending)
 	require.Equal(t, v1alpha1.ReasonExecutorUnsupported, r.Reason)
 	require.Contains(t, r.Message, "capability SYS_PTRACE is missing; more")
@@ -75,7 +75,7 @@ func TestASandboxInWhichNoTaskCanRunFailsNone(t *testing.T) {
 
 func TestTheReportSumsUp(t *testing.T) {
 	failure := v1alpha1.FailedTask{Sandbox: "p", Reason: "ExitCode", ExitCode: 1}
-	records := map[int32]*known{
+	records := map[int32]*record{
 		0: {state: succeeded}, 1: {state: failed, failure: failure}, 2: {state: running}, 3: {state: running, unknown: true, podName: "q"},
 		4: {missing: true, podName: "r"}, 5: {state: running, stopped: true}, 7: {state: succeeded, unknown: true}, 9: {state: succeeded},
 	}
@@ -86,7 +86,7 @@ func TestTheReportSumsUp(t *testing.T) {
 		Reason: v1alpha1.ReasonExecutorMissing, Message: r.Message,
 	}, r)
 	require.Contains(t, r.Message, "sandbox r of shard 4")
-	records[6] = &known{invalid: "spec.shardTaskPatches[6]: wrong"}
+	records[6] = &record{invalid: "spec.shardTaskPatches[6]: wrong"}
 	require.Equal(t, v1alpha1.ReasonTaskTemplateInvalid, report(records, 8).Reason)
 	require.Equal(t, v1alpha1.ReasonTasksRunning, report(records, 3).Reason)
 	require.Equal(t, v1alpha1.ReasonTasksFailed, report(records, 2).Reason)
@@ -96,9 +96,9 @@ func TestTheReportSumsUp(t *testing.T) {
 }
 
 func TestOnlyTenFailedTasksAreListed(t *testing.T) {
-	records := map[int32]*known{}
+	records := map[int32]*record{}
 	for shard := range int32(30) {
-		records[shard] = &known{podName: "p"}
+		records[shard] = &record{podName: "p"}
 		records[shard].fail("ExitCode", "")
 	}
 	r := report(records, 30)
@@ -121,8 +121,8 @@ func TestTheStatusIsTheSeed(t *testing.T) {
 
 // A sandbox that poses as its executor and answers by turns keeps nobody busy.
 func TestWhatATaskLacksIsTakenInOnce(t *testing.T) {
-	k := &known{}
-	k.learn(&executorapi.Task{State: executorapi.Running, MissingCapabilities: []string{"NET_RAW"}}, now)
-	k.learn(&executorapi.Task{State: executorapi.Running}, now)
-	require.Equal(t, []string{"NET_RAW"}, k.lacking)
+	rec := &record{}
+	rec.learn(&executorapi.Task{State: executorapi.Running, MissingCapabilities: []string{"NET_RAW"}}, now)
+	rec.learn(&executorapi.Task{State: executorapi.Running}, now)
+	require.Equal(t, []string{"NET_RAW"}, rec.lacking)
 }

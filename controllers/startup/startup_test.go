@@ -1,4 +1,4 @@
-package leadership
+package startup
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,8 +22,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
-	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,6 +32,8 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
 )
+
+var now = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 
 var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
 
@@ -83,7 +85,8 @@ type world struct {
 	api      client.WithWatch
 	cached   client.WithWatch
 	recorder *events.FakeRecorder
-	mu       sync.Mutex // guards touched
+	opened   atomic.Bool // the gate
+	mu       sync.Mutex  // guards touched
 	touched  []string
 	// refuse answers the touches.
 	refuse func(name string) error
@@ -98,12 +101,10 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()
 	}
 	w := &world{t: t, api: build(), cached: build(), recorder: events.NewFakeRecorder(100)}
-	lock := &lock{clock: clocktesting.NewFakeClock(now)}
-	lease := NewLease(lock, deadline, lock.clock)
-	require.NoError(t, lease.Update(t.Context(), resourcelock.LeaderElectionRecord{HolderIdentity: "me", LeaderTransitions: 3}))
 	book := ledger.New(ledger.Hooks{})
 	book.SetPool(poolKey, "pool-uid", "r1", true)
-	w.Startup = &Startup{
+	var err error
+	w.Startup, err = New(Config{
 		Client: interceptor.NewClient(w.api, interceptor.Funcs{
 			Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
 				w.mu.Lock()
@@ -128,9 +129,11 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 				return w.show(ctx, answer)
 			},
 		}),
-		Live: w.api, Cache: lateCache{client: w.cached},
-		Ledger: book, Lease: lease, Gate: NewGate(), Recorder: w.recorder,
-	}
+		Live: w.api, Cache: lateCache{client: w.cached}, Ledger: book, Recorder: w.recorder, Clock: clock.RealClock{},
+		Term: func() string { return "me/3" }, Prepare: func(context.Context) error { return nil },
+		LookAtOwnNamespace: func(context.Context) {}, Open: func() { w.opened.Store(true) },
+	})
+	require.NoError(t, err)
 	return w
 }
 
@@ -210,14 +213,7 @@ func templated(name string) *v1alpha1.BatchSandbox {
 
 func (w *world) start() error { return w.Start(w.t.Context()) }
 
-func (w *world) open() bool {
-	select {
-	case <-w.Gate.opened:
-		return true
-	default:
-		return false
-	}
-}
+func (w *world) open() bool { return w.opened.Load() }
 
 // claims returns the pods that a new batch gets.
 func (w *world) claims() []string {
@@ -445,6 +441,42 @@ func TestTheGateStaysClosedUntilTheCacheHasCaughtUp(t *testing.T) {
 	}
 }
 
+// The last leader goes on until the touch: between the first look at the pods and the
+// touch it makes one and allocates it.
+func TestAPodThatTheLastLeaderHasMadeAndAllocatedSinceTheFirstLookIsNotLost(t *testing.T) {
+	w := newWorld(t, pod("a"), batch("batch", 2, `{"pods":["a"]}`))
+	touched := make(chan struct{})
+	w.refuse = func(string) error {
+		late := pod("late")
+		require.NoError(t, w.api.Create(context.Background(), late))
+		live := batch("batch", 2, "")
+		require.NoError(t, w.api.Get(context.Background(), client.ObjectKeyFromObject(live), live))
+		live.Annotations[v1alpha1.AnnotationAllocStatus] = `{"pods":["a","late"]}`
+		require.NoError(t, w.api.Update(context.Background(), live))
+		close(touched)
+		return w.show(context.Background(), live)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- w.start() }()
+	<-touched
+	require.Never(t, w.open, 300*time.Millisecond, 10*time.Millisecond, "the cache does not show the pod yet")
+	require.NoError(t, w.show(t.Context(), pod("late")))
+	require.NoError(t, <-ended)
+	held := w.Ledger.Allocation(poolKey, "uid-batch").Held
+	require.Len(t, held, 2)
+	for _, h := range held {
+		require.False(t, h.Lost(), h.Name)
+	}
+}
+
+func TestTheOwnNamespaceIsLookedAtBeforeTheGateOpens(t *testing.T) {
+	w := newWorld(t, pod("a"))
+	looked := false
+	w.LookAtOwnNamespace = func(context.Context) { looked = !w.open() }
+	require.NoError(t, w.start())
+	require.True(t, looked)
+}
+
 func TestATouch(t *testing.T) {
 	gone := apierrors.NewNotFound(schema.GroupResource{Resource: "batchsandboxes"}, "batch")
 	refused := apierrors.NewInvalid(schema.GroupKind{Kind: v1alpha1.KindBatchSandbox}, "batch", nil)
@@ -566,4 +598,9 @@ func TestWatchedNamespacesAreListedOneByOne(t *testing.T) {
 	w.Namespaces = []string{"ns"}
 	require.NoError(t, w.start())
 	require.Equal(t, []string{"batch"}, w.touched)
+}
+
+func TestNewNamesWhatIsMissing(t *testing.T) {
+	_, err := New(Config{Open: func() {}})
+	require.ErrorContains(t, err, "Client, Live, Cache, Ledger, Recorder, Clock, Term, Prepare, LookAtOwnNamespace missing")
 }

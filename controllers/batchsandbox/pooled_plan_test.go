@@ -19,7 +19,8 @@ func held(shard int32, name string, options ...func(*ledger.HeldPod)) ledger.Hel
 
 func gone(h *ledger.HeldPod)        { h.Gone = true }
 func terminating(h *ledger.HeldPod) { h.Terminating = true }
-func finished(h *ledger.HeldPod)    { h.Finished = true }
+func disrupted(h *ledger.HeldPod)   { h.Finished, h.Disrupted = true, true }
+func finished(h *ledger.HeldPod)    { h.Finished, h.Ready = true, false }
 func notReady(h *ledger.HeldPod)    { h.Ready = false }
 func unseen(h *ledger.HeldPod)      { h.Seen, h.Ready = false, false }
 
@@ -36,10 +37,6 @@ func TestPlanPooled(t *testing.T) {
 			held: []ledger.HeldPod{held(0, "a"), held(1, "b")}, replicas: 2,
 			keep: []string{"a", "b"},
 		},
-		"what is kept is in shard order": {
-			held: []ledger.HeldPod{held(2, "c"), held(0, "a"), held(1, "b")}, replicas: 3,
-			keep: []string{"a", "b", "c"},
-		},
 		"a pod that is gone is replaced at its own shard": {
 			held: []ledger.HeldPod{held(0, "a"), held(1, "b", gone), held(2, "c")}, replicas: 3,
 			keep: []string{"a", "c"}, lost: []string{"b"}, empty: []int32{1},
@@ -48,9 +45,13 @@ func TestPlanPooled(t *testing.T) {
 			held: []ledger.HeldPod{held(0, "a", terminating)}, replicas: 1,
 			lost: []string{"a"}, empty: []int32{0},
 		},
-		"a pod that has ended for good is lost": {
-			held: []ledger.HeldPod{held(0, "a", finished)}, replicas: 1,
+		"a pod that the cluster has evicted is lost": {
+			held: []ledger.HeldPod{held(0, "a", disrupted)}, replicas: 1,
 			lost: []string{"a"}, empty: []int32{0},
+		},
+		"a pod whose containers have finished by themselves stays": {
+			held: []ledger.HeldPod{held(0, "a", finished)}, replicas: 1,
+			keep: []string{"a"},
 		},
 		"a pod that is only not ready stays: its node may come back": {
 			held: []ledger.HeldPod{held(0, "a", notReady)}, replicas: 1,

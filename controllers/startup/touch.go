@@ -1,4 +1,4 @@
-package leadership
+package startup
 
 import (
 	"context"
@@ -25,18 +25,23 @@ import (
 // touchParallel bounds the touches under way.
 const touchParallel = 32
 
-// touchUnmet moves the resourceVersion of every BatchSandbox whose demand is not
-// met, so that an allocation write that the last leader still has on its way fails.
-// It returns the objects as they are afterwards, without those that are gone.
-func (s *Startup) touchUnmet(ctx context.Context, sandboxes []*v1alpha1.BatchSandbox) ([]*v1alpha1.BatchSandbox, error) {
-	touched := slices.Clone(sandboxes)
-	var mu sync.Mutex
+// touchUnmet moves the resourceVersion of every BatchSandbox whose demand is not met.
+// The last leader may still have an allocation patch to one of them on its way, and that
+// patch has the version it had read as a precondition: after the touch it must fail. It
+// returns the objects as they are afterwards, without those that are gone.
+func (s *Startup) touchUnmet(ctx context.Context, sandboxes []*v1alpha1.BatchSandbox, done *takeover) ([]*v1alpha1.BatchSandbox, error) {
+	after := slices.Clone(sandboxes)
+	var mu sync.Mutex // guards after, done and failed
 	var failed error
 	workqueue.ParallelizeUntil(ctx, touchParallel, len(sandboxes), func(i int) {
+		if !s.unmet(sandboxes[i]) {
+			return
+		}
 		bs, err := s.touch(ctx, sandboxes[i])
 		mu.Lock()
 		defer mu.Unlock()
-		touched[i] = bs
+		after[i] = bs
+		done.touched++
 		if err != nil && failed == nil {
 			failed = err
 		}
@@ -44,10 +49,11 @@ func (s *Startup) touchUnmet(ctx context.Context, sandboxes []*v1alpha1.BatchSan
 	if failed == nil {
 		failed = ctx.Err()
 	}
-	return slices.DeleteFunc(touched, func(bs *v1alpha1.BatchSandbox) bool { return bs == nil }), failed
+	return slices.DeleteFunc(after, func(bs *v1alpha1.BatchSandbox) bool { return bs == nil }), failed
 }
 
-// unmet says that the last leader may have had an allocation of more pods to it under way.
+// unmet says that the last leader may have had a patch under way that allocates more
+// pods to the BatchSandbox.
 func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 	if bs.Spec.PoolRef == "" || bs.DeletionTimestamp != nil {
 		return false
@@ -66,15 +72,13 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 	return held < int(bs.DesiredReplicas())
 }
 
-// touch returns the object as it is afterwards, or nil when it is gone. A version is no
-// precondition: an object that somebody writes all the time would never be touched. The
-// API server repeats such a patch itself, and answers with what it has made of it, a
-// late write of the last leader included. The UID is one: another object of the name is
-// refused as invalid.
+// touch writes the annotation allocator. It returns the object as it is afterwards, with
+// a late write of the last leader if one has landed before, or nil when it is gone.
+//
+// No resourceVersion: an object that is written all the time would always conflict. The
+// API server repeats a patch without one by itself. The UID is a precondition: another
+// object of the same name is refused as invalid.
 func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alpha1.BatchSandbox, error) {
-	if !s.unmet(bs) {
-		return bs, nil
-	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid":         bs.UID,
 		"annotations": map[string]string{v1alpha1.AnnotationAllocator: s.mark(bs)},
@@ -85,7 +89,8 @@ func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alph
 	var touched *v1alpha1.BatchSandbox
 	var last error
 	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		// Empty: a decoder may leave in a copy what the object has lost since the list.
+		// An empty object takes the answer: a decoder leaves standing what the answer lacks,
+		// so that a copy of the listed object would keep annotations that are gone.
 		written := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: bs.Namespace, Name: bs.Name}}
 		if last = s.Client.Patch(ctx, written, client.RawPatch(types.MergePatchType, patch)); last == nil {
 			touched = written
@@ -115,12 +120,11 @@ func (s *Startup) touch(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alph
 	return touched, nil
 }
 
-// mark is what the annotation is set to: never what the listed object has there, because
-// a patch that changes nothing does not move the version. Where the patch finds the same
-// value even so, somebody has written it, and moved the version, since the list; and the
-// last leader has read nothing since.
+// mark is what the annotation is set to. Must differ from the listed value: a patch that
+// changes nothing does not move the resourceVersion. Should the object have this very
+// value by now, then somebody has written it since the list and so moved the version.
 func (s *Startup) mark(listed *v1alpha1.BatchSandbox) string {
-	mark := s.Lease.Term()
+	mark := s.Term()
 	if listed.Annotations[v1alpha1.AnnotationAllocator] == mark {
 		mark += "/again"
 	}

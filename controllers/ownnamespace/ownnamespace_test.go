@@ -1,4 +1,4 @@
-package leadership
+package ownnamespace
 
 import (
 	"testing"
@@ -7,7 +7,7 @@ import (
 )
 
 func TestOnlyTheOwnNamespaceEnds(t *testing.T) {
-	own := &OwnNamespace{Name: "own"}
+	own := &OwnNamespace{Config: Config{Name: "own"}}
 	require.False(t, own.Ending("own"), "not before it was seen")
 	own.ending.Store(true)
 	require.True(t, own.Ending("own"))
@@ -15,4 +15,9 @@ func TestOnlyTheOwnNamespaceEnds(t *testing.T) {
 	var none *OwnNamespace
 	require.False(t, none.Ending(""), "an operator that runs in no namespace")
 	none.Look(t.Context())
+}
+
+func TestNewNamesWhatIsMissing(t *testing.T) {
+	_, err := New(Config{Name: "own"})
+	require.ErrorContains(t, err, "Live, Client, Fresh, Clock missing")
 }

@@ -41,7 +41,9 @@ func TestAPoolIsAskedOnlyForWhatFits(t *testing.T) {
 				ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"note": strings.Repeat("n", test.others)}},
 				Spec:       v1alpha1.BatchSandboxSpec{PoolRef: strings.Repeat("p", test.poolName), Replicas: ptr.To(test.replicas)},
 			}
-			ask, blocked := fit(bs, planPooled(test.held, test.replicas, nil), nil)
+			plan := planPooled(test.held, test.replicas, nil)
+			to, _ := plan.change(nil, nil)
+			ask, blocked := fit(bs, &plan, to.annotations)
 			require.Equal(t, test.want, ask)
 			require.Equal(t, test.tooLarge, blocked != nil)
 			if blocked != nil {

@@ -1,4 +1,6 @@
-package leadership
+// Package ownnamespace lets go of what the operator holds in its own namespace when that
+// namespace is being deleted.
+package ownnamespace
 
 import (
 	"context"
@@ -18,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/wiring"
 )
 
 const (
@@ -32,10 +35,27 @@ const (
 	leaveTimeout = 20 * time.Second
 	// leavePause lets writes that reconcilers had under way land.
 	leavePause = 500 * time.Millisecond
+	// parallel bounds the patches under way.
+	parallel = 32
+	// listPage is how many objects one request of a list returns.
+	listPage = 500
 )
 
 // ourFinalizers are the ones that only the operator takes off.
 var ourFinalizers = []string{v1alpha1.FinalizerPoolAllocation, v1alpha1.FinalizerTaskCleanup}
+
+// Config is what an OwnNamespace works with.
+type Config struct {
+	// Name of the namespace that the operator runs in.
+	Name string
+	// Live reads from the API server.
+	Live client.Reader
+	// Client writes. It must refuse to write with an old lease.
+	Client client.Client
+	// Fresh returns an error while this process may not be the leader.
+	Fresh func() error
+	Clock clock.WithTicker
+}
 
 // OwnNamespace lets go of the Pools and BatchSandboxes in the operator's own
 // namespace when that is being deleted: once the operator's pod is gone, nobody would
@@ -47,17 +67,19 @@ var ourFinalizers = []string{v1alpha1.FinalizerPoolAllocation, v1alpha1.Finalize
 // It is a Runnable of the manager, of the leader only. A nil OwnNamespace stands for
 // an operator that runs in no namespace.
 type OwnNamespace struct {
-	Name string
-	// Live reads from the API server.
-	Live client.Reader
-	// Client writes.
-	Client client.Client
-	// Fresh returns an error while this process may not be the leader.
-	Fresh func() error
-	Clock clock.WithTicker
+	Config
 
 	ending atomic.Bool
-	blind  atomic.Bool // the last look failed
+	// unknown: the last try to read the namespace failed.
+	unknown atomic.Bool
+}
+
+// New returns an OwnNamespace, or an error that says what is missing.
+func New(config Config) (*OwnNamespace, error) {
+	if err := wiring.Check("watch over the operator's own namespace", config); err != nil {
+		return nil, err
+	}
+	return &OwnNamespace{Config: config}, nil
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
@@ -96,7 +118,7 @@ func (o *OwnNamespace) Look(ctx context.Context) {
 	defer cancel()
 	namespace := &corev1.Namespace{}
 	err := o.Live.Get(ctx, client.ObjectKey{Name: o.Name}, namespace)
-	if failed := client.IgnoreNotFound(err) != nil; o.blind.Swap(failed) != failed && failed {
+	if failed := client.IgnoreNotFound(err) != nil; o.unknown.Swap(failed) != failed && failed {
 		log.FromContext(ctx).Error(err, "cannot see whether the operator's own namespace is being deleted", "namespace", o.Name)
 	}
 	if err == nil && namespace.DeletionTimestamp != nil {
@@ -148,7 +170,7 @@ func (o *OwnNamespace) releaseKind(ctx context.Context, kind string) (int, error
 	}
 	errs := make([]error, len(held))
 	var released atomic.Int64
-	workqueue.ParallelizeUntil(ctx, touchParallel, len(held), func(i int) {
+	workqueue.ParallelizeUntil(ctx, parallel, len(held), func(i int) {
 		if errs[i] = o.releaseOne(ctx, &held[i]); errs[i] == nil {
 			released.Add(1)
 		}

@@ -21,12 +21,13 @@ type pooledPlan struct {
 	empty []int32
 }
 
-// planPooled decides what to keep, drop and give up so that shards 0 to replicas-1,
+// planPooled, which is given the held pods by shard, decides what to keep, drop and give up so that shards 0 to replicas-1,
 // except those that are released, each have one live pod.
 func planPooled(held []ledger.HeldPod, replicas int32, released map[int32]bool) pooledPlan {
+	if !slices.ContainsFunc(held, func(h ledger.HeldPod) bool { return h.Lost() || h.Shard >= replicas || released[h.Shard] }) {
+		return pooledPlan{keep: held, empty: emptyShards(held, replicas, released)}
+	}
 	var plan pooledPlan
-	filled := make([]bool, replicas)
-	slices.SortFunc(held, func(a, b ledger.HeldPod) int { return int(a.Shard - b.Shard) })
 	for _, h := range held {
 		switch {
 		case h.Lost():
@@ -34,16 +35,27 @@ func planPooled(held []ledger.HeldPod, replicas int32, released map[int32]bool) 
 		case h.Shard >= replicas || released[h.Shard]:
 			plan.surplus = append(plan.surplus, h)
 		default:
-			filled[h.Shard] = true
 			plan.keep = append(plan.keep, h)
 		}
 	}
+	plan.empty = emptyShards(plan.keep, replicas, released)
+	return plan
+}
+
+// emptyShards returns the shards, lowest first, that none of the pods has, which stand in
+// the order of their shards.
+func emptyShards(pods []ledger.HeldPod, replicas int32, released map[int32]bool) []int32 {
+	var empty []int32
+	next := 0
 	for shard := range replicas {
-		if !filled[shard] && !released[shard] {
-			plan.empty = append(plan.empty, shard)
+		switch {
+		case next < len(pods) && pods[next].Shard == shard:
+			next++
+		case !released[shard]:
+			empty = append(empty, shard)
 		}
 	}
-	return plan
+	return empty
 }
 
 const (
@@ -55,29 +67,59 @@ const (
 	quotes = 3
 )
 
+// settled says that what is held stays as it is.
+func (p *pooledPlan) settled() bool { return len(p.lost)+len(p.surplus) == 0 }
+
+// change returns what to write for the pods that are kept and the grants of a claim.
+func (p *pooledPlan) change(grants []ledger.Grant, releasing []ledger.HeldPod) (change, []ledger.HeldPod) {
+	to, next := change{dropped: names(p.lost), released: names(p.surplus)}, p.keep
+	if len(grants) > 0 {
+		next = slices.Clone(p.keep)
+		for _, g := range grants {
+			to.claimed = append(to.claimed, g.Pod.Name)
+			next = append(next, ledger.HeldPod{Pod: g.Pod, Shard: g.Shard, Base: g.Pod.Restarts, Seen: true})
+		}
+	}
+	to.holds = len(next)+len(releasing)+len(p.surplus) > 0
+	to.annotations = allocation.Format(next, append(names(releasing), to.released...))
+	return to, next
+}
+
 // fit returns how many sandboxes to ask the pool for, so that it does not grow for a
 // batch whose allocation can never be written: none when it would not even fit with
 // the shortest addresses, and one, to learn how long they are, when that decides.
-func fit(bs *v1alpha1.BatchSandbox, plan pooledPlan, releasing []ledger.HeldPod) (int, *blocked) {
-	size := allocation.SizeWith(bs, allocation.Annotations{})
-	known := 0
-	for _, h := range plan.keep {
-		size += len(h.Name) + len(h.IP) + 2*quotes
-		known = max(known, len(h.IP))
-	}
-	for _, h := range slices.Concat(releasing, plan.surplus) {
-		size += len(h.Name) + quotes
-	}
+func fit(bs *v1alpha1.BatchSandbox, plan *pooledPlan, without allocation.Annotations) (int, *blocked) {
 	missing := len(plan.empty)
-	switch least := size + missing*shardSize(bs, max(known, shortestIP)); {
-	case missing == 0:
+	if missing == 0 {
 		return 0, nil
+	}
+	known := longestIPOf(plan.keep)
+	switch least := sizeWhenFull(bs, plan.keep, without, missing, max(known, shortestIP)); {
 	case least > allocation.MaxAnnotationBytes:
 		return 0, allocationTooLarge(bs, least)
-	case known == 0 && size+missing*shardSize(bs, longestIP) > allocation.MaxAnnotationBytes:
+	case known == 0 && least+missing*(longestIP-shortestIP) > allocation.MaxAnnotationBytes:
 		return 1, nil
 	}
 	return missing, nil
+}
+
+// sizeWhenFull returns how many bytes the annotations will take with the pods that are
+// held and as many more as are missing, whose addresses are of that length.
+func sizeWhenFull(bs *v1alpha1.BatchSandbox, held []ledger.HeldPod, a allocation.Annotations, missing, ip int) int {
+	positions := 0
+	for i := range held {
+		positions = max(positions, int(held[i].Shard)+1)
+	}
+	filled := min(missing, positions-len(held)) // empty positions have their quotes already
+	return allocation.SizeWith(bs, a) + missing*shardSize(bs, ip) - filled*2*quotes
+}
+
+func longestIPOf(pods []ledger.HeldPod) int {
+	longest := 0
+	for i := range pods {
+		longest = max(longest, len(pods[i].IP))
+	}
+	return longest
 }
 
 // shardSize is what a sandbox that is still to come will take in the annotations.

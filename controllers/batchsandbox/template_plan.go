@@ -7,8 +7,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// A template-mode pod that ended is replaced at once the first time, and then with
-// a delay that doubles. A shard without a failure for forgiveAfter starts anew.
+// A template-mode pod that the cluster has ended, by an eviction for example, is replaced
+// at once the first time, and then with a delay that doubles: where pods are evicted again
+// and again, the operator does not create them in a loop. A shard of which none was for
+// forgiveAfter starts anew.
 const (
 	firstReplaceDelay = 10 * time.Second
 	lastReplaceDelay  = 5 * time.Minute
@@ -21,8 +23,10 @@ type shardPod struct {
 	uid     types.UID
 	shard   int32
 	created time.Time
-	// terminating: it is being deleted; finished: it has ended for good.
-	terminating, finished bool
+	// terminating: it is being deleted.
+	terminating bool
+	// disrupted: the cluster has ended it. ended: its containers finished by themselves.
+	disrupted, ended bool
 	// expected: it was created and the cache does not show it yet.
 	expected bool
 }
@@ -38,7 +42,8 @@ type templatePlan struct {
 }
 
 // planTemplate decides what to create and delete so that shards 0 to replicas-1,
-// except those that are released, each have one live pod. failures is brought up to date with the pods that ended.
+// except those that are released, each have one live pod. It brings failures up to date
+// with the pods that the cluster has ended.
 func planTemplate(pods []shardPod, replicas int32, released map[int32]bool, failures map[int32]*failure, now time.Time) templatePlan {
 	var plan templatePlan
 	byShard := map[int32][]shardPod{}
@@ -70,31 +75,48 @@ func planTemplate(pods []shardPod, replicas int32, released map[int32]bool, fail
 	return plan
 }
 
+// planShard decides for the pods of one shard. A pod that has ended keeps the shard: in
+// another one all would run again.
 func planShard(shard int32, pods []shardPod, failures map[int32]*failure, now time.Time) (create bool, remove []shardPod, wait time.Duration) {
-	var live, ended []shardPod
+	var kept, disrupted []shardPod
 	for _, p := range pods {
 		switch {
 		case p.terminating:
-		case p.finished:
-			ended = append(ended, p)
+		case p.disrupted:
+			disrupted = append(disrupted, p)
 		default:
-			live = append(live, p)
+			kept = append(kept, p)
 		}
 	}
-	if len(live) > 0 {
-		// Of several, as a change of leaders may leave behind, the oldest stays.
-		slices.SortFunc(live, func(a, b shardPod) int { return a.created.Compare(b.created) })
-		return false, append(ended, live[1:]...), 0
+	if len(kept) > 0 {
+		// Of several, as a change of leaders may leave behind, the oldest that runs stays.
+		slices.SortFunc(kept, func(a, b shardPod) int {
+			switch {
+			case a.ended == b.ended:
+				return a.created.Compare(b.created)
+			case a.ended:
+				return 1
+			}
+			return -1
+		})
+		return false, append(disrupted, kept[1:]...), 0
 	}
-	for _, p := range ended {
+	for _, p := range disrupted {
 		noteFailure(failures, shard, p.uid, now)
 	}
-	if f := failures[shard]; f != nil && len(ended) > 0 {
+	if f := failures[shard]; f != nil && len(disrupted) > 0 {
 		if left := f.at.Add(replaceDelay(f.count)).Sub(now); left > 0 {
 			return false, nil, left
 		}
 	}
-	return true, ended, 0
+	return true, disrupted, 0
+}
+
+// failure is how often, and when last, the cluster has ended the pod of a shard.
+type failure struct {
+	pod   types.UID
+	count int
+	at    time.Time
 }
 
 func noteFailure(failures map[int32]*failure, shard int32, pod types.UID, now time.Time) {
@@ -110,7 +132,7 @@ func noteFailure(failures map[int32]*failure, shard int32, pod types.UID, now ti
 	}
 }
 
-// replaceDelay is how long to wait after the count-th pod of a shard has ended.
+// replaceDelay is how long to wait after the cluster has ended the count-th pod of a shard.
 func replaceDelay(count int) time.Duration {
 	if count <= 1 {
 		return 0

@@ -28,8 +28,8 @@ const (
 	failed
 )
 
-// known is what is known of the task of one shard.
-type known struct {
+// record is what is known of the task of one shard.
+type record struct {
 	// pod it runs in; empty while none was asked, also when state is from the status.
 	pod     types.UID
 	podName string
@@ -53,71 +53,71 @@ type known struct {
 	lacking     []string
 }
 
-func (k *known) ended() bool { return k.state == succeeded || k.state == failed }
+func (rec *record) ended() bool { return rec.state == succeeded || rec.state == failed }
 
 // begun says that a process of the task may have run.
-func (k *known) begun() bool { return k.state != pending }
+func (rec *record) begun() bool { return rec.state != pending }
 
 // learn takes in what the executor told of the task.
-func (k *known) learn(t *executorapi.Task, now time.Time) {
-	k.hear(now)
-	if !k.begun() || k.stale {
-		k.lacking = t.MissingCapabilities // what it lacks cannot change any more
+func (rec *record) learn(t *executorapi.Task, now time.Time) {
+	rec.hear(now)
+	if !rec.begun() || rec.stale {
+		rec.lacking = t.MissingCapabilities // what it lacks cannot change any more
 	}
-	k.stale, k.unsupported = false, ""
+	rec.stale, rec.unsupported = false, ""
 	switch t.State {
 	case executorapi.Succeeded:
-		k.state = succeeded
+		rec.state = succeeded
 	case executorapi.Failed:
-		k.fail(t.Reason, t.Message)
-		k.failure.Signal = t.Signal
+		rec.fail(t.Reason, t.Message)
+		rec.failure.Signal = t.Signal
 		if t.ExitCode != nil {
-			k.failure.ExitCode = *t.ExitCode
+			rec.failure.ExitCode = *t.ExitCode
 		}
 	default:
-		k.state = running
+		rec.state = running
 	}
 }
 
 // fail ends the task as failed.
-func (k *known) fail(reason, message string) {
-	k.state = failed
-	k.failure = v1alpha1.FailedTask{Sandbox: k.podName, Reason: cut(reason, 64), Message: cut(message, executorapi.MaxMessageBytes)}
+func (rec *record) fail(reason, message string) {
+	rec.state = failed
+	rec.failure = v1alpha1.FailedTask{Sandbox: rec.podName, Reason: cut(reason, 64), Message: cut(message, executorapi.MaxMessageBytes)}
 }
 
 // cannot takes in why tasks cannot run in the sandbox at all: that is no failure of
 // the task.
-func (k *known) cannot(problems []string, now time.Time) {
-	k.hear(now)
-	k.state, k.stale = pending, false
-	k.unsupported = cut(strings.Join(problems, "; "), executorapi.MaxMessageBytes)
+func (rec *record) cannot(problems []string, now time.Time) {
+	rec.hear(now)
+	rec.state, rec.stale = pending, false
+	rec.unsupported = cut(strings.Join(problems, "; "), executorapi.MaxMessageBytes)
 }
 
 // hear takes in that the executor has answered.
-func (k *known) hear(now time.Time) { k.answered, k.unknown = now, false }
+func (rec *record) hear(now time.Time) { rec.answered, rec.unknown = now, false }
 
 // miss takes in that the executor did not answer. A pod that is not ready is no
 // reason to expect an answer.
-func (k *known) miss(now time.Time, ready bool) {
+func (rec *record) miss(now time.Time, ready bool) {
 	switch {
 	case !ready:
-		k.answered, k.unknown = now, false
-	case now.Sub(k.answered) >= unknownAfter:
-		k.unknown = true
+		rec.answered, rec.unknown = now, false
+	case now.Sub(rec.answered) >= unknownAfter:
+		rec.unknown = true
 	}
 }
 
 // refused says whether an error is an executor's own answer, and takes it in.
-func (k *known) refused(err error, now time.Time) bool {
+func (rec *record) refused(err error, now time.Time) bool {
 	switch executorclient.Reason(err) {
 	case executorapi.ProblemContainerNotFound, executorapi.ProblemTooManyTasks,
 		executorapi.ProblemResetting, executorapi.ProblemInternal:
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
-		k.fail("Refused", err.Error())
+		rec.fail("Refused", err.Error())
 	default:
 		return false
 	}
-	k.hear(now)
+	rec.hear(now)
 	return true
 }
 
@@ -130,49 +130,49 @@ func cut(text string, most int) string {
 }
 
 // seed returns what the status says of the tasks.
-func seed(bs *v1alpha1.BatchSandbox) map[int32]*known {
-	records := map[int32]*known{}
+func seed(bs *v1alpha1.BatchSandbox) map[int32]*record {
+	records := map[int32]*record{}
 	for _, shard := range taskreport.ParseShards(bs.Status.SucceededShards) {
-		records[shard] = &known{state: succeeded}
+		records[shard] = &record{state: succeeded}
 	}
 	for _, shard := range taskreport.ParseShards(bs.Status.FailedShards) {
-		records[shard] = &known{state: failed, failure: v1alpha1.FailedTask{Shard: shard}}
+		records[shard] = &record{state: failed, failure: v1alpha1.FailedTask{Shard: shard}}
 	}
 	for _, failure := range bs.Status.FailedTasks {
-		if k := records[failure.Shard]; k != nil && k.state == failed {
-			k.failure, k.podName = failure, failure.Sandbox
+		if rec := records[failure.Shard]; rec != nil && rec.state == failed {
+			rec.failure, rec.podName = failure, failure.Sandbox
 		}
 	}
 	return records
 }
 
 // report sums up what is known of the shards 0 to replicas-1.
-func report(records map[int32]*known, replicas int32) taskreport.Report {
+func report(records map[int32]*record, replicas int32) taskreport.Report {
 	var r taskreport.Report
 	why := reasons{}
 	for shard := range replicas {
-		k := records[shard]
+		rec := records[shard]
 		switch {
-		case k == nil:
+		case rec == nil:
 			r.Pending++
 			continue
-		case k.state == succeeded:
+		case rec.state == succeeded:
 			r.Succeeded = append(r.Succeeded, shard)
-		case k.state == failed:
+		case rec.state == failed:
 			r.Failed = append(r.Failed, shard)
-			if failure := k.failure; len(r.FailedTasks) < v1alpha1.MaxFailedTasks && failure.Sandbox != "" {
+			if failure := rec.failure; len(r.FailedTasks) < v1alpha1.MaxFailedTasks && failure.Sandbox != "" {
 				failure.Shard = shard
 				r.FailedTasks = append(r.FailedTasks, failure)
 			}
-		case k.stopped:
-		case k.unknown: // never of a task that is known to have ended
+		case rec.stopped:
+		case rec.unknown: // never of a task that is known to have ended
 			r.Unknown++
-		case k.state == running:
+		case rec.state == running:
 			r.Running++
 		default:
 			r.Pending++
 		}
-		why.note(shard, k)
+		why.note(shard, rec)
 	}
 	ended := len(r.Succeeded) + len(r.Failed)
 	r.Completed = ended == int(replicas)
@@ -205,7 +205,7 @@ var order = []string{
 	v1alpha1.ReasonExecutorUnreachable, v1alpha1.ReasonExecutorCapabilities,
 }
 
-func (r reasons) note(shard int32, k *known) {
+func (r reasons) note(shard int32, rec *record) {
 	add := func(name, message string) {
 		if r[name] == nil {
 			r[name] = &reason{message: message}
@@ -213,20 +213,20 @@ func (r reasons) note(shard int32, k *known) {
 		r[name].count++
 	}
 	switch {
-	case k.ended() || k.stopped:
-	case k.invalid != "":
-		add(v1alpha1.ReasonTaskTemplateInvalid, k.invalid)
-	case k.missing:
+	case rec.ended() || rec.stopped:
+	case rec.invalid != "":
+		add(v1alpha1.ReasonTaskTemplateInvalid, rec.invalid)
+	case rec.missing:
 		add(v1alpha1.ReasonExecutorMissing, fmt.Sprintf("sandbox %s of shard %d has no container %s: set spec.taskExecutor.enabled of its Pool, or write one into the template",
-			k.podName, shard, v1alpha1.ExecutorContainerName))
-	case k.unsupported != "":
-		add(v1alpha1.ReasonExecutorUnsupported, fmt.Sprintf("the task executor of sandbox %s cannot run tasks there: %s", k.podName, k.unsupported))
-	case k.unknown:
-		add(v1alpha1.ReasonExecutorUnreachable, fmt.Sprintf("the task executor of sandbox %s has not answered for %v", k.podName, unknownAfter))
-	case len(k.lacking) > 0:
-		lacking := slices.Clone(k.lacking)
+			rec.podName, shard, v1alpha1.ExecutorContainerName))
+	case rec.unsupported != "":
+		add(v1alpha1.ReasonExecutorUnsupported, fmt.Sprintf("the task executor of sandbox %s cannot run tasks there: %s", rec.podName, rec.unsupported))
+	case rec.unknown:
+		add(v1alpha1.ReasonExecutorUnreachable, fmt.Sprintf("the task executor of sandbox %s has not answered for %v", rec.podName, unknownAfter))
+	case len(rec.lacking) > 0:
+		lacking := slices.Clone(rec.lacking)
 		slices.Sort(lacking)
-		add(v1alpha1.ReasonExecutorCapabilities, fmt.Sprintf("the task in sandbox %s lacks capabilities that its container has: %s", k.podName, strings.Join(lacking, ", ")))
+		add(v1alpha1.ReasonExecutorCapabilities, fmt.Sprintf("the task in sandbox %s lacks capabilities that its container has: %s", rec.podName, strings.Join(lacking, ", ")))
 	}
 }
 

@@ -17,7 +17,8 @@ func made(shard int32, name string, after time.Duration) shardPod {
 	return shardPod{name: name, uid: types.UID("uid-" + name), shard: shard, created: now.Add(-time.Hour + after)}
 }
 
-func ended(p shardPod) shardPod   { p.finished = true; return p }
+func evicted(p shardPod) shardPod { p.disrupted = true; return p }
+func ended(p shardPod) shardPod   { p.ended = true; return p }
 func leaving(p shardPod) shardPod { p.terminating = true; return p }
 
 func TestPlanTemplate(t *testing.T) {
@@ -59,26 +60,38 @@ func TestPlanTemplate(t *testing.T) {
 			pods: []shardPod{made(0, "young", time.Minute), made(0, "old", 0)}, replicas: 1,
 			remove: []string{"young"},
 		},
-		"the first pod of a shard that ends is replaced at once": {
-			pods: []shardPod{ended(made(0, "a", 0))}, replicas: 1,
+		"the first pod of a shard that is evicted is replaced at once": {
+			pods: []shardPod{evicted(made(0, "a", 0))}, replicas: 1,
 			create: []int32{0}, remove: []string{"a"},
 		},
-		"an ended pod beside a live one is deleted": {
-			pods: []shardPod{ended(made(0, "a", 0)), made(0, "b", 0)}, replicas: 1,
+		"an evicted pod beside a live one is deleted": {
+			pods: []shardPod{evicted(made(0, "a", 0)), made(0, "b", 0)}, replicas: 1,
 			remove: []string{"a"},
 		},
-		"the second one has to wait, and is left to be looked at": {
-			pods: []shardPod{ended(made(0, "b", 0))}, replicas: 1,
+		"a pod whose containers finished by themselves keeps its shard": {
+			pods: []shardPod{ended(made(0, "a", 0))}, replicas: 1,
+		},
+		"and is deleted when its shard is not asked for any more": {
+			pods: []shardPod{ended(made(0, "a", 0))}, remove: []string{"a"},
+		},
+		"one that is being deleted is replaced": {
+			pods: []shardPod{leaving(ended(made(0, "a", 0)))}, replicas: 1, create: []int32{0},
+		},
+		"beside one that runs it is deleted, although it is older": {
+			pods: []shardPod{ended(made(0, "a", 0)), made(0, "b", time.Minute)}, replicas: 1, remove: []string{"a"},
+		},
+		"the second one that is evicted has to wait, and is left to be looked at": {
+			pods: []shardPod{evicted(made(0, "b", 0))}, replicas: 1,
 			failures:   map[int32]*failure{0: {pod: "uid-a", count: 1, at: now.Add(-time.Minute)}},
 			retryAfter: firstReplaceDelay,
 		},
 		"when its time has come it is replaced": {
-			pods: []shardPod{ended(made(0, "b", 0))}, replicas: 1,
+			pods: []shardPod{evicted(made(0, "b", 0))}, replicas: 1,
 			failures: map[int32]*failure{0: {pod: "uid-b", count: 2, at: now.Add(-firstReplaceDelay)}},
 			create:   []int32{0}, remove: []string{"b"},
 		},
 		"of several shards that wait the soonest counts": {
-			pods: []shardPod{ended(made(0, "a", 0)), ended(made(1, "b", 0))}, replicas: 2,
+			pods: []shardPod{evicted(made(0, "a", 0)), evicted(made(1, "b", 0))}, replicas: 2,
 			failures: map[int32]*failure{
 				0: {pod: "uid-a", count: 4, at: now},
 				1: {pod: "uid-b", count: 2, at: now.Add(-3 * time.Second)},
@@ -86,7 +99,7 @@ func TestPlanTemplate(t *testing.T) {
 			retryAfter: 7 * time.Second,
 		},
 		"a shard that was calm for long starts anew": {
-			pods: []shardPod{ended(made(0, "b", 0))}, replicas: 1,
+			pods: []shardPod{evicted(made(0, "b", 0))}, replicas: 1,
 			failures: map[int32]*failure{0: {pod: "uid-a", count: 9, at: now.Add(-forgiveAfter - time.Second)}},
 			create:   []int32{0}, remove: []string{"b"},
 		},
@@ -115,11 +128,11 @@ func TestPlanTemplate(t *testing.T) {
 	}
 }
 
-func TestAShardWhosePodsAlwaysEndIsRecreatedEverMoreSlowly(t *testing.T) {
+func TestAShardWhosePodsAreAlwaysEvictedIsRecreatedEverMoreSlowly(t *testing.T) {
 	failures := map[int32]*failure{}
 	at, creates := now, 0
 	for at.Before(now.Add(time.Hour)) {
-		pod := shardPod{name: "a", uid: types.UID(fmt.Sprint(creates)), shard: 0, finished: true}
+		pod := shardPod{name: "a", uid: types.UID(fmt.Sprint(creates)), shard: 0, disrupted: true}
 		plan := planTemplate([]shardPod{pod}, 1, nil, failures, at)
 		if len(plan.create) > 0 {
 			creates++
@@ -134,6 +147,6 @@ func TestAShardWhosePodsAlwaysEndIsRecreatedEverMoreSlowly(t *testing.T) {
 
 func TestAShardThatIsNoLongerAskedForIsForgiven(t *testing.T) {
 	failures := map[int32]*failure{1: {pod: "uid-b", count: 9, at: now}}
-	planTemplate([]shardPod{made(0, "a", 0), ended(made(1, "b", 0))}, 1, nil, failures, now)
+	planTemplate([]shardPod{made(0, "a", 0), evicted(made(1, "b", 0))}, 1, nil, failures, now)
 	require.Empty(t, failures)
 }

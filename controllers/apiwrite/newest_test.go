@@ -1,0 +1,29 @@
+package apiwrite
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestLater(t *testing.T) {
+	require.True(t, Later("10", "9"), "versions are numbers")
+	require.False(t, Later("9", "10"))
+	require.False(t, Later("10", "10"))
+	require.False(t, Later("what?", "10"))
+	require.False(t, Later("10", ""))
+}
+
+func TestTheLastAnswerCountsUntilTheCacheHasIt(t *testing.T) {
+	version := func(v string) *metav1.ObjectMeta { return &metav1.ObjectMeta{ResourceVersion: v} }
+	var n Newest[*metav1.ObjectMeta]
+	require.Equal(t, "9", n.Of(version("9")).ResourceVersion, "nothing was answered")
+	n.Note(version("10"))
+	require.Equal(t, "10", n.Of(version("9")).ResourceVersion, "the cache is late")
+	require.Equal(t, "10", n.Of(version("9")).ResourceVersion, "and still is")
+	require.Equal(t, "11", n.Of(version("11")).ResourceVersion)
+	require.Equal(t, "9", n.Of(version("9")).ResourceVersion, "the answer was forgotten when the cache had passed it")
+	n.Note(version("10"))
+	require.Equal(t, "what?", n.Of(version("what?")).ResourceVersion, "not comparable")
+}

@@ -1,0 +1,104 @@
+package ledger
+
+import "k8s.io/apimachinery/pkg/types"
+
+// Observe takes in what the cache shows of a pod.
+func (l *Ledger) Observe(key Key, facts Pod) {
+	l.with(key, func(p *pool) { p.observe(facts) })
+}
+
+func (p *pool) observe(facts Pod) {
+	e := p.pods[facts.Name]
+	if e == nil {
+		p.admit(facts)
+		return
+	}
+	if e.seen && e.Pod == facts && !e.gone() {
+		return
+	}
+	if l := e.lent(); l != nil && !p.observeLent(e, l, facts) {
+		return
+	}
+	if _, ok := e.state.(*creating); ok {
+		e.state = idle{}
+	}
+	if e.UID == facts.UID {
+		// None of these is ever undone, so a late event must not seem to undo it.
+		facts.Terminating = facts.Terminating || e.Terminating
+		facts.Finished = facts.Finished || e.Finished
+		facts.Disrupted = facts.Disrupted || e.Disrupted
+	} else {
+		e.deleted = false
+	}
+	e.Pod, e.seen = facts, true
+	p.refresh(e)
+	p.changed = true
+}
+
+// admit takes in a pod that was not known. This leader has not created it, so while
+// an allocation cannot be read, that may name it.
+func (p *pool) admit(facts Pod) {
+	e := &entry{Pod: facts, state: idle{}, seen: true}
+	if p.unreadable > 0 {
+		e.state = setAside{}
+	}
+	p.add(e)
+	p.changed = true
+}
+
+// observeLent says whether facts are of the very pod that is lent, and still of use:
+// whoever holds a pod has lost it when another one goes by its name.
+func (p *pool) observeLent(e *entry, l *lent, facts Pod) bool {
+	if known := e.UID != "" || l.gone; known && e.UID != facts.UID {
+		l.gone, l.successor = true, &facts
+		p.refresh(e)
+		p.changed = true
+	} else if l.gone {
+		return false // a late event
+	}
+	p.wake(l.holder.owner)
+	return !l.gone
+}
+
+// ObserveGone takes in that a pod is gone for good. An empty uid stands for any pod of
+// that name. Whoever holds the pod keeps its name, marked as gone, until it lets it go.
+func (l *Ledger) ObserveGone(key Key, name string, uid types.UID) {
+	l.with(key, func(p *pool) {
+		e := p.pods[name]
+		if e == nil {
+			return
+		}
+		lent := e.lent()
+		if lent != nil && lent.successor != nil && (uid == "" || uid == lent.successor.UID) {
+			lent.successor = nil
+		}
+		switch {
+		case uid != "" && e.UID != "" && e.UID != uid:
+		case lent == nil:
+			p.remove(e)
+		default:
+			p.markGone(e, lent)
+		}
+	})
+}
+
+// markGone tells the holder of a pod that the pod no longer exists.
+func (p *pool) markGone(e *entry, l *lent) {
+	l.gone = true
+	p.refresh(e)
+	p.changed = true
+	p.wake(l.holder.owner)
+}
+
+// MarkDeleted notes that the API server has taken the deletion of a pod, or that the
+// pod has left its pool; the cache may show either later. The pod is lent no more and
+// does not count any more.
+func (l *Ledger) MarkDeleted(key Key, name string, uid types.UID) {
+	l.with(key, func(p *pool) {
+		if e := p.pods[name]; e != nil && (uid == "" || e.UID == uid) {
+			e.deleted = true
+			p.refresh(e)
+			p.changed = true
+		}
+	})
+}
