@@ -104,12 +104,20 @@ const (
 	ReasonContainersRestarted = "ContainersRestarted"
 )
 
-// Reasons of ConditionSandboxesEnded.
+// Reasons of ConditionSandboxesEnded. It is True while there is such a sandbox.
 const (
 	// ReasonContainersEnded, also of ConditionReady: the containers of at least one
 	// sandbox finished by themselves and are not restarted.
 	ReasonContainersEnded = "ContainersEnded"
 )
 
-// ReasonSandboxEnded is the reason of a failed task whose sandbox has ended before it.
-const ReasonSandboxEnded = "SandboxEnded"
+// Reasons of a task that failed, where the operator finds it. An executor has others, which
+// are listed at the end.
+const (
+	// ReasonSandboxEnded: the containers of the sandbox finished before the task.
+	ReasonSandboxEnded = "SandboxEnded"
+	// ReasonTaskLost: the executor knows nothing of the task any more.
+	ReasonTaskLost = "TaskLost"
+	// ReasonRefused: the executor takes no such task; the message says what it objects to.
+	ReasonRefused = "Refused"
+)

@@ -134,7 +134,12 @@ func (p *page) compare(t *testing.T, name, source string) {
 	}
 	got, err := os.ReadFile(file)
 	require.NoError(t, err)
-	require.Equal(t, want, string(got), "docs/reference/%s is not what the code says: run `make docs`", name)
+	stale := fmt.Sprintf("docs/reference/%s is not what the code says: run `make docs`", name)
+	wanted, there := strings.Split(want, "\n"), strings.Split(string(got), "\n")
+	for i := range min(len(wanted), len(there)) {
+		require.Equal(t, wanted[i], there[i], stale)
+	}
+	require.Equal(t, len(wanted), len(there), stale)
 }
 
 // root of the source tree.
@@ -219,7 +224,7 @@ var actions = []string{"Delete", "Fill", "Rebuild", "Reconcile", "Replace", "Res
 // the blocks, or when an event is recorded for a reason that is none of these.
 func reasonsAreDocumented(t *testing.T, blocks []block) {
 	t.Helper()
-	known := slices.Clone(actions)
+	var known []string
 	for _, b := range blocks {
 		for _, c := range b.constants {
 			known = append(known, c.value)
@@ -239,7 +244,7 @@ func reasonsAreDocumented(t *testing.T, blocks []block) {
 		}
 		for _, arg := range call.Args {
 			if text, ok := stringOf(arg); ok && word.MatchString(text) {
-				require.Contains(t, known, text, "%s: an event's reason is a constant of api/v1alpha1", where)
+				require.Contains(t, actions, text, "%s: an event's reason is a constant of api/v1alpha1", where)
 			}
 		}
 	})

@@ -113,7 +113,7 @@ func (rec *record) refused(err error, now time.Time) bool {
 	case executorapi.ProblemContainerNotFound, executorapi.ProblemTooManyTasks,
 		executorapi.ProblemResetting, executorapi.ProblemInternal:
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
-		rec.fail("Refused", err.Error())
+		rec.fail(v1alpha1.ReasonRefused, err.Error())
 	default:
 		return false
 	}

@@ -120,11 +120,6 @@ const (
 	ReasonSupervisorLost = "SupervisorLost"
 	// ReasonRecordUnreadable: the task may have run, but its record was damaged.
 	ReasonRecordUnreadable = "RecordUnreadable"
-	// ReasonTaskLost: the operator had seen the task, and the executor knows nothing of it
-	// any more.
-	ReasonTaskLost = "TaskLost"
-	// ReasonRefused: the executor takes no such task; the message says what it objects to.
-	ReasonRefused = "Refused"
 )
 
 // Task is what the executor tells about a task.
