@@ -139,7 +139,7 @@ func (p *page) compare(t *testing.T, name, source string) {
 	for i := range min(len(wanted), len(there)) {
 		require.Equal(t, wanted[i], there[i], stale)
 	}
-	require.Equal(t, len(wanted), len(there), stale)
+	require.Len(t, there, len(wanted), stale)
 }
 
 // root of the source tree.
