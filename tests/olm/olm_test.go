@@ -37,7 +37,11 @@ func TestInstallUpgradeAndRemove(t *testing.T) {
 	stop()
 	catalog(t, old, next)
 	untilSucceeded(t, current)
+	// The webhooks' certificate goes with the version before. OLM makes another one, and
+	// starts the operator once more with it.
 	untilGone(t, before)
+	untilCertified(t, current)
+	untilSucceeded(t, current)
 	untilRolledOut(t, os.Getenv("IMG"))
 	_, err := read(t, "coordination.k8s.io", "v1", "Lease", "opensandbox-operator")
 	require.NoError(t, err)

@@ -61,7 +61,7 @@ func read(t *testing.T, group, version, kind, name string) (*unstructured.Unstru
 	return obj, api.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, obj)
 }
 
-// readCSV reads what OLM installs a version from, and says how that goes in.
+// readCSV reads the object from which OLM installs a version, and where it says how that goes.
 func readCSV(t *testing.T, version string) (*unstructured.Unstructured, error) {
 	t.Helper()
 	return read(t, "operators.coreos.com", "v1alpha1", "ClusterServiceVersion", "opensandbox-operator.v"+version)
@@ -77,6 +77,18 @@ func untilSucceeded(t *testing.T, version string) {
 		message, _, _ := unstructured.NestedString(csv.Object, "status", "message")
 		require.Equal(c, "Succeeded", phase, message)
 	}, "ClusterServiceVersion v%s", version)
+}
+
+// untilCertified waits until the webhooks' certificate is one that OLM made for the version.
+func untilCertified(t *testing.T, version string) {
+	t.Helper()
+	eventually(t, func(c *assert.CollectT) {
+		secret, err := read(t, "", "v1", "Secret", deployment+"-service-cert")
+		require.NoError(c, err)
+		owners := secret.GetOwnerReferences()
+		require.Len(c, owners, 1)
+		require.Equal(c, "opensandbox-operator.v"+version, owners[0].Name)
+	}, "the certificate belongs to ClusterServiceVersion v%s", version)
 }
 
 // untilGone waits until OLM has taken a version away.
