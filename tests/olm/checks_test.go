@@ -1,6 +1,7 @@
 package olm
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -150,7 +151,7 @@ func containers(t *testing.T, namespace string) (ids map[string]string) {
 		ids = map[string]string{}
 		for i := range pods.Items {
 			pod := &pods.Items[i]
-			statuses := append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...)
+			statuses := slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses)
 			require.NotEmpty(c, statuses, pod.Name)
 			for _, status := range statuses {
 				require.NotEmpty(c, status.ContainerID, "%s/%s", pod.Name, status.Name)
