@@ -1,7 +1,8 @@
 package v1alpha1
 
 // Reasons of events on a BatchSandbox that no condition has. What a condition says is told
-// by an event with the condition's own reason, once for each change.
+// by an event with the condition's own reason, once for each change; SandboxesRestarted and
+// SandboxesEnded are told by events with the name of the condition, whenever there are more.
 const (
 	// EventExpired: the BatchSandbox was deleted, because its time was over.
 	EventExpired = "Expired"

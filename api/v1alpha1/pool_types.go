@@ -77,7 +77,8 @@ type PoolSpec struct {
 // and not yet served, and I idle pods, the pool is left as it is while
 // bufferMin <= I - D <= bufferMax and poolMin <= A + I <= poolMax; otherwise it
 // goes to A + D + (bufferMin+bufferMax)/2, rounded up and clamped to
-// [poolMin, poolMax].
+// [poolMin, poolMax]. Idle pods that take too long to become ready do not count, except
+// towards poolMax: others are made in their place, and they are deleted a few at a time.
 //
 // +kubebuilder:validation:XValidation:rule="self.bufferMin <= self.bufferMax",message="bufferMin must be at most bufferMax"
 // +kubebuilder:validation:XValidation:rule="self.poolMin <= self.poolMax",message="poolMin must be at most poolMax"
@@ -136,12 +137,12 @@ type UpdateStrategy struct {
 type RecycleType string
 
 const (
-	// RecycleDelete deletes the pod; the pool makes a new one.
+	// RecycleDelete deletes the pod; the pool makes a new one where it has too few.
 	RecycleDelete RecycleType = "Delete"
 	// RecycleRestart restarts all containers in place where that is known to leave
 	// nothing behind, and deletes the pod elsewhere.
 	RecycleRestart RecycleType = "Restart"
-	// RecycleNoop lends the sandbox on as it is. Only for users who trust each other.
+	// RecycleNoop hands the sandbox on as it is. Only for users who trust each other.
 	RecycleNoop RecycleType = "Noop"
 )
 

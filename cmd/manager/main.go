@@ -47,6 +47,7 @@ type options struct {
 	burst, refillBurst                  int
 	webhookPort                         int
 	webhookCertDir                      string
+	shutdownDelay                       time.Duration
 	logging                             zap.Options
 }
 
@@ -71,6 +72,7 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.IntVar(&o.refillBurst, "refill-burst", 200, "Pods that pools may create beyond refill-qps for a moment.")
 	fs.IntVar(&o.webhookPort, "webhook-port", 0, "Port of the admission webhooks; 0 turns them off.")
 	fs.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "Directory with the webhooks' tls.crt and tls.key. Empty: the operator makes and rotates a certificate itself, in POD_NAMESPACE.")
+	fs.DurationVar(&o.shutdownDelay, "shutdown-delay", 0, "How long the operator goes on when it is told to end. With webhooks: as long as the API server may still call this replica.")
 	o.logging.BindFlags(fs)
 }
 
@@ -79,7 +81,7 @@ func main() {
 	o.bind(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&o.logging)))
-	if err := run(ctrl.SetupSignalHandler(), &o); err != nil {
+	if err := run(goOn(ctrl.SetupSignalHandler(), o.shutdownDelay), &o); err != nil {
 		ctrl.Log.Error(err, "the operator ends")
 		os.Exit(1)
 	}
@@ -157,6 +159,11 @@ func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.C
 				Label:     labels.SelectorFromSet(labels.Set{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy}),
 				Transform: podfeed.Strip,
 			}},
+		},
+		// The client that writes: nothing is written with an old lease.
+		NewClient: func(config *rest.Config, options client.Options) (client.Client, error) {
+			options.HTTPClient = nil // it would bypass the fence
+			return client.New(leadership.Fenced(config, lease.Fresh), options)
 		},
 		HealthProbeBindAddress:        o.probeAddress,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress, SecureServing: o.metricsSecure},

@@ -84,8 +84,9 @@ func TestReferenceOfMetrics(t *testing.T) {
 	var p page
 	p.line("# Metrics")
 	p.line("")
-	p.line("Beside these there are controller-runtime's (`controller_runtime_*`, `workqueue_*`,")
-	p.line("`rest_client_*`, `leader_election_*`) and those of Go and the process.")
+	p.line("The operator's own, which the replica that leads counts. Beside these there are those of")
+	p.line("controller-runtime (`controller_runtime_*`, `workqueue_*`, `rest_client_*`,")
+	p.line("`leader_election_*`), of Go and of the process.")
 	p.line("")
 	names := map[string]bool{}
 	for _, m := range found {
@@ -133,7 +134,12 @@ func (p *page) compare(t *testing.T, name, source string) {
 	}
 	got, err := os.ReadFile(file)
 	require.NoError(t, err)
-	require.Equal(t, want, string(got), "docs/reference/%s is not what the code says: run `make docs`", name)
+	stale := fmt.Sprintf("docs/reference/%s is not what the code says: run `make docs`", name)
+	wanted, there := strings.Split(want, "\n"), strings.Split(string(got), "\n")
+	for i := range min(len(wanted), len(there)) {
+		require.Equal(t, wanted[i], there[i], stale)
+	}
+	require.Len(t, there, len(wanted), stale)
 }
 
 // root of the source tree.
@@ -175,6 +181,9 @@ func constants(t *testing.T, file, title string) []block {
 			}
 			text, err := strconv.Unquote(literal.Value)
 			require.NoError(t, err)
+			if !declared.Lparen.IsValid() { // a constant by itself, not one of a block
+				b.doc, value.Doc = "Others", declared.Doc
+			}
 			b.constants = append(b.constants, constant{name: value.Names[0].Name, value: text, doc: oneLine(value.Doc)})
 			names = append(names, value.Names[0].Name, "`"+text+"`")
 		}
@@ -215,7 +224,7 @@ var actions = []string{"Delete", "Fill", "Rebuild", "Reconcile", "Replace", "Res
 // the blocks, or when an event is recorded for a reason that is none of these.
 func reasonsAreDocumented(t *testing.T, blocks []block) {
 	t.Helper()
-	known := slices.Clone(actions)
+	var known []string
 	for _, b := range blocks {
 		for _, c := range b.constants {
 			known = append(known, c.value)
@@ -230,12 +239,12 @@ func reasonsAreDocumented(t *testing.T, blocks []block) {
 	word := regexp.MustCompile(`^[A-Z][A-Za-z]+$`)
 	inspect(t, "controllers", func(node ast.Node, where string) {
 		call, ok := node.(*ast.CallExpr)
-		if !ok || !slices.Contains([]string{"Eventf", "event", "tell"}, callee(call)) {
+		if !ok || !slices.Contains([]string{"Eventf", "event", "tell", "warn"}, callee(call)) {
 			return
 		}
 		for _, arg := range call.Args {
 			if text, ok := stringOf(arg); ok && word.MatchString(text) {
-				require.Contains(t, known, text, "%s: an event's reason is a constant of api/v1alpha1", where)
+				require.Contains(t, actions, text, "%s: an event's reason is a constant of api/v1alpha1", where)
 			}
 		}
 	})

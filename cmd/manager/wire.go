@@ -38,9 +38,8 @@ type parts struct {
 	own      *ownnamespace.OwnNamespace
 	keys     *keyring.Keyring
 	recorder events.EventRecorder
-	pools    *pool.Reconciler
 	// The reconcilers wake each other, and the ledger wakes them, through these.
-	sandboxes, tasks *wakequeue.Queue
+	pools, sandboxes, tasks *wakequeue.Queue
 	// restartRules is set before the gate opens.
 	restartRules bool
 }
@@ -50,9 +49,9 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	p := &parts{
 		options: o, mgr: mgr, lease: lease, gate: leadership.NewGate(),
 		keys: &keyring.Keyring{}, recorder: mgr.GetEventRecorder("opensandbox-operator"),
-		sandboxes: &wakequeue.Queue{}, tasks: &wakequeue.Queue{},
+		pools: &wakequeue.Queue{}, sandboxes: &wakequeue.Queue{}, tasks: &wakequeue.Queue{},
 	}
-	p.ledger = ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { p.pools.Wake(key) }, Owner: func(name types.NamespacedName) {
+	p.ledger = ledger.New(ledger.Hooks{Pool: p.pools.WakeSoon, Owner: func(name types.NamespacedName) {
 		p.sandboxes.Wake(name)
 		p.tasks.WakeSoon(name)
 	}})
@@ -100,19 +99,19 @@ func (p *parts) executor() *podtemplate.Executor {
 func (p *parts) addPools() error {
 	refillConfig := rest.CopyConfig(p.mgr.GetConfig())
 	refillConfig.QPS, refillConfig.Burst = float32(p.refillQPS), p.refillBurst
-	refill, err := client.New(refillConfig, client.Options{Scheme: p.mgr.GetScheme()})
+	refill, err := client.New(leadership.Fenced(refillConfig, p.lease.Fresh), client.Options{Scheme: p.mgr.GetScheme()})
 	if err != nil {
 		return fmt.Errorf("setting up the client for refills: %w", err)
 	}
-	p.pools, err = pool.New(pool.Config{
-		Client: p.mgr.GetClient(), APIReader: p.mgr.GetAPIReader(), Refill: refill, Ledger: p.ledger,
+	pools, err := pool.New(pool.Config{
+		Client: p.mgr.GetClient(), APIReader: p.mgr.GetAPIReader(), Refill: refill, Ledger: p.ledger, Wakes: p.pools,
 		Executor: p.executor, Ending: p.own.Ending,
-		Fresh: p.lease.Fresh, WaitOpen: p.gate.Wait, Recorder: p.recorder, Clock: clock.RealClock{},
+		WaitOpen: p.gate.Wait, Recorder: p.recorder, Clock: clock.RealClock{},
 	})
 	if err != nil {
 		return err
 	}
-	return p.pools.SetupWithManager(p.mgr, controller.Options{MaxConcurrentReconciles: p.poolWorkers})
+	return pools.SetupWithManager(p.mgr, controller.Options{MaxConcurrentReconciles: p.poolWorkers})
 }
 
 func (p *parts) addSandboxesAndTasks(ctx context.Context) error {

@@ -287,7 +287,7 @@ func TestTheHookDoesNotWaitForAnExecutorThatComesLater(t *testing.T) {
 
 func TestFlagsAndEnvironment(t *testing.T) {
 	const key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
-	good := map[string]string{api.EnvPodUID: "uid", api.EnvPublicKeys: key, api.EnvTLSKey: key}
+	good := map[string]string{api.EnvPodUID: "uid", api.EnvPublicKeys: `{"k":"` + key + `"}`, api.EnvTLSKey: key}
 	without := func(name, value string) map[string]string {
 		env := maps.Clone(good)
 		env[name] = value

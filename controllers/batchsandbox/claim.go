@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
@@ -37,6 +38,7 @@ type change struct {
 type allocationWrite struct {
 	change
 	patch
+	began time.Time
 	// sentBefore: an earlier sending may have been done, or may still be; since when.
 	sentBefore bool
 	since      time.Time
@@ -72,14 +74,14 @@ func (c *claims) allocation(o *object) ledger.Allocation {
 func (c *claims) write(ctx context.Context, o *object, to change) error {
 	finalizers := finalizersWith(o.bs, to.holds)
 	if allocation.Of(o.bs) == to.annotations && slices.Equal(finalizers, o.bs.Finalizers) {
-		c.commit(o, &to)
+		c.commit(ctx, o, &to, c.clock.Now())
 		return nil
 	}
 	fields := map[string]any{"annotations": to.annotations.Map()}
 	if !slices.Equal(finalizers, o.bs.Finalizers) {
 		fields["finalizers"] = finalizers
 	}
-	return c.send(ctx, o, &allocationWrite{change: to, patch: metadataPatch(o.bs, fields)})
+	return c.send(ctx, o, &allocationWrite{change: to, patch: metadataPatch(o.bs, fields), began: c.clock.Now()})
 }
 
 // resolve repeats the write whose outcome is unclear, if there is one, until it is known.
@@ -114,7 +116,7 @@ func (c *claims) send(ctx context.Context, o *object, w *allocationWrite) error 
 	switch {
 	case result == done:
 		o.allocationWritten = c.clock.Now()
-		c.commit(o, &w.change)
+		c.commit(ctx, o, &w.change, w.began)
 		return nil
 	case result == overtaken, result == refused && w.sentBefore:
 		return c.settle(ctx, o, w, err)
@@ -152,7 +154,7 @@ func (c *claims) settle(ctx context.Context, o *object, w *allocationWrite, caus
 	case allocation.Of(live) == w.annotations && slices.Contains(live.Finalizers, v1alpha1.FinalizerPoolAllocation) == w.holds:
 		o.take(live)
 		o.allocationWritten = c.clock.Now()
-		c.commit(o, &w.change)
+		c.commit(ctx, o, &w.change, w.began)
 		return nil
 	case live.ResourceVersion == w.version:
 		c.keep(o, w) // the version has not moved, so an earlier sending may still be done
@@ -169,7 +171,10 @@ func (c *claims) settle(ctx context.Context, o *object, w *allocationWrite, caus
 }
 
 // commit has the ledger take in a change that the object shows.
-func (c *claims) commit(o *object, to *change) {
+func (c *claims) commit(ctx context.Context, o *object, to *change, began time.Time) {
+	logDone(ctx, "claimed sandboxes", o.pool, len(to.claimed), c.clock.Since(began))
+	logDone(ctx, "released sandboxes", o.pool, len(to.released), c.clock.Since(began))
+	logDone(ctx, "recycled sandboxes", o.pool, len(to.freed), c.clock.Since(o.recyclingSince))
 	o.unclear = nil
 	if len(to.dropped) > 0 {
 		c.ledger.Discard(o.pool, o.owner.UID, to.dropped)
@@ -180,6 +185,14 @@ func (c *claims) commit(o *object, to *change) {
 	if len(to.freed) > 0 {
 		c.tasks.Freed(o.bs, to.freed)
 		c.ledger.EndRelease(o.pool, o.owner.UID, to.freed)
+	}
+}
+
+// logDone leaves one line for each claim, release and recycling. The logger of the
+// context names the BatchSandbox.
+func logDone(ctx context.Context, what string, pool ledger.Key, count int, took time.Duration) {
+	if count > 0 {
+		log.FromContext(ctx).Info(what, "pool", pool.Name, "count", count, "duration", took.String())
 	}
 }
 

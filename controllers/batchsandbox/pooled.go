@@ -73,7 +73,7 @@ func (p *pooled) read(o *object) (ledger.Allocation, *blocked) {
 // noteForeignEdit tells the user that an annotation of the operator was changed by
 // someone else: the ledger is the truth, and allocate writes it back.
 func (p *pooled) noteForeignEdit(o *object, held *ledger.Allocation) {
-	want, is := allocation.Format(held.Held, names(held.Releasing)), allocation.Of(o.bs)
+	want, is := o.annotationsOf(held), allocation.Of(o.bs)
 	if want.Status == is.Status && want.Release == is.Release {
 		return
 	}
@@ -105,10 +105,17 @@ func (p *pooled) disputed(o *object, held *ledger.Allocation) []string {
 // to date with it. It returns when to come back for more, and what stands in the way.
 func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, *blocked, error) {
 	plan := planPooled(held.Held, o.bs.DesiredReplicas(), taskreport.Released(o.bs))
-	if err := p.releases.deleteLost(ctx, o.pool, plan.lost); err != nil {
-		return 0, nil, err
+	if err := p.releases.deleteLost(ctx, o, plan.lost); err != nil {
+		again, err := unlessUnfinished(err)
+		return again, nil, err
 	}
-	to, next := plan.change(nil, held.Releasing)
+	var to change
+	next := held.Held
+	if plan.settled() {
+		to = change{annotations: o.annotationsOf(held), holds: len(held.Held)+len(held.Releasing) > 0}
+	} else {
+		to, next = plan.change(nil, held.Releasing)
+	}
 	ask, tooLarge := fit(o.bs, &plan, to.annotations)
 	grants, again := p.claim(o, &plan, ask)
 	missing := len(plan.empty) - len(grants)
@@ -143,7 +150,7 @@ func (p *pooled) claim(o *object, plan *pooledPlan, ask int) (grants []ledger.Gr
 	if share == 0 {
 		return nil, 0
 	}
-	if wait := o.tooSoon(p.clock.Now()); wait > 0 && share < len(plan.empty) && len(plan.lost)+len(plan.surplus) == 0 {
+	if wait := o.tooSoon(p.clock.Now()); wait > 0 && share < len(plan.empty) && plan.settled() {
 		return nil, wait
 	}
 	return p.ledger.Claim(o.pool, o.owner, plan.empty), 0
@@ -216,9 +223,11 @@ func (p *pooled) reconcileDelete(ctx context.Context, o *object) (*view, time.Du
 		return nil, 0, err
 	}
 	p.ledger.SetDemand(o.pool, o.owner, 0) // it waits for nothing any more, however long this takes
-	freed, stopping, err := p.releases.all(ctx, o.pool, o.owner, p.claims.allocation(o), o.bs)
+	o.recyclingSince = o.bs.DeletionTimestamp.Time
+	freed, stopping, err := p.releases.all(ctx, holdingOf(o), p.claims.allocation(o))
 	if err != nil || stopping > 0 {
-		return &view{deleting: waitsFor(stopping, err)}, 0, err
+		again, err := unlessUnfinished(err)
+		return &view{deleting: waitsFor(stopping, err)}, again, err
 	}
 	// alloc-status stays as it is until the object goes.
 	if err := p.claims.write(ctx, o, change{annotations: allocation.Of(o.bs), freed: freed}); err != nil {
@@ -230,20 +239,22 @@ func (p *pooled) reconcileDelete(ctx context.Context, o *object) (*view, time.Du
 
 // gone gives back what BatchSandboxes of that name still hold although their objects are
 // gone, except the one with UID alive: somebody took their finalizer away.
-func (p *pooled) gone(ctx context.Context, name types.NamespacedName, alive types.UID) error {
+func (p *pooled) gone(ctx context.Context, name types.NamespacedName, alive types.UID) (time.Duration, error) {
 	for _, ref := range p.ledger.Lookup(name) {
 		if ref.UID == alive {
 			continue
 		}
 		owner := ledger.Owner{NamespacedName: name, UID: ref.UID}
 		p.ledger.SetDemand(ref.Pool, owner, 0)
-		freed, _, err := p.releases.all(ctx, ref.Pool, owner, p.ledger.Allocation(ref.Pool, ref.UID), nil)
+		began := p.clock.Now()
+		freed, _, err := p.releases.all(ctx, holding{pool: ref.Pool, owner: owner, deleted: &deletions{}, since: began}, p.ledger.Allocation(ref.Pool, ref.UID))
 		if err != nil {
-			return fmt.Errorf("giving back the sandboxes of BatchSandbox %s, which is gone: %w", name, err)
+			return unlessUnfinished(err)
 		}
+		logDone(ctx, "recycled sandboxes", ref.Pool, len(freed), p.clock.Since(began))
 		p.forget(ref.Pool, owner, freed)
 	}
-	return nil
+	return 0, nil
 }
 
 // forget ends the owner's time in the ledger.

@@ -118,17 +118,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // reconcile returns when to come back.
 func (r *Reconciler) reconcile(ctx context.Context, name types.NamespacedName) (time.Duration, error) {
 	cached := &v1alpha1.BatchSandbox{}
-	err := r.config.Client.Get(ctx, name, cached)
+	err := r.config.Client.Get(ctx, name, cached, client.UnsafeDisableDeepCopy)
 	if apierrors.IsNotFound(err) {
 		r.memory.forget(name)
-		return 0, errors.Join(r.templates.gone(ctx, name), r.pooled.gone(ctx, name, ""))
+		again, err := r.templates.gone(ctx, name, &deletions{})
+		later, err2 := r.pooled.gone(ctx, name, "")
+		return soonest(again, later), errors.Join(err, err2)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("reading it: %w", err)
 	}
 	o := objectOf(r.memory.of(name, cached.UID), cached)
-	if err := r.pooled.gone(ctx, name, o.bs.UID); err != nil {
-		return 0, err
+	if again, err := r.pooled.gone(ctx, name, o.bs.UID); err != nil || again > 0 {
+		return again, err
 	}
 	if o.bs.DeletionTimestamp != nil {
 		return r.reconcileDelete(ctx, o)

@@ -10,7 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -19,9 +19,6 @@ import (
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/taskreport"
 )
-
-// recycleParallel bounds the pods of one BatchSandbox that are recycled at a time.
-const recycleParallel = 32
 
 // releases makes pool pods clean that were given up, and lets go of them when the object
 // says so.
@@ -34,54 +31,70 @@ type releases struct {
 	clock  clock.PassiveClock
 }
 
+// holding is whose pods are recycled.
+type holding struct {
+	pool  ledger.Key
+	owner ledger.Owner
+	// bs names the tasks. It is nil where the object is gone: then every pod is deleted.
+	bs      *v1alpha1.BatchSandbox
+	deleted *deletions
+	// since is when they were given up.
+	since time.Time
+}
+
+func holdingOf(o *object) holding {
+	return holding{pool: o.pool, owner: o.owner, bs: o.bs, deleted: &o.deleted, since: o.recyclingSince}
+}
+
 // finish recycles the pods that were given up and, when the write that takes them out of
 // alloc-release is done, frees them. It returns when to come back.
 func (r *releases) finish(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, error) {
 	if len(held.Releasing) == 0 {
+		o.recyclingSince = time.Time{}
+		o.deleted.keep(nil)
 		return 0, nil
 	}
-	done, stopping, recycleErr := r.recycle(ctx, o.pool, o.owner.UID, held.Releasing, o.bs)
+	if o.recyclingSince.IsZero() {
+		o.recyclingSince = r.clock.Now()
+	}
+	freed, stopping, err := r.recycle(ctx, holdingOf(o), held.Releasing)
+	again, err := unlessUnfinished(err)
 	if wait := o.tooSoon(r.clock.Now()); stopping > 0 && wait > 0 {
-		return wait, recycleErr // not one write for each task that stops
+		return soonest(again, wait), err // not one write for each task that stops
 	}
-	var left []string
-	for _, h := range held.Releasing {
-		if !slices.Contains(done, h.Name) {
-			left = append(left, h.Name)
-		}
-	}
-	return 0, errors.Join(recycleErr, r.claims.write(ctx, o, change{
-		annotations: allocation.Format(held.Held, left), holds: len(held.Held)+len(left) > 0, freed: done,
+	done := sets.New(freed...)
+	left := slices.DeleteFunc(names(held.Releasing), done.Has)
+	return again, errors.Join(err, r.claims.write(ctx, o, change{
+		annotations: allocation.Format(held.Held, left), holds: len(held.Held)+len(left) > 0, freed: freed,
 	}))
 }
 
-// all recycles everything that the owner holds, and every pod that it might hold when its
-// annotations cannot be read. It returns the pods that are to be
-// freed once that is recorded, and the number of those whose tasks are still being
-// stopped. Without an object that names its tasks every pod is deleted.
-func (r *releases) all(ctx context.Context, key ledger.Key, owner ledger.Owner, held ledger.Allocation, bs *v1alpha1.BatchSandbox) (freed []string, stopping int, err error) {
+// all recycles everything that is held, and every pod that might be when the annotations
+// cannot be read. It returns the pods that are to be freed once that is recorded, and the
+// number of those whose tasks are still being stopped.
+func (r *releases) all(ctx context.Context, from holding, held ledger.Allocation) (freed []string, stopping int, err error) {
 	if held.Unreadable {
-		if err := r.othersUnreadable(ctx, key, owner); err != nil {
+		if err := r.othersUnreadable(ctx, from); err != nil {
 			return nil, 0, err
 		}
-		suspects := r.ledger.PodsSetAside(key)
-		pods := make([]ledger.HeldPod, len(suspects))
-		for i, pod := range suspects {
-			pods[i] = ledger.HeldPod{Pod: pod, Seen: true}
+		var pods []ledger.HeldPod
+		for _, pod := range r.ledger.PodsSetAside(from.pool) {
+			pods = append(pods, ledger.HeldPod{Pod: pod, Seen: true})
 		}
-		if _, _, err := r.recycle(ctx, key, owner.UID, pods, nil); err != nil {
+		if _, _, err := r.recycle(ctx, holding{pool: from.pool, owner: from.owner, deleted: from.deleted}, pods); err != nil {
 			return nil, 0, err
 		}
 	}
-	r.ledger.BeginRelease(key, owner.UID, names(held.Held))
-	return r.recycle(ctx, key, owner.UID, slices.Concat(held.Held, held.Releasing), bs)
+	r.ledger.BeginRelease(from.pool, from.owner.UID, names(held.Held))
+	logDone(ctx, "released sandboxes", from.pool, len(held.Held), r.clock.Since(from.since))
+	return r.recycle(ctx, from, slices.Concat(held.Held, held.Releasing))
 }
 
 // othersUnreadable returns an error while the pods that the owner might hold might
 // as well be those of another BatchSandbox that cannot be read and that stays.
-func (r *releases) othersUnreadable(ctx context.Context, key ledger.Key, owner ledger.Owner) error {
-	for _, name := range r.ledger.Snapshot(key).Unreadable {
-		if name == owner.NamespacedName {
+func (r *releases) othersUnreadable(ctx context.Context, from holding) error {
+	for _, name := range r.ledger.Snapshot(from.pool).Unreadable {
+		if name == from.owner.NamespacedName {
 			continue
 		}
 		other := &v1alpha1.BatchSandbox{}
@@ -96,35 +109,31 @@ func (r *releases) othersUnreadable(ctx context.Context, key ledger.Key, owner l
 	return nil
 }
 
-// recycle ends the tasks in the pods and then cleans or deletes these, in parallel.
-// It returns the names of those for which that is done, and the number of those whose
-// tasks are still being stopped. Without a BatchSandbox every pod is deleted at once.
-func (r *releases) recycle(ctx context.Context, key ledger.Key, owner types.UID, pods []ledger.HeldPod, bs *v1alpha1.BatchSandbox) (done []string, stopping int, err error) {
+// recycle ends the tasks in the pods and then cleans or deletes these. It returns the
+// names of those for which that is done, and the number of those whose tasks are still
+// being stopped.
+func (r *releases) recycle(ctx context.Context, from holding, pods []ledger.HeldPod) (done []string, stopping int, err error) {
 	strategy := v1alpha1.RecycleDelete
-	if bs != nil {
-		if strategy, err = r.recycleStrategy(ctx, key); err != nil {
+	if from.bs != nil {
+		if strategy, err = r.recycleStrategy(ctx, from.pool); err != nil {
 			return nil, 0, err
 		}
 	}
-	var mu sync.Mutex // guards done, stopping and errs
-	var errs []error
-	workqueue.ParallelizeUntil(ctx, recycleParallel, len(pods), func(i int) {
-		err := r.recycleOne(ctx, key, owner, pods[i], strategy, bs)
+	var mu sync.Mutex // guards done and stopping
+	err = inPass(ctx, r.clock, len(pods), func(i int) error {
+		err := r.recycleOne(ctx, from, &pods[i], strategy)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
+		case err == nil:
+			done = append(done, pods[i].Name)
 		case errors.Is(err, errStopping):
 			stopping++
-		case err != nil:
-			errs = append(errs, err)
-		default:
-			done = append(done, pods[i].Name)
+			return nil
 		}
+		return err
 	})
-	if ctx.Err() != nil {
-		errs = append(errs, ctx.Err())
-	}
-	return done, stopping, errors.Join(errs...)
+	return done, stopping, err
 }
 
 // recycleStrategy is that of the pool; a pool that is going or gone takes nothing back.
@@ -147,48 +156,44 @@ var errStopping = errors.New("tasks are being stopped")
 
 // recycleOne cleans or deletes one pod. One that cannot be restarted in place, or
 // whose tasks cannot be stopped, is deleted.
-func (r *releases) recycleOne(ctx context.Context, key ledger.Key, owner types.UID, h ledger.HeldPod, strategy v1alpha1.RecycleType, bs *v1alpha1.BatchSandbox) error {
-	if h.Deleted && !h.Gone {
+func (r *releases) recycleOne(ctx context.Context, from holding, h *ledger.HeldPod, strategy v1alpha1.RecycleType) error {
+	if h.Clean || h.Deleted && !h.Gone {
 		return nil // in an earlier pass
 	}
+	runs := !h.Lost() && !h.Finished
 	restart := strategy == v1alpha1.RecycleRestart
-	if bs != nil && (bs.Spec.TaskTemplate != nil || restart) && !h.Lost() && !h.Finished {
-		switch r.tasks.Stop(bs, h.Name, h.UID, restart) {
+	if from.bs != nil && (from.bs.Spec.TaskTemplate != nil || restart) && runs {
+		switch r.tasks.Stop(from.bs, h.Name, h.UID, restart) {
 		case taskreport.StillStopping:
 			return errStopping
 		case taskreport.Restarted:
-			r.ledger.MarkClean(key, owner, h.Name)
+			r.ledger.MarkClean(from.pool, from.owner.UID, h.Name)
 			return nil
 		case taskreport.Unstoppable:
 			strategy = v1alpha1.RecycleDelete
 		case taskreport.Stopped:
 		}
 	}
-	if strategy == v1alpha1.RecycleNoop && !h.Lost() && !h.Finished && h.Seen {
-		r.ledger.MarkClean(key, owner, h.Name)
+	if strategy == v1alpha1.RecycleNoop && runs && h.Seen {
+		r.ledger.MarkClean(from.pool, from.owner.UID, h.Name)
 		return nil
 	}
-	return r.delete(ctx, key, h)
+	return r.delete(ctx, from, h)
 }
 
 // deleteLost deletes lost pods that nothing else deletes: those that have ended,
 // and those that the cache no longer shows although nobody saw them terminate.
-func (r *releases) deleteLost(ctx context.Context, pool ledger.Key, lost []ledger.HeldPod) error {
-	for _, h := range lost {
-		if err := r.delete(ctx, pool, h); err != nil {
-			return err
-		}
-	}
-	return nil
+func (r *releases) deleteLost(ctx context.Context, o *object, lost []ledger.HeldPod) error {
+	return inPass(ctx, r.clock, len(lost), func(i int) error { return r.delete(ctx, holdingOf(o), &lost[i]) })
 }
 
-func (r *releases) delete(ctx context.Context, key ledger.Key, h ledger.HeldPod) error {
+func (r *releases) delete(ctx context.Context, from holding, h *ledger.HeldPod) error {
 	if h.Terminating || h.UID == "" {
 		return nil
 	}
-	err := r.pods.delete(ctx, key.Namespace, h.Name, h.UID)
+	err := r.pods.delete(ctx, types.NamespacedName{Namespace: from.pool.Namespace, Name: h.Name}, h.UID, from.deleted)
 	if err == nil {
-		r.ledger.MarkDeleted(key, h.Name, h.UID)
+		r.ledger.MarkDeleted(from.pool, h.Name, h.UID)
 	}
 	return err
 }

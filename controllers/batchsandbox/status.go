@@ -31,10 +31,13 @@ type blocked struct{ reason, message string }
 
 // waitsFor says what a deletion waits for.
 func waitsFor(stopping int, err error) *blocked {
-	if err != nil {
+	switch {
+	case err != nil:
 		return &blocked{v1alpha1.ReasonRecycling, "waiting until the sandboxes are recycled: " + err.Error()}
+	case stopping > 0:
+		return &blocked{v1alpha1.ReasonStoppingTasks, fmt.Sprintf("waiting until %d sandboxes have stopped their tasks or are restarted", stopping)}
 	}
-	return &blocked{v1alpha1.ReasonStoppingTasks, fmt.Sprintf("waiting until %d sandboxes have stopped their tasks or are restarted", stopping)}
+	return &blocked{v1alpha1.ReasonRecycling, "waiting until the sandboxes are recycled"}
 }
 
 // expireTime is the earlier of the two ways to say when the BatchSandbox ends, or nil.

@@ -49,10 +49,9 @@ func (t *templates) reconcile(ctx context.Context, o *object) (*view, time.Durat
 		return viewTemplate(o, pods), 0, err
 	}
 	plan := planTemplate(planned(pods, &o.shards), o.bs.DesiredReplicas(), taskreport.Released(o.bs), o.shards.failures, t.clock.Now())
-	for _, p := range plan.remove {
-		if err := t.pods.delete(ctx, o.bs.Namespace, p.name, p.uid); err != nil {
-			return viewTemplate(o, pods), 0, err
-		}
+	if err := t.remove(ctx, o, plan.remove); err != nil {
+		again, err := unlessUnfinished(err)
+		return viewTemplate(o, pods), again, err
 	}
 	createErr := t.creator.create(ctx, o, plan.create, pods)
 	v := viewTemplate(o, pods)
@@ -79,11 +78,19 @@ func (t *templates) list(ctx context.Context, o *object) (map[string]*corev1.Pod
 		return nil, fmt.Errorf("listing pods: %w", err)
 	}
 	pods := make(map[string]*corev1.Pod, len(list.Items))
+	there := make(map[types.UID]bool, len(list.Items))
 	for i := range list.Items {
-		pods[list.Items[i].Name] = &list.Items[i]
+		pods[list.Items[i].Name], there[list.Items[i].UID] = &list.Items[i], true
 		delete(o.shards.creations, list.Items[i].Name)
 	}
+	o.deleted.keep(there)
 	return pods, nil
+}
+
+func (t *templates) remove(ctx context.Context, o *object, pods []shardPod) error {
+	return inPass(ctx, t.clock, len(pods), func(i int) error {
+		return t.pods.delete(ctx, types.NamespacedName{Namespace: o.bs.Namespace, Name: pods[i].name}, pods[i].uid, &o.deleted)
+	})
 }
 
 // planned returns the pods as the plan sees them, with those that the cache does
@@ -214,7 +221,8 @@ func viewTemplate(o *object, pods map[string]*corev1.Pod) *view {
 // It returns what is to be seen while the deletion waits, and when to come back.
 func (t *templates) reconcileDelete(ctx context.Context, o *object) (waiting *view, again time.Duration, err error) {
 	if !slices.Contains(o.bs.Finalizers, v1alpha1.FinalizerTaskCleanup) {
-		return nil, 0, t.gone(ctx, o.owner.NamespacedName)
+		again, err = t.gone(ctx, o.owner.NamespacedName, &o.deleted)
+		return nil, again, err
 	}
 	pods, err := t.list(ctx, o)
 	if err != nil {
@@ -232,28 +240,25 @@ func (t *templates) reconcileDelete(ctx context.Context, o *object) (waiting *vi
 		v.deleting = waitsFor(stopping, nil)
 		return v, 0, nil
 	}
-	if err := t.gone(ctx, o.owner.NamespacedName); err != nil {
-		return nil, 0, err
+	if again, err := t.gone(ctx, o.owner.NamespacedName, &o.deleted); err != nil || again > 0 {
+		return nil, again, err
 	}
 	again, err = t.setTaskFinalizer(ctx, o, false)
 	return nil, again, err
 }
 
-// gone deletes the pods of a BatchSandbox that is gone or going.
-func (t *templates) gone(ctx context.Context, name types.NamespacedName) error {
+// gone deletes the pods of a BatchSandbox that is gone or going. It returns when to go on.
+func (t *templates) gone(ctx context.Context, name types.NamespacedName, done *deletions) (time.Duration, error) {
 	var list corev1.PodList
 	if err := t.client.List(ctx, &list, client.InNamespace(name.Namespace),
 		client.MatchingLabels{v1alpha1.LabelBatchSandboxName: name.Name}, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("listing the pods of BatchSandbox %s: %w", name, err)
+		return 0, fmt.Errorf("listing the pods of BatchSandbox %s: %w", name, err)
 	}
-	var errs []error
-	for i := range list.Items {
-		pod := &list.Items[i]
-		ref := metav1.GetControllerOf(pod)
-		if ref == nil || ref.Kind != v1alpha1.KindBatchSandbox || ref.Name != name.Name || pod.DeletionTimestamp != nil {
-			continue
-		}
-		errs = append(errs, t.pods.delete(ctx, pod.Namespace, pod.Name, pod.UID))
-	}
-	return errors.Join(errs...)
+	pods := slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
+		ref := metav1.GetControllerOf(&pod)
+		return ref == nil || ref.Kind != v1alpha1.KindBatchSandbox || ref.Name != name.Name || pod.DeletionTimestamp != nil
+	})
+	return unlessUnfinished(inPass(ctx, t.clock, len(pods), func(i int) error {
+		return t.pods.delete(ctx, client.ObjectKeyFromObject(&pods[i]), pods[i].UID, done)
+	}))
 }

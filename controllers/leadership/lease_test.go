@@ -21,11 +21,18 @@ type lock struct {
 	clock *clocktesting.FakeClock
 	takes time.Duration
 	err   error
+	// under is called while a write is under way.
+	under func()
+	sent  []resourcelock.LeaderElectionRecord
 }
 
 func (l *lock) Identity() string { return "me" }
 func (l *lock) Describe() string { return "ns/lease" }
-func (l *lock) Create(context.Context, resourcelock.LeaderElectionRecord) error {
+func (l *lock) Create(_ context.Context, record resourcelock.LeaderElectionRecord) error {
+	l.sent = append(l.sent, record)
+	if l.under != nil {
+		l.under()
+	}
 	l.clock.Step(l.takes)
 	return l.err
 }
@@ -78,6 +85,37 @@ func TestFresh(t *testing.T) {
 			require.NoError(t, lease.Update(t.Context(), mine))
 			require.NoError(t, lease.Update(t.Context(), released))
 		}, "not held by this process"},
+		"it has begun to give the lease back": {func(t *testing.T, lease *Lease, lock *lock) {
+			require.NoError(t, lease.Update(t.Context(), mine))
+			lock.under = func() { require.ErrorContains(t, lease.Fresh(), "not held by this process") }
+			require.NoError(t, lease.Update(t.Context(), released))
+		}, "not held by this process"},
+		"it does not know whether the lease was given back": {func(t *testing.T, lease *Lease, lock *lock) {
+			require.NoError(t, lease.Update(t.Context(), mine))
+			lock.err = errors.New("no answer")
+			require.Error(t, lease.Update(t.Context(), released))
+		}, "not held by this process"},
+		"it gives the lease back again after a conflict": {func(t *testing.T, lease *Lease, lock *lock) {
+			require.NoError(t, lease.Update(t.Context(), mine))
+			lock.err = errors.New("conflict")
+			require.Error(t, lease.Update(t.Context(), released))
+			lock.err = nil
+			require.NoError(t, lease.Update(t.Context(), released))
+		}, "not held by this process"},
+		"an old lease is not given back: it may be another's": {func(t *testing.T, lease *Lease, lock *lock) {
+			require.NoError(t, lease.Update(t.Context(), mine))
+			lock.clock.Step(deadline)
+			require.Error(t, lease.Update(t.Context(), released))
+			require.Len(t, lock.sent, 1)
+		}, "not held by this process"},
+		"another one has led while it was frozen": {func(t *testing.T, lease *Lease, lock *lock) {
+			require.NoError(t, lease.Update(t.Context(), mine))
+			lock.clock.Step(2 * deadline)
+			second := mine
+			second.LeaderTransitions += 2
+			require.ErrorContains(t, lease.Update(t.Context(), second), "must start anew")
+			require.Len(t, lock.sent, 1)
+		}, "last renewed 20s ago"},
 		"it goes on when it renews after a freeze": {func(t *testing.T, lease *Lease, lock *lock) {
 			require.NoError(t, lease.Update(t.Context(), mine))
 			lock.clock.Step(deadline)

@@ -48,6 +48,8 @@ type Pod struct {
 	// Restarts is the sum of the restart counts of the pod's containers.
 	Restarts int32
 	Ready    bool
+	// ReadySince is since when the pod is Ready; zero while it is not.
+	ReadySince time.Time
 	// Terminating: the pod has a deletion timestamp.
 	Terminating bool
 	// Finished: the pod's phase is Failed or Succeeded, for good.

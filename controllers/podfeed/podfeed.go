@@ -5,6 +5,7 @@ package podfeed
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,6 +39,7 @@ func PoolOf(obj metav1.Object) (ledger.Key, types.UID, bool) {
 // Facts returns what the ledger is to know of a pool pod.
 func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
 	_, evict := pod.Labels[v1alpha1.LabelPoolEvict]
+	since, ready := readySince(pod)
 	return ledger.Pod{
 		Name:        pod.Name,
 		UID:         pod.UID,
@@ -46,7 +48,8 @@ func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
 		Created:     pod.CreationTimestamp.Time,
 		IP:          pod.Status.PodIP,
 		Restarts:    Restarts(pod),
-		Ready:       Ready(pod),
+		Ready:       ready,
+		ReadySince:  since,
 		Terminating: pod.DeletionTimestamp != nil,
 		Finished:    Finished(pod),
 		Disrupted:   Disrupted(pod),
@@ -57,12 +60,18 @@ func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
 
 // Ready says that the pod has the condition Ready.
 func Ready(pod *corev1.Pod) bool {
+	_, ready := readySince(pod)
+	return ready
+}
+
+// readySince says whether the pod is Ready, and since when; the time is zero if it is not.
+func readySince(pod *corev1.Pod) (time.Time, bool) {
 	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return c.LastTransitionTime.Time, true
 		}
 	}
-	return false
+	return time.Time{}, false
 }
 
 // Finished says that the pod's containers run no more and are not started again.

@@ -115,26 +115,27 @@ var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
 
 func TestFacts(t *testing.T) {
 	created := metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	ready := metav1.NewTime(created.Add(3 * time.Second))
 	pod := poolPod("p", "pool-uid", func(pod *corev1.Pod) {
 		pod.CreationTimestamp = created
 		pod.Labels = map[string]string{v1alpha1.LabelPoolRevision: "r1"}
 		pod.Status = corev1.PodStatus{
 			Phase: corev1.PodRunning, PodIP: "10.0.0.7",
-			Conditions:            []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, {Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+			Conditions:            []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, {Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: ready}},
 			InitContainerStatuses: []corev1.ContainerStatus{{RestartCount: 1}},
 			ContainerStatuses:     []corev1.ContainerStatus{{RestartCount: 2}, {RestartCount: 4}},
 		}
 	})
 	want := ledger.Pod{
 		Name: "p", UID: "uid-p", PoolUID: "pool-uid", Revision: "r1", Created: created.Time,
-		IP: "10.0.0.7", Restarts: 7, Ready: true,
+		IP: "10.0.0.7", Restarts: 7, Ready: true, ReadySince: ready.Time,
 	}
 	require.Equal(t, want, Facts(pod, "pool-uid"))
 
 	pod.DeletionTimestamp = &created
 	pod.Labels[v1alpha1.LabelPoolEvict] = ""
 	pod.Status.Conditions[1].Status = corev1.ConditionFalse
-	want.Terminating, want.Evict, want.Ready = true, true, false
+	want.Terminating, want.Evict, want.Ready, want.ReadySince = true, true, false, time.Time{}
 	require.Equal(t, want, Facts(pod, "pool-uid"))
 }
 

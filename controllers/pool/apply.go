@@ -100,9 +100,6 @@ func (p *pass) deletePod(ctx context.Context, known *ledger.Pod) (bool, error) {
 		}
 		uid = live.UID
 	}
-	if err := p.checkFresh(); err != nil {
-		return false, err
-	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: known.Name, Namespace: p.key.Namespace}}
 	err := p.Refill.Delete(ctx, pod, client.Preconditions{UID: &uid})
 	countDelete(err)
@@ -114,14 +111,6 @@ func (p *pass) deletePod(ctx context.Context, known *ledger.Pod) (bool, error) {
 		return true, p.forgetLost(ctx, known.Name, uid)
 	}
 	return false, fmt.Errorf("deleting pod %s: %w", known.Name, err)
-}
-
-// checkFresh comes right before a write that would harm a sandbox of a later leader.
-func (p *pass) checkFresh() error {
-	if err := p.Fresh(); err != nil {
-		return fmt.Errorf("not deleting anything: %w", err)
-	}
-	return nil
 }
 
 // forgetLost deals with a pod that another has deleted, and whose name may be taken

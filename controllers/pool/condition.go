@@ -56,6 +56,7 @@ type facts struct {
 	counts     counts
 	snapshot   *ledger.Snapshot
 	failure    *failure
+	overdue    int // of the pods that are starting
 	deleting   bool
 	// verdict is nil where pods are not to be restarted in place, or none was seen yet.
 	verdict *podtemplate.Verdict
@@ -126,6 +127,9 @@ func (f *facts) numbers() string {
 	if pending > 0 {
 		s += fmt.Sprintf("; %d are starting", pending)
 	}
+	if f.overdue > 0 {
+		s += fmt.Sprintf("; %d of them take too long and are replaced", f.overdue)
+	}
 	if f.snapshot.Demand > 0 {
 		s += fmt.Sprintf("; %d sandboxes are waited for", f.snapshot.Demand)
 	}
@@ -144,7 +148,7 @@ func (f *facts) problem() (message string, failing int, restarted bool) {
 			restarted = restarted || pod.Restarts > 0
 		default:
 			failing++
-			if oldest == nil || oldestFirst(*pod, *oldest) < 0 {
+			if oldest == nil || oldestFirst(pod, oldest) < 0 {
 				oldest = pod
 			}
 		}

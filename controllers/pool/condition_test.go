@@ -68,6 +68,12 @@ func TestReadyCondition(t *testing.T) {
 			message: "1 idle pods are ready, bufferMin is 2; 3 are starting; 5 sandboxes are waited for",
 		},
 		{
+			name: "pods that take too long are told", spec: capacity(2, 4, 0, 10), snapshot: snapshotOf(0, pods(1), pods(3, notReady)),
+			change: func(f *facts) { f.overdue = 2 },
+			status: metav1.ConditionFalse, reason: v1alpha1.ReasonFilling,
+			message: "1 idle pods are ready, bufferMin is 2; 3 are starting; 2 of them take too long and are replaced",
+		},
+		{
 			name: "a pool that may not grow", spec: capacity(2, 4, 0, 4), snapshot: snapshotOf(9, pods(1), pods(3, in(ledger.Held))),
 			status: metav1.ConditionTrue, reason: v1alpha1.ReasonAtPoolMax,
 			message: "1 idle pods are ready, bufferMin is 2; 9 sandboxes are waited for; poolMax 4 allows no more",

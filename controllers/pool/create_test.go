@@ -110,5 +110,5 @@ func TestAnEndingNamespaceIsNoFailureToShow(t *testing.T) {
 
 func TestNewNamesWhatIsMissing(t *testing.T) {
 	_, err := New(Config{Clock: clocktesting.NewFakeClock(now)})
-	assert.ErrorContains(t, err, "Client, APIReader, Refill, Ledger, Recorder, WaitOpen, Fresh, Executor, Ending missing")
+	assert.ErrorContains(t, err, "Client, APIReader, Refill, Ledger, Wakes, Recorder, WaitOpen, Executor, Ending missing")
 }

@@ -50,7 +50,7 @@ func (p *pass) run(ctx context.Context) (time.Duration, error) {
 	})
 	p.due(plan.Wait)
 	applyErr := p.apply(ctx, &plan)
-	snapshot = p.Ledger.Snapshot(p.key)
+	snapshot = p.Ledger.Snapshot(p.key) // free if nothing was done
 	if deleting && p.isDone(snapshot) {
 		if applyErr != nil {
 			return 0, applyErr
@@ -58,7 +58,7 @@ func (p *pass) run(ctx context.Context) (time.Duration, error) {
 		return 0, p.removeFinalizer(ctx)
 	}
 	p.judge(ctx, &snapshot)
-	statusErr := p.writeStatus(ctx, snapshot)
+	statusErr := p.writeStatus(ctx, &snapshot, plan.Overdue)
 	if applyErr != nil {
 		return 0, applyErr
 	}
@@ -98,9 +98,6 @@ func (p *pass) addFinalizer(ctx context.Context) error {
 func (p *pass) removeFinalizer(ctx context.Context) error {
 	if !hasFinalizer(p.pool) {
 		return nil
-	}
-	if err := p.checkFresh(); err != nil {
-		return err
 	}
 	changed := p.pool.DeepCopy()
 	controllerutil.RemoveFinalizer(changed, v1alpha1.FinalizerPoolAllocation)

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -41,7 +42,7 @@ type Memory struct {
 	Accepted string
 
 	// Replaced counts the rounds in a row in which failing pods were replaced and no
-	// pod stayed ready since; ReplacedAt is when the last one was.
+	// pod stayed ready since; ReplacedAt is when the last one was, to the second.
 	Replaced   int
 	ReplacedAt time.Time
 }
@@ -49,8 +50,10 @@ type Memory struct {
 // Plan is what to do now. Names in Retire are idle pods; a claim may be quicker, and
 // then one pod less is to be created.
 type Plan struct {
-	// Target is how many pods the pool is to have.
+	// Target is how many pods the pool is to have beside those that are overdue.
 	Target int
+	// Overdue counts the idle pods that have taken too long to become ready and stay.
+	Overdue int
 	// Create is how many new pods to create.
 	Create int
 	// Repeat are names whose creation may or may not have been done.
@@ -76,6 +79,10 @@ const (
 	// unseenPatience is how long the cache may take to show a created pod, or that a
 	// deleted one is terminating, before the API server is asked.
 	unseenPatience = 30 * time.Second
+	// overdueAfter is the least age at which an idle pod that is not ready is overdue;
+	// a pool whose pods usually take longer gives them overdueFactor times as long.
+	overdueAfter  = time.Minute
+	overdueFactor = 5
 	// replaceDelay is the least age at which a failing pod is replaced; it doubles
 	// from round to round up to maxReplaceDelay.
 	replaceDelay    = time.Minute
@@ -94,6 +101,7 @@ func Decide(in *Input) Plan {
 		return d.plan
 	}
 	d.plan.Target = size(&in.Spec.CapacitySpec, d.held, d.idleCount(), in.Demand)
+	d.makeRoom()
 	d.replaceFailing()
 	surplus := d.total() - d.plan.Target
 	d.resolveCreating(surplus > 0)
@@ -104,6 +112,7 @@ func Decide(in *Input) Plan {
 		d.roll()
 		d.grow()
 	}
+	d.plan.Overdue = d.overdueAlive()
 	return d.plan
 }
 
@@ -114,19 +123,29 @@ type decision struct {
 	// held counts the live pods that are lent, being recycled or set aside.
 	held int
 	// creating pods the cache has not shown yet.
-	creating []ledger.PodState
+	creating []*ledger.PodState
 	// idle pods that stay, by what is decided so far. Those that have finished are
-	// among them until they are replaced, so that pods that end at once do not make
-	// a loop of creates and deletes.
-	idle []ledger.PodState
+	// among them until they are overdue or replaced, so that pods that end at once do
+	// not make a loop of creates and deletes.
+	idle []*ledger.PodState
+	// overdue are the idle pods that stay and have taken too long to become ready. They
+	// are no part of the pool's size, so that others are made in their place; only
+	// poolMax counts them.
+	overdue []*ledger.PodState
 	// exchanged counts the pods retired so far that were not ready.
 	exchanged int
+	// slow is how old an idle pod that is not ready may become; 0 until it was worked out.
+	slow time.Duration
 }
 
 func newDecision(in *Input) *decision {
-	d := &decision{in: in}
+	d := &decision{in: in, idle: make([]*ledger.PodState, 0, len(in.Pods))}
 	d.plan.Replaced, d.plan.ReplacedAt = in.Memory.Replaced, in.Memory.ReplacedAt
-	for _, pod := range in.Pods {
+	if d.recovered() {
+		d.plan.Replaced, d.plan.ReplacedAt = 0, time.Time{}
+	}
+	for i := range in.Pods {
+		pod := &in.Pods[i]
 		switch pod.State {
 		case ledger.Retiring:
 		case ledger.Creating:
@@ -142,26 +161,46 @@ func newDecision(in *Input) *decision {
 	return d
 }
 
-func (d *decision) addIdle(pod ledger.PodState) {
+func (d *decision) addIdle(pod *ledger.PodState) {
 	switch {
 	case pod.Terminating || pod.Gone || pod.Deleted:
 	case pod.Evict || pod.PoolUID != d.in.UID:
 		d.plan.Retire = append(d.plan.Retire, pod.Name)
+	case !d.in.Deleting && d.isOverdue(pod):
+		d.overdue = append(d.overdue, pod)
 	default:
 		d.idle = append(d.idle, pod)
 	}
 }
 
-// idleCount counts the pods that nobody holds, also those under way.
+// idleCount counts the pods that nobody holds, also those under way, without those that
+// are overdue.
 func (d *decision) idleCount() int { return len(d.idle) + len(d.creating) }
 
+// total counts the pods that make up the pool's size.
 func (d *decision) total() int { return d.held + d.idleCount() }
+
+// overdueAlive counts the overdue pods without those that have finished.
+func (d *decision) overdueAlive() int {
+	n := 0
+	for _, pod := range d.overdue {
+		if !pod.Finished {
+			n++
+		}
+	}
+	return n
+}
+
+// overMax is by how many live pods the pool is over poolMax; negative is the room left.
+func (d *decision) overMax() int {
+	return d.total() + d.overdueAlive() - int(d.in.Spec.CapacitySpec.PoolMax)
+}
 
 // available counts the idle pods that are ready.
 func (d *decision) available() int {
 	n := 0
-	for i := range d.idle {
-		if usable(&d.idle[i]) {
+	for _, pod := range d.idle {
+		if usable(pod) {
 			n++
 		}
 	}
@@ -193,7 +232,8 @@ func (d *decision) due(at time.Time) bool {
 // deleteRetiring plans the deletion of pods that are out of use already. After a
 // delete that the API server took, the cache has some time to show it.
 func (d *decision) deleteRetiring() {
-	for _, pod := range d.in.Pods {
+	for i := range d.in.Pods {
+		pod := &d.in.Pods[i]
 		if pod.State != ledger.Retiring || pod.Terminating {
 			continue
 		}
@@ -204,12 +244,7 @@ func (d *decision) deleteRetiring() {
 	}
 }
 
-func (d *decision) retireAll() {
-	for i := range d.idle {
-		d.plan.Retire = append(d.plan.Retire, d.idle[i].Name)
-	}
-	d.idle = nil
-}
+func (d *decision) retireAll() { d.retire(slices.Concat(d.idle, d.overdue)) }
 
 // resolveCreating settles the pods of which it is not known whether they exist.
 // An unconfirmed create is repeated while the pod is wanted, else looked up.

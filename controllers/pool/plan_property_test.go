@@ -24,6 +24,13 @@ type world struct {
 	made   int
 	// sick makes every new pod fail for ever.
 	sick bool
+	// stuck pods never become ready and never say why; toStick is how many new pods will
+	// be so.
+	stuck       map[string]bool
+	toStick     int
+	alwaysStuck bool
+	// toEnd is how many pods will end by themselves.
+	toEnd int
 	// refusing is how many passes the API server refuses creates.
 	refusing int
 
@@ -57,6 +64,8 @@ func drawWorld(t *rapid.T) *world {
 	w := &world{T: t, spec: drawSpec(t), now: now}
 	w.demand = rapid.IntRange(0, 40).Draw(t, "demand")
 	w.memory = Memory{Created: map[string]time.Time{}, Deleted: map[string]time.Time{}}
+	w.toStick = rapid.IntRange(0, 10).Draw(t, "new pods that get stuck")
+	w.toEnd = rapid.IntRange(0, 5).Draw(t, "pods that will end")
 	states := rapid.SampledFrom([]ledger.State{
 		ledger.Creating, ledger.Idle, ledger.Idle, ledger.Idle, ledger.Held, ledger.Releasing, ledger.Retiring, ledger.SetAside,
 	})
@@ -71,13 +80,25 @@ func drawWorld(t *rapid.T) *world {
 			pod.Ready = rapid.Bool().Draw(t, "ready")
 			pod.Finished = !pod.Ready && rapid.IntRange(0, 5).Draw(t, "finished") == 0
 			pod.Evict = rapid.IntRange(0, 9).Draw(t, "evict") == 0
-			if !pod.Ready && rapid.Bool().Draw(t, "problem") {
+			switch {
+			case pod.Ready:
+				pod.ReadySince = pod.Created.Add(time.Duration(rapid.IntRange(0, 60).Draw(t, "start")) * time.Second)
+			case rapid.Bool().Draw(t, "problem"):
 				pod.Problem = "ErrImagePull: no such image"
+			case rapid.Bool().Draw(t, "stuck"):
+				w.stick(&pod)
 			}
 		}
 		w.pods = append(w.pods, pod)
 	}
 	return w
+}
+
+func (w *world) stick(pod *ledger.PodState) {
+	if w.stuck == nil {
+		w.stuck = map[string]bool{}
+	}
+	w.stuck[pod.Name] = true
 }
 
 func (w *world) newPod(revision string) ledger.PodState {
@@ -130,7 +151,7 @@ func (w *world) step() bool {
 		w.Fatalf("grows to %d live pods, poolMax is %d", w.live(), most)
 	}
 	busy := plan.Create+len(plan.Retire)+len(plan.Delete)+len(plan.Repeat)+len(plan.Verify) > 0 || plan.Probe
-	if !busy && plan.Wait > 0 {
+	if !busy && plan.Wait > 0 && !slices.ContainsFunc(w.pods, func(p ledger.PodState) bool { return w.starts(&p) }) {
 		w.now = w.now.Add(plan.Wait)
 	} else {
 		w.now = w.now.Add(time.Second)
@@ -165,13 +186,31 @@ func (w *world) progress(pod *ledger.PodState) bool {
 	switch {
 	case pod.State == ledger.Creating:
 		pod.State, pod.UID, pod.Created = ledger.Idle, "uid", w.now
+		if w.alwaysStuck {
+			w.stick(pod)
+		}
+		if w.toStick > 0 && rapid.Bool().Draw(w.T, "gets stuck") {
+			w.toStick--
+			w.stick(pod)
+		}
 		if w.sick {
 			pod.Problem = "ErrImagePull: no such image"
 		}
-	case pod.State == ledger.Idle && !pod.Ready && !pod.Finished && pod.Problem == "":
-		pod.Ready = rapid.Bool().Draw(w.T, "becomes ready")
+	case w.starts(pod):
+		// Nobody takes longer than half a minute.
+		if pod.Ready = w.now.Sub(pod.Created) >= 30*time.Second || rapid.Bool().Draw(w.T, "becomes ready"); pod.Ready {
+			pod.ReadySince = w.now
+		}
+	case pod.State == ledger.Idle && pod.Ready && w.toEnd > 0 && rapid.IntRange(0, 9).Draw(w.T, "ends") == 0:
+		w.toEnd--
+		pod.Ready, pod.Finished, pod.Problem = false, true, "PodSucceeded"
 	}
 	return *pod != before
+}
+
+// starts says that an idle pod is on its way to be ready.
+func (w *world) starts(pod *ledger.PodState) bool {
+	return pod.State == ledger.Idle && !pod.Ready && !pod.Finished && pod.Problem == "" && !w.stuck[pod.Name]
 }
 
 func TestAnyPoolUnderConstantDemandComesToRest(t *testing.T) {
@@ -245,6 +284,24 @@ func TestAPoolThatCannotStartIsCalm(t *testing.T) {
 		most := 17 * (size/4 + 1)
 		if w.deletes > most || w.creates > size+most {
 			t.Fatalf("%d creates and %d deletes in two hours for %d pods", w.creates, w.deletes, size)
+		}
+	})
+}
+
+// Pods are made in place of those that never become ready, but a pool whose pods never do
+// must not go on until it has poolMax of them.
+func TestAPoolThatCannotStartDoesNotGrowAndGrow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		size := rapid.Int32Range(1, 40).Draw(t, "size")
+		w := &world{T: t, now: now, spec: &v1alpha1.PoolSpec{CapacitySpec: v1alpha1.CapacitySpec{BufferMin: size, BufferMax: size, PoolMax: 10000}}}
+		if w.sick = rapid.Bool().Draw(t, "they say why"); !w.sick {
+			w.alwaysStuck = true
+		}
+		w.memory = Memory{Created: map[string]time.Time{}, Deleted: map[string]time.Time{}}
+		for end := now.Add(6 * time.Hour); w.now.Before(end); w.step() {
+			if most := 6*int(size) + 6; w.live() > most {
+				t.Fatalf("%d pods after %s, the pool is to have %d", w.live(), w.now.Sub(now), size)
+			}
 		}
 	})
 }

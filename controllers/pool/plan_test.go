@@ -50,7 +50,11 @@ func aged(age time.Duration) func(*ledger.PodState) {
 func failing(reason string) func(*ledger.PodState) {
 	return func(p *ledger.PodState) { p.Ready, p.Problem = false, reason }
 }
-func notReady(p *ledger.PodState)    { p.Ready = false }
+func starting(p *ledger.PodState) { p.Ready, p.Created = false, now.Add(-10*time.Second) }
+func notReady(p *ledger.PodState) { p.Ready = false }
+func took(d time.Duration) func(*ledger.PodState) {
+	return func(p *ledger.PodState) { p.ReadySince = p.Created.Add(d) }
+}
 func outdated(p *ledger.PodState)    { p.Revision = outdatedRev }
 func finished(p *ledger.PodState)    { p.Ready, p.Finished, p.Problem = false, true, "PodFailed" }
 func evicted(p *ledger.PodState)     { p.Evict = true }
@@ -192,7 +196,7 @@ func TestDecideGrowth(t *testing.T) {
 		{name: "maxUnavailable bounds the creates", spec: growing(capacity(10, 10, 0, 10), "3"), create: 3},
 		{
 			name: "pods that are not ready yet use it up",
-			spec: growing(capacity(10, 10, 0, 10), "3"), pods: groups{pods(2, notReady)}, create: 1,
+			spec: growing(capacity(10, 10, 0, 10), "3"), pods: groups{pods(2, starting)}, create: 1, wait: 50 * time.Second,
 		},
 		{
 			name: "pods under way use it up",

@@ -11,15 +11,12 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
@@ -28,9 +25,9 @@ import (
 	"github.com/opensandbox/operator/controllers/wiring"
 )
 
-// wakeDelay lets the many changes of a burst share one pass: a snapshot of a pool
-// takes its lock, which claims need too.
-const wakeDelay = 20 * time.Millisecond
+// A pass that failed is tried again after firstRetry, then twice as long each time, up to
+// lastRetry.
+const firstRetry, lastRetry = 5 * time.Millisecond, 30 * time.Second
 
 // conflictRetry is after how long to try again when an object was newer than the
 // cache showed.
@@ -38,7 +35,9 @@ const conflictRetry = 100 * time.Millisecond
 
 // Config is what a Reconciler works with.
 type Config struct {
-	// Client reads Pools from the cache and writes them.
+	// Client reads Pools from the cache and writes them. Like Refill, it must refuse to
+	// write with an old lease: another leader may have started, which may have lent what
+	// this one takes for idle, or filled the pool.
 	Client client.Client
 	// APIReader reads pods from the API server.
 	APIReader client.Reader
@@ -47,15 +46,16 @@ type Config struct {
 	Refill client.Client
 	// Ledger knows the pods.
 	Ledger *ledger.Ledger
+	// Wakes has pools reconciled whose pods or demand have changed. It is fed by the
+	// ledger: many changes of a burst are to share one pass, since a snapshot of a pool
+	// takes its lock, which claims need too.
+	Wakes *wakequeue.Queue
 	// Recorder records events on Pools.
 	Recorder events.EventRecorder
 	// Clock tells the time.
 	Clock clock.Clock
 	// WaitOpen blocks until reconciling is allowed.
 	WaitOpen func(context.Context) error
-	// Fresh returns an error when another leader may have started, which may have
-	// lent what this one takes for idle: nothing is deleted then.
-	Fresh func() error
 	// Executor returns what pods with a task executor get; nil adds nothing to pods.
 	Executor func() *podtemplate.Executor
 	// Ending says that a namespace ends together with the operator: its objects were
@@ -68,7 +68,6 @@ type Reconciler struct {
 	Config
 
 	states states
-	wakes  wakequeue.Queue
 }
 
 // New returns a Reconciler, or an error that says what is missing.
@@ -86,33 +85,26 @@ func New(config Config) (*Reconciler, error) {
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // SetupWithManager adds the reconciler to the manager.
+//
+// You might expect that changes of the status are left out, since the reconciler makes
+// them itself. But somebody else may have written it, such as another leader, and
+// nothing else would wake the pool to put it right. A pass after each write of its own is
+// what that costs.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, opts controller.Options) error {
-	pools := source.Kind(mgr.GetCache(), &v1alpha1.Pool{},
-		&handler.TypedEnqueueRequestForObject[*v1alpha1.Pool]{}, changed())
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("pool").
-		WithOptions(opts).
-		WatchesRawSource(pools).
-		WatchesRawSource(&r.wakes).
+		WithOptions(withRetries(opts)).
+		For(&v1alpha1.Pool{}).
+		WatchesRawSource(r.Wakes).
 		Complete(r)
 }
 
-// changed lets through what the reconciler acts on; its own status writes are not.
-func changed() predicate.TypedPredicate[*v1alpha1.Pool] {
-	return predicate.TypedFuncs[*v1alpha1.Pool]{
-		UpdateFunc: func(e event.TypedUpdateEvent[*v1alpha1.Pool]) bool {
-			before, after := e.ObjectOld, e.ObjectNew
-			return before.UID != after.UID ||
-				before.Generation != after.Generation ||
-				before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
-				hasFinalizer(before) != hasFinalizer(after)
-		},
-	}
+// withRetries sets how failed passes are tried again: left to itself, a controller waits
+// for up to 1,000 s.
+func withRetries(opts controller.Options) controller.Options {
+	opts.RateLimiter = workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry)
+	return opts
 }
-
-// Wake asks for a pass over the pool. It does not block, and may be called before
-// the controller has started. It is the ledger's Pool hook.
-func (r *Reconciler) Wake(key ledger.Key) { r.wakes.WakeAfter(key, wakeDelay) }
 
 // Reconcile makes one pass over a pool.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {

@@ -16,65 +16,123 @@ import (
 // defaultUpdateMaxUnavailable of spec.updateStrategy.
 var defaultUpdateMaxUnavailable = intstr.FromString(v1alpha1.DefaultUpdateMaxUnavailable)
 
-// replaceFailing retires idle pods that cannot become ready, in rounds that come
-// ever more rarely while nothing gets better. The kubelet keeps trying by itself
-// meanwhile, so pods that have finished are replaced all at once, others a few at a
-// time. The pods that take their places are in the target already.
-func (d *decision) replaceFailing() {
-	if d.recovered() {
-		d.plan.Replaced, d.plan.ReplacedAt = 0, time.Time{}
+// isOverdue says that an idle pod has taken too long to become ready, and asks to be
+// called when it will have. A pod that waits for a node never is: another one would
+// wait as well, and a cluster that grows on demand would grow for both.
+func (d *decision) isOverdue(pod *ledger.PodState) bool {
+	if usable(pod) || waitsForNode(pod) || !d.due(pod.Created.Add(overdueAfter)) {
+		return false
 	}
-	var failing []ledger.PodState
+	allowed := d.allowedAge()
+	if d.plan.Replaced > 0 && !pod.Created.Before(d.plan.ReplacedAt) {
+		// It was made in place of one that failed, and fails too. Without the delay, a
+		// pool whose pods can never start would soon have poolMax of them.
+		allowed = max(allowed, d.delay())
+	}
+	return d.due(pod.Created.Add(allowed))
+}
+
+// allowedAge is how old an idle pod that is not ready may become before it is overdue.
+func (d *decision) allowedAge() time.Duration {
+	if d.slow == 0 {
+		d.slow = max(overdueAfter, overdueFactor*usualStart(d.in.Pods))
+	}
+	return d.slow
+}
+
+// usualStart is how long the pods usually took to become ready, 0 where none did: the
+// median of a sample, since a few may have become ready for a second time. Pods that
+// have restarted are left out for the same reason.
+func usualStart(pods []ledger.PodState) time.Duration {
+	const sample = 1000
+	var took []time.Duration
+	for i := 0; i < len(pods); i += 1 + len(pods)/sample {
+		if pod := &pods[i]; pod.Ready && pod.Restarts == 0 && !pod.Created.IsZero() && !pod.ReadySince.IsZero() {
+			took = append(took, pod.ReadySince.Sub(pod.Created))
+		}
+	}
+	if len(took) == 0 {
+		return 0
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
+}
+
+// replaceFailing retires idle pods that cannot become ready, or have ended, a part at a
+// time, in rounds that come ever more rarely while nothing gets better: the kubelet
+// keeps trying by itself meanwhile. The pods that take their places are in the target
+// already. Overdue pods go before the others: where poolMax leaves no room, others are
+// made only when they have gone.
+func (d *decision) replaceFailing() {
+	part := max(1, ((len(d.idle)+len(d.overdue))*replacePercent+99)/100)
+	var late, failing []*ledger.PodState
+	for _, pod := range d.overdue {
+		if d.due(d.nextRound()) {
+			late = append(late, pod)
+		}
+	}
 	for _, pod := range d.idle {
-		if replaceable(&pod) && d.due(d.replaceAt(&pod)) {
+		if replaceable(pod) && d.due(d.replaceAt(pod)) {
 			failing = append(failing, pod)
 		}
 	}
-	if len(failing) == 0 || !d.mayReplace() {
+	if len(late)+len(failing) == 0 || !d.mayReplace() {
 		return
 	}
+	slices.SortFunc(late, oldestFirst)
 	slices.SortFunc(failing, oldestFirst)
-	waiting := min(max(1, (len(d.idle)*replacePercent+99)/100), d.unproven())
-	for _, pod := range failing {
-		if !pod.Finished {
-			if waiting == 0 {
-				continue
-			}
-			waiting--
-		}
-		d.retire(&pod)
+	out := slices.Concat(late, failing)
+	out = out[:min(part, d.unproven(), len(out))]
+	if len(out) == 0 {
+		return
 	}
-	d.plan.Replaced, d.plan.ReplacedAt = d.plan.Replaced+1, d.in.Now
+	d.retire(out)
+	// To the second, as the API server tells when a pod was created: a pod that is made
+	// now must not seem to be older than this round.
+	d.plan.Replaced, d.plan.ReplacedAt = d.plan.Replaced+1, d.in.Now.Truncate(time.Second)
 }
 
-func oldestFirst(a, b ledger.PodState) int {
+func oldestFirst(a, b *ledger.PodState) int {
 	return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
 }
 
 // replaceable says that a new pod in its place may do better. One that waits for a
 // node would do no better, and lose its place in the scheduler's queue.
 func replaceable(pod *ledger.PodState) bool {
-	return pod.Finished || (!pod.Ready && pod.Problem != "" && !unscheduled(pod.Problem))
+	return pod.Finished || (!pod.Ready && pod.Problem != "" && !waitsForNode(pod))
 }
 
-func unscheduled(problem string) bool {
-	return strings.HasPrefix(problem, corev1.PodReasonUnschedulable) ||
-		strings.HasPrefix(problem, corev1.PodReasonSchedulingGated)
+func waitsForNode(pod *ledger.PodState) bool {
+	return strings.HasPrefix(pod.Problem, corev1.PodReasonUnschedulable) ||
+		strings.HasPrefix(pod.Problem, corev1.PodReasonSchedulingGated)
 }
 
-// replaceAt is when a failing pod may be replaced: not before its own age allows it,
-// and not before the round after the last one.
-func (d *decision) replaceAt(pod *ledger.PodState) time.Time {
+// delay is the time from the last round to the next, and the least age of a failing pod
+// that is replaced.
+func (d *decision) delay() time.Duration {
 	delay := replaceDelay
 	for range d.plan.Replaced {
 		if delay *= 2; delay >= maxReplaceDelay {
-			delay = maxReplaceDelay
-			break
+			return maxReplaceDelay
 		}
 	}
-	at := pod.Created.Add(delay)
-	if next := d.plan.ReplacedAt.Add(delay); d.plan.Replaced > 0 && next.After(at) {
-		at = next
+	return delay
+}
+
+// nextRound is when pods may be replaced again; the first round may be at once.
+func (d *decision) nextRound() time.Time {
+	if d.plan.Replaced == 0 {
+		return time.Time{}
+	}
+	return d.plan.ReplacedAt.Add(d.delay())
+}
+
+// replaceAt is when a failing pod may be replaced: not before the next round, and, as
+// long as it has not ended, not before its own age allows it.
+func (d *decision) replaceAt(pod *ledger.PodState) time.Time {
+	at := d.nextRound()
+	if grown := pod.Created.Add(d.delay()); !pod.Finished && grown.After(at) {
+		return grown
 	}
 	return at
 }
@@ -84,10 +142,14 @@ func (d *decision) recovered() bool {
 	if d.plan.Replaced == 0 {
 		return false
 	}
-	return slices.ContainsFunc(d.in.Pods, func(pod ledger.PodState) bool {
-		return pod.Ready && pod.Restarts == 0 && pod.PoolUID == d.in.UID &&
-			!pod.Created.Before(d.plan.ReplacedAt) && d.in.Now.Sub(pod.Created) >= replaceDelay
-	})
+	for i := range d.in.Pods {
+		pod := &d.in.Pods[i]
+		if pod.Ready && pod.Restarts == 0 && pod.PoolUID == d.in.UID &&
+			!pod.Created.Before(d.plan.ReplacedAt) && d.in.Now.Sub(pod.Created) >= replaceDelay {
+			return true
+		}
+	}
+	return false
 }
 
 // roll replaces idle pods of an outdated revision. Those that are not ready serve
@@ -100,7 +162,9 @@ func (d *decision) roll() {
 		return
 	}
 	budget := min(len(notReady), d.unproven())
-	unavailable := max(0, d.plan.Target-d.held-d.available())
+	// Overdue pods of the current revision are not ready, so they use the limit up: a
+	// template whose pods never become ready must not take the ready ones away.
+	unavailable := max(0, d.plan.Target-d.held-d.available()) + len(d.overdue) - d.outdatedOverdue()
 	readyBudget := min(limit-unavailable, d.available()-d.in.Demand, d.unproven()-budget)
 	if room, limited := d.growthRoom(); limited {
 		missing := d.plan.Target - d.total()
@@ -114,18 +178,16 @@ func (d *decision) roll() {
 		d.plan.Probe = true
 		return
 	}
-	for _, pod := range slices.Concat(notReady[:budget], ready[:readyBudget]) {
-		d.retire(&pod)
-	}
+	d.retire(slices.Concat(notReady[:budget], ready[:readyBudget]))
 }
 
 // outdatedIdle returns the idle pods to be replaced by the current revision, the
 // oldest first.
-func (d *decision) outdatedIdle() (notReady, ready []ledger.PodState) {
-	for _, pod := range d.idle {
+func (d *decision) outdatedIdle() (notReady, ready []*ledger.PodState) {
+	for _, pod := range slices.Concat(d.overdue, d.idle) {
 		switch {
-		case !d.outdated(&pod):
-		case usable(&pod):
+		case !d.outdated(pod):
+		case usable(pod):
 			ready = append(ready, pod)
 		default:
 			notReady = append(notReady, pod)
@@ -134,6 +196,16 @@ func (d *decision) outdatedIdle() (notReady, ready []ledger.PodState) {
 	slices.SortFunc(notReady, oldestFirst)
 	slices.SortFunc(ready, oldestFirst)
 	return notReady, ready
+}
+
+func (d *decision) outdatedOverdue() int {
+	n := 0
+	for _, pod := range d.overdue {
+		if d.outdated(pod) {
+			n++
+		}
+	}
+	return n
 }
 
 // updateLimit is how many idle pods may be missing or not ready during an update.
@@ -149,19 +221,24 @@ func (d *decision) updateLimit() int {
 // replaced are better than none.
 func (d *decision) mayReplace() bool { return d.due(d.in.Memory.RetryAt) }
 
-// unproven bounds how many pods may be replaced while creating pods has failed of
-// late: one, to find out whether it still does.
+// unproven bounds how many more pods may be replaced while creating pods has failed of
+// late: one in all, to find out whether it still does.
 func (d *decision) unproven() int {
 	if d.in.Memory.CreateFailures > 0 {
-		return 1
+		return max(0, 1-d.exchanged)
 	}
 	return len(d.in.Pods)
 }
 
 // accepted says that the API server is known to take pods of the current revision.
 func (d *decision) accepted() bool {
-	return d.in.Memory.Accepted == d.in.Revision ||
-		slices.ContainsFunc(d.in.Pods, func(pod ledger.PodState) bool {
-			return pod.Revision == d.in.Revision && pod.PoolUID == d.in.UID && pod.UID != ""
-		})
+	if d.in.Memory.Accepted == d.in.Revision {
+		return true
+	}
+	for i := range d.in.Pods {
+		if pod := &d.in.Pods[i]; !d.outdated(pod) && pod.PoolUID == d.in.UID && pod.UID != "" {
+			return true
+		}
+	}
+	return false
 }

@@ -28,22 +28,37 @@ func TestDecideReplace(t *testing.T) {
 			retire: []string{"x0"},
 		},
 		{
-			name: "a finished idle pod is replaced, also where the buffer could do without",
-			spec: capacity(1, 5, 0, 20), pods: groups{pods(2), pods(1, called("f"), finished)},
-			retire: []string{"f0"}, create: 1,
+			name: "a finished idle pod goes, also where the buffer can do without",
+			spec: capacity(1, 5, 0, 20), pods: groups{pods(2), pods(1, called("f"), finished)}, retire: []string{"f0"},
 		},
 		{
-			name: "all finished pods are replaced at once",
+			name: "finished pods go a part at a time, and others are made for all of them",
 			spec: capacity(9, 9, 0, 20), pods: groups{pods(9, called("f"), finished)}, create: 9,
-			retire: []string{"f0", "f1", "f2", "f3", "f4", "f5", "f6", "f7", "f8"},
+			retire: []string{"f0", "f1", "f2"},
 		},
 		{
-			name: "a pod that finishes at once is not replaced at once",
-			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, finished, aged(time.Second))}, wait: 59 * time.Second,
+			name: "those that have finished are no live pods and leave poolMax its room",
+			spec: capacity(9, 9, 0, 9), pods: groups{pods(9, called("f"), finished)}, create: 9,
+			retire: []string{"f0", "f1", "f2"},
 		},
 		{
-			name: "a finished held pod is not touched and does not count",
-			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, in(ledger.Held), finished)}, create: 1,
+			name: "the first pod that finishes at once is replaced at once",
+			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, finished, aged(time.Second))}, retire: []string{"0"}, create: 1,
+			wait: 59 * time.Second,
+		},
+		{
+			name: "the second one waits",
+			spec: capacity(1, 1, 0, 20), pods: groups{pods(1, finished, aged(100*time.Second))},
+			memory: Memory{Replaced: 1, ReplacedAt: now.Add(-100 * time.Second)}, wait: 20 * time.Second,
+		},
+		{
+			name: "and then a part goes",
+			spec: capacity(2, 2, 0, 20), pods: groups{pods(2, finished, aged(100*time.Second))},
+			memory: Memory{Replaced: 1, ReplacedAt: now.Add(-2 * time.Minute)}, retire: []string{"0"}, create: 1, wait: 20 * time.Second,
+		},
+		{
+			name: "a held pod that has ended is not touched, and counts",
+			spec: capacity(1, 1, 0, 2), pods: groups{pods(1, in(ledger.Held), finished)}, create: 1,
 		},
 		{
 			name: "a failing pod is replaced when it is a minute old",
@@ -63,7 +78,7 @@ func TestDecideReplace(t *testing.T) {
 		{
 			name: "a quarter of the idle pods at a time, the oldest first",
 			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, failing("CrashLoopBackOff"))},
-			retire: []string{"0", "1"}, create: 2,
+			retire: []string{"0", "1"}, create: 8,
 		},
 		{
 			name: "a failing pod's successor does not wait for the others to get ready",
@@ -72,8 +87,8 @@ func TestDecideReplace(t *testing.T) {
 		},
 		{
 			name: "rounds are apart also when other pods are old",
-			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, failing("CrashLoopBackOff"))},
-			memory: Memory{Replaced: 1, ReplacedAt: now}, wait: 2 * time.Minute,
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(6, failing("CrashLoopBackOff")), pods(8, called("new"), starting)},
+			memory: Memory{Replaced: 1, ReplacedAt: now.Add(-10 * time.Second)}, wait: 50 * time.Second,
 		},
 		{
 			name:   "a pod that was made since and stays ready ends the delay",
@@ -102,6 +117,95 @@ func TestDecideReplace(t *testing.T) {
 	})
 }
 
+// Demand does not wait for pods that never become ready.
+func TestDecideOverdue(t *testing.T) {
+	minute := aged(time.Minute)
+	runCases(t, []planCase{
+		{
+			name: "overdue pods are no part of the pool's size: others are made in their place",
+			spec: capacity(5, 15, 0, 40), pods: groups{pods(15, notReady)}, demand: 5,
+			retire: []string{"0", "1", "2", "3"}, create: 15,
+		},
+		{
+			name: "poolMax counts every live pod, so that others are made as those go",
+			spec: capacity(5, 15, 0, 15), pods: groups{pods(15, notReady)}, demand: 5,
+			retire: []string{"0", "1", "2", "3"}, create: 4,
+		},
+		{
+			name: "and they go in rounds",
+			spec: capacity(5, 15, 0, 15), pods: groups{pods(11, notReady), pods(4, called("new"), starting)}, demand: 5,
+			memory: Memory{Replaced: 1, ReplacedAt: now.Add(-10 * time.Second)}, wait: 50 * time.Second,
+		},
+		{
+			name: "where poolMax leaves no room they go before other failing pods",
+			spec: capacity(4, 4, 0, 4), pods: groups{pods(2, called("slow"), notReady, aged(2*time.Minute)), pods(2, called("bad"), failing("ErrImagePull"), aged(61*time.Second), took(0))},
+			retire: []string{"slow0"}, create: 1,
+		},
+		{
+			name: "a pool over poolMax loses them at once, and first of all",
+			spec: capacity(2, 4, 0, 4), pods: groups{pods(3), pods(5, called("slow"), notReady)},
+			memory: Memory{Replaced: 3, ReplacedAt: now}, retire: []string{"slow1", "slow2", "slow3", "slow4"}, wait: 8 * time.Minute,
+		},
+		{
+			name: "a pod is overdue after a minute", spec: capacity(1, 1, 0, 9), pods: groups{pods(1, notReady, minute)},
+			retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "and not before", spec: capacity(1, 1, 0, 9), pods: groups{pods(1, notReady, aged(59*time.Second))},
+			wait: time.Second,
+		},
+		{
+			name: "pods that usually take half a minute may take five times that",
+			spec: capacity(4, 4, 0, 9), pods: groups{pods(3, called("r"), took(30*time.Second)), pods(1, notReady, aged(2*time.Minute))},
+			wait: 30 * time.Second,
+		},
+		{
+			name: "and no longer",
+			spec: capacity(4, 4, 0, 9), pods: groups{pods(3, called("r"), took(30*time.Second)), pods(1, notReady, aged(150*time.Second))},
+			retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "a few that took long, and those that have restarted, do not count",
+			spec: capacity(6, 6, 0, 9), pods: groups{
+				pods(3, called("r"), took(time.Second)), pods(1, called("l"), took(time.Hour)),
+				pods(1, called("c"), took(time.Hour), func(p *ledger.PodState) { p.Restarts = 1 }), pods(1, notReady, minute)},
+			retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "held pods tell as well what is usual",
+			spec: capacity(1, 1, 0, 9), pods: groups{pods(3, in(ledger.Held), took(time.Minute)), pods(1, notReady, minute)},
+			wait: 4 * time.Minute,
+		},
+		{
+			name: "a pod made since the last round may take as long as the rounds are apart, so that a pool that cannot start does not grow and grow",
+			spec: capacity(1, 1, 0, 9), pods: groups{pods(1, notReady, aged(3*time.Minute))},
+			memory: Memory{Replaced: 2, ReplacedAt: now.Add(-3 * time.Minute)}, wait: time.Minute,
+		},
+		{
+			name: "a pod that waits for a node is never overdue: another one would wait as well",
+			spec: capacity(1, 1, 0, 9), pods: groups{pods(1, failing("Unschedulable: 0/3 nodes are available"))}, demand: 0,
+		},
+		{
+			name: "spec.scaleStrategy does not count them as not ready",
+			spec: growing(capacity(4, 4, 0, 20), "2"), pods: groups{pods(4, notReady)}, retire: []string{"0"}, create: 2,
+		},
+		{
+			name: "a template whose pods are never ready does not take the ready ones away",
+			spec: updating(capacity(1, 4, 0, 20), "1"), pods: groups{pods(2, called("old"), outdated), pods(1, called("new"), notReady)},
+			memory: Memory{Accepted: currentRev, Replaced: 1, ReplacedAt: now}, wait: 2 * time.Minute,
+		},
+		{
+			name: "outdated ones go at once when the template is mended",
+			spec: capacity(4, 4, 0, 20), pods: groups{pods(4, outdated, notReady)}, memory: Memory{Accepted: currentRev, Replaced: 1, ReplacedAt: now},
+			retire: []string{"0", "1", "2", "3"}, create: 4, wait: 2 * time.Minute,
+		},
+		{
+			name: "a pool that is deleted retires them", spec: capacity(1, 1, 0, 9), deleting: true,
+			pods: groups{pods(2, notReady)}, retire: []string{"0", "1"},
+		},
+	})
+}
+
 func TestDecideUpdate(t *testing.T) {
 	accepted := Memory{Accepted: currentRev}
 	held := pods(8, in(ledger.Held))
@@ -118,7 +222,8 @@ func TestDecideUpdate(t *testing.T) {
 		},
 		{
 			name: "pods that are not ready yet use the limit up",
-			spec: capacity(8, 8, 0, 20), pods: groups{pods(6, outdated), pods(2, called("new"), notReady)},
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(6, outdated), pods(2, called("new"), starting)},
+			wait: 50 * time.Second,
 		},
 		{
 			name: "a missing pod uses the limit up",
@@ -131,7 +236,8 @@ func TestDecideUpdate(t *testing.T) {
 		},
 		{
 			name: "a limit of 0 pauses the update",
-			spec: updating(capacity(4, 4, 0, 20), "0"), pods: groups{pods(2, outdated, notReady), pods(2, called("r"), outdated)}, memory: accepted,
+			spec: updating(capacity(4, 4, 0, 20), "0"), pods: groups{pods(2, outdated, starting), pods(2, called("r"), outdated)}, memory: accepted,
+			wait: 50 * time.Second,
 		},
 		{
 			name: "a small percentage is one",
@@ -169,7 +275,13 @@ func TestDecideUpdate(t *testing.T) {
 		},
 		{
 			name: "after failed creates one is replaced to find out",
-			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, outdated, notReady)},
+			spec: capacity(8, 8, 0, 20), pods: groups{pods(8, outdated, starting)},
+			memory: Memory{Accepted: currentRev, CreateFailures: 3, RetryAt: now},
+			retire: []string{"0"}, create: 1, wait: 50 * time.Second,
+		},
+		{
+			name: "also where all of them are overdue",
+			spec: capacity(8, 8, 0, 8), pods: groups{pods(8, outdated, notReady)},
 			memory: Memory{Accepted: currentRev, CreateFailures: 3, RetryAt: now},
 			retire: []string{"0"}, create: 1,
 		},

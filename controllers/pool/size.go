@@ -11,7 +11,8 @@ import (
 )
 
 // size is how many pods a pool is to have that has so many held and idle ones and
-// so much demand. While the idle pods that demand leaves lie within the buffer's
+// so much demand. Idle pods that are overdue are not among them: demand would wait for
+// them. While the idle pods that demand leaves lie within the buffer's
 // bounds, it is as many as there are: a pool at rest stays at rest.
 func size(bounds *v1alpha1.CapacitySpec, held, idle, demand int) int {
 	least, most := int(bounds.BufferMin), int(bounds.BufferMax)
@@ -23,11 +24,23 @@ func size(bounds *v1alpha1.CapacitySpec, held, idle, demand int) int {
 	return max(int(bounds.PoolMin), min(target, int(bounds.PoolMax)))
 }
 
-// grow plans the pods that are missing, as far as spec.scaleStrategy lets it. Replacing
-// an unready pod does not increase the number of unready pods, so as many as were taken
-// out may be made in any case.
+// makeRoom retires as many overdue pods as the pool has live pods over poolMax, which
+// may have been lowered. They are the first to go: they serve nobody.
+func (d *decision) makeRoom() {
+	over := min(d.overMax(), len(d.overdue))
+	if over <= 0 {
+		return
+	}
+	candidates := slices.Clone(d.overdue)
+	slices.SortFunc(candidates, d.cheapestFirst)
+	d.retire(candidates[:over])
+}
+
+// grow plans the pods that are missing, as far as poolMax and spec.scaleStrategy let it.
+// Replacing an unready pod does not increase the number of unready pods, so as many as
+// were taken out may be made in any case.
 func (d *decision) grow() {
-	missing := d.plan.Target - d.total()
+	missing := min(d.plan.Target-d.total(), -d.overMax())
 	if missing <= 0 || !d.due(d.in.Memory.RetryAt) {
 		return
 	}
@@ -52,19 +65,16 @@ func (d *decision) growthRoom() (int, bool) {
 func (d *decision) shrink(surplus int) {
 	candidates := slices.Concat(d.idle, d.creating)
 	slices.SortFunc(candidates, d.cheapestFirst)
-	for _, pod := range candidates[:min(surplus, len(candidates))] {
-		if pod.State == ledger.Idle {
-			d.retire(&pod)
-		}
-	}
+	candidates = candidates[:min(surplus, len(candidates))]
+	d.retire(slices.DeleteFunc(candidates, func(pod *ledger.PodState) bool { return pod.State != ledger.Idle }))
 }
 
 // cheapestFirst orders pods by what their loss costs the pool: first those that are not
 // ready, then those of an outdated revision, then the youngest.
-func (d *decision) cheapestFirst(a, b ledger.PodState) int {
+func (d *decision) cheapestFirst(a, b *ledger.PodState) int {
 	return cmp.Or(
-		cmp.Compare(rank(&a), rank(&b)),
-		compareBool(d.outdated(&b), d.outdated(&a)),
+		cmp.Compare(rank(a), rank(b)),
+		compareBool(d.outdated(b), d.outdated(a)),
 		compareBool(b.State == ledger.Creating, a.State == ledger.Creating), // the youngest of all
 		b.Created.Compare(a.Created),
 		cmp.Compare(a.Name, b.Name),
@@ -93,14 +103,22 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// retire plans the deletion of an idle pod and takes it out of the account.
-func (d *decision) retire(pod *ledger.PodState) {
-	if !usable(pod) {
-		d.exchanged++
+// retire plans the deletion of idle pods and takes them out of the account.
+func (d *decision) retire(pods []*ledger.PodState) {
+	if len(pods) == 0 {
+		return
 	}
-	name := pod.Name
-	d.plan.Retire = append(d.plan.Retire, name)
-	d.idle = slices.DeleteFunc(d.idle, func(pod ledger.PodState) bool { return pod.Name == name })
+	out := make(map[*ledger.PodState]bool, len(pods))
+	for _, pod := range pods {
+		out[pod] = true
+		d.plan.Retire = append(d.plan.Retire, pod.Name)
+		if !usable(pod) {
+			d.exchanged++
+		}
+	}
+	isOut := func(pod *ledger.PodState) bool { return out[pod] }
+	d.idle = slices.DeleteFunc(d.idle, isOut)
+	d.overdue = slices.DeleteFunc(d.overdue, isOut)
 }
 
 // scaled is the number, or the percentage of total, rounded up. What is neither

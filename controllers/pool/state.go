@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -93,26 +94,20 @@ func (s *state) noteCreated(name string, at time.Time) {
 // keepUp drops what is remembered of pods that are no longer there, and remembers
 // the deletions that others have sent.
 func (s *state) keepUp(pods []ledger.PodState, now time.Time) {
-	there := make(map[string]ledger.State, len(pods))
+	creating, retiring := map[string]bool{}, map[string]bool{}
 	for i := range pods {
-		there[pods[i].Name] = pods[i].State
-	}
-	for name := range s.memory.Created {
-		if st, ok := there[name]; !ok || st != ledger.Creating {
-			delete(s.memory.Created, name)
+		switch pod := &pods[i]; pod.State {
+		case ledger.Creating:
+			creating[pod.Name] = true
+		case ledger.Retiring:
+			retiring[pod.Name] = true
+			if _, known := s.memory.Deleted[pod.Name]; pod.Deleted && !known {
+				s.memory.Deleted[pod.Name] = now
+			}
 		}
 	}
-	for name := range s.memory.Deleted {
-		if st, ok := there[name]; !ok || st != ledger.Retiring {
-			delete(s.memory.Deleted, name)
-		}
-	}
-	for i := range pods {
-		pod := &pods[i]
-		if _, known := s.memory.Deleted[pod.Name]; !known && pod.Deleted && pod.State == ledger.Retiring {
-			s.memory.Deleted[pod.Name] = now
-		}
-	}
+	maps.DeleteFunc(s.memory.Created, func(name string, _ time.Time) bool { return !creating[name] })
+	maps.DeleteFunc(s.memory.Deleted, func(name string, _ time.Time) bool { return !retiring[name] })
 }
 
 // shownStatus is the status to go on from: the one that was sent, as long as the

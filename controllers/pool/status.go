@@ -20,7 +20,7 @@ const statusInterval = time.Second
 
 // writeStatus writes the status if it differs from what was written last, at most
 // once per interval; what is too early is due later.
-func (p *pass) writeStatus(ctx context.Context, snapshot ledger.Snapshot) error {
+func (p *pass) writeStatus(ctx context.Context, snapshot *ledger.Snapshot, overdue int) error {
 	numbers := count(snapshot.Pods, p.pool.UID, p.state.revision)
 	showMetrics(p.key, &numbers, snapshot.Demand)
 	shown := p.state.shownStatus(p.pool)
@@ -29,7 +29,8 @@ func (p *pass) writeStatus(ctx context.Context, snapshot ledger.Snapshot) error 
 		revision:   p.state.revision,
 		capacity:   p.pool.Spec.CapacitySpec,
 		counts:     numbers,
-		snapshot:   &snapshot,
+		snapshot:   snapshot,
+		overdue:    overdue,
 		failure:    p.state.failure,
 		deleting:   p.deleting(),
 		verdict:    p.state.verdict,

@@ -114,7 +114,7 @@ func (s *Startup) takeOver(ctx context.Context) (*takeover, error) {
 	if err := s.waitForPods(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.restore(ctx, sandboxes, done); err != nil {
+	if err := s.rebuild(ctx, sandboxes, done); err != nil {
 		return nil, err
 	}
 	if err := s.waitForSandboxes(ctx, sandboxes); err != nil {
@@ -124,8 +124,8 @@ func (s *Startup) takeOver(ctx context.Context) (*takeover, error) {
 	return done, nil
 }
 
-// restore fills the ledger from the annotations of the BatchSandboxes.
-func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbox, done *takeover) error {
+// rebuild fills the ledger from the annotations of the BatchSandboxes.
+func (s *Startup) rebuild(ctx context.Context, sandboxes []*v1alpha1.BatchSandbox, done *takeover) error {
 	logger := log.FromContext(ctx)
 	byUID := map[types.UID]*v1alpha1.BatchSandbox{}
 	var records []ledger.Record
@@ -147,7 +147,7 @@ func (s *Startup) restore(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 		allocation.DoubleAllocations.Inc()
 		for _, owner := range conflict.Owners {
 			logger.Error(nil, "a pod stands in two allocations and is deleted", "pod", conflict.Pod, "batchSandbox", owner.NamespacedName)
-			s.Recorder.Eventf(byUID[owner.UID], nil, corev1.EventTypeWarning, "DoubleAllocation", "Rebuild",
+			s.Recorder.Eventf(byUID[owner.UID], nil, corev1.EventTypeWarning, v1alpha1.EventDoubleAllocation, "Rebuild",
 				"pod %s stands in the allocation of another BatchSandbox too: it is deleted and replaced", conflict.Pod)
 		}
 	}

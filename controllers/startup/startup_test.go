@@ -441,6 +441,42 @@ func TestTheGateStaysClosedUntilTheCacheHasCaughtUp(t *testing.T) {
 	}
 }
 
+// The last leader goes on until the touch: between the first look at the pods and the
+// touch it makes one and allocates it.
+func TestAPodThatTheLastLeaderHasMadeAndAllocatedSinceTheFirstLookIsNotLost(t *testing.T) {
+	w := newWorld(t, pod("a"), batch("batch", 2, `{"pods":["a"]}`))
+	touched := make(chan struct{})
+	w.refuse = func(string) error {
+		late := pod("late")
+		require.NoError(t, w.api.Create(context.Background(), late))
+		live := batch("batch", 2, "")
+		require.NoError(t, w.api.Get(context.Background(), client.ObjectKeyFromObject(live), live))
+		live.Annotations[v1alpha1.AnnotationAllocStatus] = `{"pods":["a","late"]}`
+		require.NoError(t, w.api.Update(context.Background(), live))
+		close(touched)
+		return w.show(context.Background(), live)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- w.start() }()
+	<-touched
+	require.Never(t, w.open, 300*time.Millisecond, 10*time.Millisecond, "the cache does not show the pod yet")
+	require.NoError(t, w.show(t.Context(), pod("late")))
+	require.NoError(t, <-ended)
+	held := w.Ledger.Allocation(poolKey, "uid-batch").Held
+	require.Len(t, held, 2)
+	for _, h := range held {
+		require.False(t, h.Lost(), h.Name)
+	}
+}
+
+func TestTheOwnNamespaceIsLookedAtBeforeTheGateOpens(t *testing.T) {
+	w := newWorld(t, pod("a"))
+	looked := false
+	w.LookAtOwnNamespace = func(context.Context) { looked = !w.open() }
+	require.NoError(t, w.start())
+	require.True(t, looked)
+}
+
 func TestATouch(t *testing.T) {
 	gone := apierrors.NewNotFound(schema.GroupResource{Resource: "batchsandboxes"}, "batch")
 	refused := apierrors.NewInvalid(schema.GroupKind{Kind: v1alpha1.KindBatchSandbox}, "batch", nil)

@@ -398,9 +398,9 @@ func TestWhyALauncherWasLostTheStatusOfThePodTells(t *testing.T) {
 		}, executorapi.ReasonOOMKilled},
 		"its container has restarted": {func(s *corev1.ContainerStatus) {
 			s.LastTerminationState.Terminated = ended("Error", now.Add(time.Minute))
-		}, executorapi.ReasonSandboxRestarted},
-		"its container is down":  {func(s *corev1.ContainerStatus) { s.State.Terminated = ended("Completed", now.Add(time.Minute)) }, executorapi.ReasonSandboxRestarted},
-		"within the same second": {func(s *corev1.ContainerStatus) { s.State.Terminated = ended("Error", now) }, executorapi.ReasonSandboxRestarted},
+		}, v1alpha1.ReasonSandboxRestarted},
+		"its container is down":  {func(s *corev1.ContainerStatus) { s.State.Terminated = ended("Completed", now.Add(time.Minute)) }, v1alpha1.ReasonSandboxRestarted},
+		"within the same second": {func(s *corev1.ContainerStatus) { s.State.Terminated = ended("Error", now) }, v1alpha1.ReasonSandboxRestarted},
 		"its container had restarted before": {func(s *corev1.ContainerStatus) {
 			s.LastTerminationState.Terminated = ended("Error", now.Add(-time.Minute))
 		}, executorapi.ReasonLauncherLost},

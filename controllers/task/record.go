@@ -102,7 +102,7 @@ func (rec *record) refused(err error, now time.Time) bool {
 	case executorapi.ProblemClock:
 		rec.clock = cut(err.Error(), executorapi.MaxMessageBytes)
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
-		rec.fail("Refused", err.Error())
+		rec.fail(v1alpha1.ReasonRefused, err.Error())
 	default:
 		return false
 	}

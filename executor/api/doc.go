@@ -1,7 +1,7 @@
-// Package api is the wire format between the operator and the task-executor:
-// the JSON bodies, paths, headers and limits, and the checks that a request
-// must pass. Both sides import it, so it holds no Kubernetes types (they would
-// triple the executor's size) and does no I/O.
+// Package api is the wire format between the operator and the task executor: the JSON
+// bodies, paths, headers and limits, and the checks that a request must pass. Both sides
+// import it, so it uses no Kubernetes types, which would triple the executor's size, and
+// does no I/O.
 //
 // # Calls
 //

@@ -111,11 +111,9 @@ const (
 	// ReasonExecutorRestarted: the executor ended while the task ran.
 	ReasonExecutorRestarted = "ExecutorRestarted"
 	// ReasonLauncherLost: the launcher, which had started the task and waited for its
-	// end, was killed, so its result is not known.
+	// end, was killed, so its result is not known. Where its container ended, the operator
+	// finds that out and says so instead.
 	ReasonLauncherLost = "LauncherLost"
-	// ReasonSandboxRestarted: the sandbox container ended or restarted while the task
-	// ran in it. The operator finds that out; an executor says LauncherLost.
-	ReasonSandboxRestarted = "SandboxRestarted"
 	// ReasonRecordUnreadable: the task may have run, but its record was damaged.
 	ReasonRecordUnreadable = "RecordUnreadable"
 )

@@ -42,16 +42,21 @@ var (
 // operatorNamespace is the operator's own, as far as it knows.
 const operatorNamespace = "operator-system"
 
-// process is the running operator.
+// process is a running operator.
 type process struct {
 	binary, kubeconfig string
-	log                *os.File
-	cmd                *exec.Cmd
+	// name is what the audit log shows as its user agent.
+	name      string
+	namespace string
+	flags     []string
+	log       *os.File
+	cmd       *exec.Cmd
 }
 
 func (p *process) start() error {
-	p.cmd = exec.Command(p.binary, "--health-probe-bind-address=0")
-	p.cmd.Env = append(os.Environ(), "KUBECONFIG="+p.kubeconfig, "POD_NAMESPACE="+operatorNamespace)
+	p.cmd = exec.Command(p.binary, append(p.flags, "--health-probe-bind-address=0")...)
+	p.cmd.Args[0] = p.name
+	p.cmd.Env = append(os.Environ(), "KUBECONFIG="+p.kubeconfig, "POD_NAMESPACE="+p.namespace)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
 		return fmt.Errorf("starting the operator: %w", err)
@@ -120,7 +125,7 @@ func run(m *testing.M) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	operator = &process{binary: binary, kubeconfig: kubeconfig, log: log}
+	operator = &process{binary: binary, kubeconfig: kubeconfig, name: "manager", namespace: operatorNamespace, log: log}
 	if err := operator.start(); err != nil {
 		return 0, err
 	}
@@ -242,27 +247,41 @@ func gone(t *testing.T, obj client.Object) {
 	}, patience, poll, "%s is still there", obj.GetName())
 }
 
-// writes counts the writes of a namespace's objects of a resource in the audit log,
-// all or those with the verb.
-func writes(t *testing.T, ns, resource string, verb ...string) int {
+// request is a write in the audit log.
+type request struct {
+	Verb, UserAgent string
+	ObjectRef       struct{ Resource, Subresource, Namespace, Name string }
+	ResponseStatus  struct{ Code int }
+	// RequestReceivedTimestamp is when the API server had read the request's headers.
+	RequestReceivedTimestamp time.Time
+}
+
+// requests returns the writes in the audit log that the function selects.
+func requests(t *testing.T, selects func(*request) bool) []request {
 	t.Helper()
 	file, err := os.Open(auditLog)
 	require.NoError(t, err)
 	defer func() { _ = file.Close() }()
-	n := 0
+	var found []request
 	scanner := bufio.NewScanner(file)
 	scanner.Buffer(nil, 1<<20)
 	for scanner.Scan() {
-		var e struct {
-			Verb      string
-			ObjectRef struct{ Resource, Namespace string }
-		}
-		require.NoError(t, json.Unmarshal(scanner.Bytes(), &e))
-		if e.ObjectRef.Namespace == ns && e.ObjectRef.Resource == resource && (len(verb) == 0 || slices.Contains(verb, e.Verb)) {
-			n++
+		var r request
+		require.NoError(t, json.Unmarshal(scanner.Bytes(), &r))
+		if selects(&r) {
+			found = append(found, r)
 		}
 	}
-	return n
+	return found
+}
+
+// writes counts the writes of a namespace's objects of a resource in the audit log,
+// all or those with the verb.
+func writes(t *testing.T, ns, resource string, verb ...string) int {
+	t.Helper()
+	return len(requests(t, func(r *request) bool {
+		return r.ObjectRef.Namespace == ns && r.ObjectRef.Resource == resource && (len(verb) == 0 || slices.Contains(verb, r.Verb))
+	}))
 }
 
 func TestDelivering100PooledSandboxesCostsThreeWrites(t *testing.T) {

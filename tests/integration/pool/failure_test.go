@@ -88,21 +88,44 @@ func TestAPodThatItsPoolNoLongerControlsIsReplacedAndLeftAlone(t *testing.T) {
 	assert.Zero(t, op.count("DELETE", "pods"))
 }
 
-func TestALeaderWhoseLeaseIsOldDeletesNothing(t *testing.T) {
+func TestALeaderWhoseLeaseIsOldWritesNothing(t *testing.T) {
 	namespace := newNamespace(t)
 	startKubelet(t, namespace)
 	op := startPool(t, namespace)
-	p := newPool(namespace, "frozen", imageGood, bounds(3, 3, 0, 10))
-	create(t, p)
-	eventuallyPool(t, p, [4]int32{3, 0, 3, 3}, v1alpha1.ReasonBufferFilled)
+	shrinks := newPool(namespace, "shrinks", imageGood, bounds(3, 3, 0, 10))
+	grows := newPool(namespace, "grows", imageGood, bounds(1, 1, 0, 10))
+	create(t, shrinks, grows)
+	eventuallyPool(t, shrinks, [4]int32{3, 0, 3, 3}, v1alpha1.ReasonBufferFilled)
+	eventuallyPool(t, grows, [4]int32{1, 0, 1, 1}, v1alpha1.ReasonBufferFilled)
 
 	stale := errors.New("the lease is old")
 	op.deposed.Store(&stale)
-	edit(t, cluster, p, func(p *v1alpha1.Pool) { p.Spec.CapacitySpec = bounds(0, 0, 0, 10) })
-	stays(t, func() bool { return op.count("DELETE", "pods") == 0 }, "no pod is deleted")
+	before := op.writes()
+	edit(t, cluster, shrinks, func(p *v1alpha1.Pool) { p.Spec.CapacitySpec = bounds(0, 0, 0, 10) })
+	edit(t, cluster, grows, func(p *v1alpha1.Pool) { p.Spec.CapacitySpec = bounds(4, 4, 0, 10) })
+	fresh := newPool(namespace, "new", imageGood, bounds(1, 1, 0, 10))
+	create(t, fresh)
+	stays(t, func() bool { return op.writes() == before }, "no pod is made or deleted, no finalizer put on and no status written")
 
 	op.deposed.Store(nil)
-	eventually(t, func(c *assert.CollectT) { assert.Empty(c, cluster.listPods(c, namespace)) })
+	eventuallyPool(t, shrinks, [4]int32{}, v1alpha1.ReasonBufferFilled)
+	eventuallyPool(t, grows, [4]int32{4, 0, 4, 4}, v1alpha1.ReasonBufferFilled)
+	eventuallyPool(t, fresh, [4]int32{1, 0, 1, 1}, v1alpha1.ReasonBufferFilled)
+}
+
+// The last leader may have written it, or anybody who may write a status.
+func TestAStatusThatSomebodyElseHasWrittenIsPutRight(t *testing.T) {
+	namespace := newNamespace(t)
+	startKubelet(t, namespace)
+	startPool(t, namespace)
+	p := newPool(namespace, "rewritten", imageGood, bounds(2, 2, 0, 10))
+	create(t, p)
+	eventuallyPool(t, p, [4]int32{2, 0, 2, 2}, v1alpha1.ReasonBufferFilled)
+
+	before := p.DeepCopy()
+	p.Status.Allocated, p.Status.Available = 1, 4
+	require.NoError(t, cluster.client.Status().Patch(t.Context(), p, client.MergeFrom(before)))
+	eventuallyPool(t, p, [4]int32{2, 0, 2, 2}, v1alpha1.ReasonBufferFilled)
 }
 
 // withoutStatusFields returns a folder with the CRDs, those of Pools without some

@@ -21,10 +21,12 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	poolcontroller "github.com/opensandbox/operator/controllers/pool"
+	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
 // poolOperator is a manager that runs the pool reconciler alone, for one namespace.
@@ -43,15 +45,22 @@ func startPool(t *testing.T, namespace string) *poolOperator { return cluster.st
 func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 	t.Helper()
 	op := &poolOperator{traffic: newTraffic()}
-	mgr, err := ctrl.NewManager(op.through(s.config), managerOptions(namespace))
+	fresh := func() error {
+		if err := op.deposed.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}
+	config := leadership.Fenced(op.through(s.config), fresh)
+	mgr, err := ctrl.NewManager(config, managerOptions(namespace))
 	require.NoError(t, err)
-	refill, err := client.New(op.through(s.config), client.Options{Scheme: scheme})
+	refill, err := client.New(config, client.Options{Scheme: scheme})
 	require.NoError(t, err)
 	open := make(chan struct{})
-	var reconciler *poolcontroller.Reconciler
-	op.book = ledger.New(ledger.Hooks{Pool: func(key ledger.Key) { reconciler.Wake(key) }})
-	reconciler, err = poolcontroller.New(poolcontroller.Config{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Refill: refill, Ledger: op.book,
+	wakes := &wakequeue.Queue{}
+	op.book = ledger.New(ledger.Hooks{Pool: wakes.WakeSoon})
+	reconciler, err := poolcontroller.New(poolcontroller.Config{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Refill: refill, Ledger: op.book, Wakes: wakes,
 		Recorder: mgr.GetEventRecorder("opensandbox"), Clock: clock.RealClock{},
 		WaitOpen: func(ctx context.Context) error {
 			select {
@@ -61,17 +70,11 @@ func (s *apiServer) startPool(t *testing.T, namespace string) *poolOperator {
 				return context.Cause(ctx)
 			}
 		},
-		Fresh: func() error {
-			if err := op.deposed.Load(); err != nil {
-				return *err
-			}
-			return nil
-		},
 		Executor: func() *podtemplate.Executor { return nil },
 		Ending:   func(string) bool { return false },
 	})
 	require.NoError(t, err)
-	op.wake = reconciler.Wake
+	op.wake = wakes.WakeSoon
 	skip := true // names must be unique in a process, which runs many managers here
 	require.NoError(t, reconciler.SetupWithManager(mgr, controller.Options{MaxConcurrentReconciles: 4, SkipNameValidation: &skip}))
 	require.NoError(t, mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {

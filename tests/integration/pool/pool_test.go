@@ -320,10 +320,35 @@ func TestLostAndFinishedIdlePodsAreReplaced(t *testing.T) {
 	eventually(t, func(c *assert.CollectT) { assert.Equal(c, 4, op.count("POST", "pods")) })
 	eventuallyPool(t, p, [4]int32{3, 0, 3, 3}, v1alpha1.ReasonBufferFilled)
 
-	// One that ends soon after its start is kept for a while, so that it is no loop.
-	node.change(t, &pods[1], func(pod *corev1.Pod) { pod.Status.Phase = corev1.PodFailed; setReady(pod, false) })
+	// The first that ends is replaced at once.
+	ends := func(pod *corev1.Pod) { pod.Status.Phase = corev1.PodFailed; setReady(pod, false) }
+	node.change(t, &pods[1], ends)
+	eventually(t, func(c *assert.CollectT) { assert.Equal(c, 5, op.count("POST", "pods")) })
+	eventuallyPool(t, p, [4]int32{3, 0, 3, 3}, v1alpha1.ReasonBufferFilled)
+
+	// The next is kept for a while, so that pods which end at once are no loop.
+	node.change(t, &pods[2], ends)
 	eventuallyPool(t, p, [4]int32{2, 0, 2, 2}, v1alpha1.ReasonPodsCannotStart)
-	stays(t, func() bool { return op.count("POST", "pods") == 4 }, "it is not replaced at once")
+	stays(t, func() bool { return op.count("POST", "pods") == 5 }, "it is not replaced at once")
+}
+
+func TestDemandDoesNotWaitForPodsThatNeverBecomeReady(t *testing.T) {
+	namespace := newNamespace(t)
+	startKubelet(t, namespace)
+	op := startPool(t, namespace)
+	p := newPool(namespace, "stuck", imageSlow, bounds(2, 8, 0, 30))
+	create(t, p)
+	eventuallyPool(t, p, [4]int32{5, 0, 0, 5}, v1alpha1.ReasonFilling)
+	key := client.ObjectKeyFromObject(p)
+	owner := ledger.Owner{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "waits"}, UID: "waits", Created: time.Now()}
+	require.Zero(t, op.book.SetDemand(key, owner, 3))
+	stays(t, func() bool { return op.count("POST", "pods") == 5 }, "the idle pods may still become ready")
+
+	// A minute later: 3 for the demand and 5 for the buffer, beside those 5, of which a quarter goes.
+	eventuallyPool(t, p, [4]int32{11, 0, 0, 11}, v1alpha1.ReasonFilling)
+	assert.Contains(t, condition(p, v1alpha1.ConditionReady).Message, "3 of them take too long and are replaced")
+	assert.Equal(t, 13, op.count("POST", "pods"), "creates")
+	assert.Equal(t, 2, op.count("DELETE", "pods"), "deletes")
 }
 
 func TestStatusIsWrittenAtMostOnceASecond(t *testing.T) {

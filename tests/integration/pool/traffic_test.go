@@ -70,6 +70,19 @@ func (tr *traffic) count(method, resource string) int {
 	return tr.counts[method+" "+resource]
 }
 
+// writes returns how many requests were sent that change something. Events do not count.
+func (tr *traffic) writes() int {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	n := 0
+	for what, count := range tr.counts {
+		if !strings.HasPrefix(what, http.MethodGet+" ") && !strings.HasSuffix(what, " events") {
+			n += count
+		}
+	}
+	return n
+}
+
 // holdPodWatch holds back what the pod watch shows from now on; the result lets it flow.
 func (tr *traffic) holdPodWatch() (release func()) {
 	gate := make(chan struct{})
