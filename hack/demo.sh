@@ -21,7 +21,10 @@ run() {
   "$@"
 }
 
-field() { "$KUBECTL" get "$1" --output "jsonpath=$2"; }
+# namespaced COMMAND...: kubectl, in the namespace that NAMESPACE names if any.
+namespaced() { "$KUBECTL" ${NAMESPACE:+--namespace "$NAMESPACE"} "$@"; }
+
+field() { namespaced get "$1" --output "jsonpath=$2"; }
 
 # ageless TABLE: without what changes every second and tells nothing here.
 ageless() { printf '%s' "${1//+([0-9])[smh]/}"; }
@@ -32,11 +35,11 @@ follow() {
   local kinds table header='' last='' deadline=$((SECONDS + timeout))
   read -ra kinds <<<"$1"
   shift
-  printf '\n$ kubectl get %s   (again whenever it changes)\n' "${kinds[*]}"
+  printf '\n$ kubectl %sget %s   (again whenever it changes)\n' "${NAMESPACE:+--namespace $NAMESPACE }" "${kinds[*]}"
   while true; do
     local finished=no
     "$@" && finished=yes
-    table=$("$KUBECTL" get "${kinds[@]}")
+    table=$(namespaced get "${kinds[@]}")
     if [[ $(ageless "$table") != "$last" ]]; then
       last=$(ageless "$table")
       # The header once, as long as the columns stay where they are.
@@ -51,8 +54,8 @@ follow() {
     if ((SECONDS >= deadline)); then
       {
         echo "Not there after ${timeout}s. What the cluster says:"
-        "$KUBECTL" describe "${kinds[0]}"
-        "$KUBECTL" get pods
+        namespaced describe "${kinds[0]}"
+        namespaced get pods
         "$KUBECTL" --namespace opensandbox-system logs deployment/opensandbox-controller-manager --tail=20
       } >&2
       exit 1
@@ -157,13 +160,16 @@ main() {
   done
   ask_sandbox "$(endpoints pooled-batch-sandbox)"
 
-  say "Another task in each sandbox: the pool's pods have a task executor"
-  run "$KUBECTL" apply --filename config/samples/pool_tasks.yaml
+  say "Another task in each sandbox, in a namespace that enforces the restricted Pod Security Standard"
+  "$KUBECTL" get namespace sandboxes >/dev/null 2>&1 || run "$KUBECTL" create namespace sandboxes
+  run "$KUBECTL" label namespace sandboxes --overwrite pod-security.kubernetes.io/enforce=restricted
+  local NAMESPACE=sandboxes
+  run "$KUBECTL" --namespace sandboxes apply --filename config/samples/pool_tasks.yaml
   follow 'pools task-example-pool' pool_filled task-example-pool 2
-  run "$KUBECTL" apply --filename config/samples/batchsandbox_tasks.yaml
+  run "$KUBECTL" --namespace sandboxes apply --filename config/samples/batchsandbox_tasks.yaml
   follow 'batchsandboxes task-batch-sandbox --output wide' tasks_completed task-batch-sandbox
   for name in $(held_pods task-batch-sandbox); do
-    run "$KUBECTL" logs "$name" --container task-executor
+    run "$KUBECTL" --namespace sandboxes logs "$name" --container task-executor
   done
 
   say "It goes on running"

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/fakesandbox"
+	"github.com/opensandbox/operator/executor/link"
 	"github.com/opensandbox/operator/executor/tasks"
 )
 
@@ -276,6 +277,36 @@ func TestRecordsOutliveTheExecutor(t *testing.T) {
 	eventually(t, "the launcher is back", g.Ready)
 	assert.Equal(t, lost, g.start(g.request("sleep", "710871087108")), "it does not run again")
 	eventually(t, "nothing of it runs", func() bool { return processes(t, "710871087108") == 0 })
+}
+
+func TestWhoTakesALostLaunchersPlaceChangesNoResult(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(f.request("sleep", "710971097109"))
+	f.sandbox.Kill()
+	require.Equal(t, api.ReasonLauncherLost, f.ended().Reason)
+
+	// A sandbox may read the next offer, and be the launcher from then on.
+	var impostor *link.Conn
+	eventually(t, "another launcher is offered to connect", func() bool {
+		offer, err := link.ReadOffer(f.offers)
+		if err == nil {
+			impostor, err = link.Dial(offer)
+		}
+		return err == nil
+	})
+	t.Cleanup(impostor.Close)
+	before := f.Wait(t.Context(), api.Cursor{})
+	for kind, v := range map[link.Kind]any{link.KindStarted: nil, link.KindExited: link.Exit{}, link.KindGone: link.Outcome{}} {
+		require.NoError(t, impostor.Send(kind, v))
+	}
+	require.NoError(t, impostor.SendBytes(link.KindStdout, []byte("forged\n")))
+	require.NoError(t, impostor.Send(link.KindStop, nil), "which is no launcher's to say")
+	eventually(t, "it is sent away", func() bool { return !f.Ready() })
+	assert.Equal(t, before, f.Wait(t.Context(), api.Cursor{}))
+	assert.NotContains(t, f.stdout.String(), "forged")
+	_, err := f.Reset(f.BootID(), nil, false)
+	require.ErrorIs(t, err, tasks.ErrRemain, "it cannot say that nothing is left either")
 }
 
 func TestNoSecondLauncherIsTaken(t *testing.T) {

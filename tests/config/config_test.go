@@ -2,15 +2,12 @@
 package config
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	securityv1 "github.com/openshift/api/security/v1"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/api/resource"
@@ -92,25 +89,4 @@ func TestTheOperatorAsksForNoUser(t *testing.T) {
 			assert.NotContains(t, text(t, r), field, r.GetName())
 		}
 	}
-}
-
-// The sample is what OpenShift's own type takes, and allows what the executor needs:
-// root and added capabilities, and nothing of the host.
-func TestTheSampleSecurityContextConstraints(t *testing.T) {
-	file, err := os.ReadFile(filepath.Join(root, "config/samples/namespace/security_context_constraints.yaml"))
-	require.NoError(t, err)
-	sample, _, found := strings.Cut(string(file), "\n---\n")
-	require.True(t, found)
-	var scc securityv1.SecurityContextConstraints
-	require.NoError(t, yaml.UnmarshalStrict([]byte(sample), &scc))
-	assert.Equal(t, "security.openshift.io/v1", scc.APIVersion)
-	assert.Equal(t, securityv1.RunAsUserStrategyRunAsAny, scc.RunAsUser.Type)
-	assert.Equal(t, securityv1.SELinuxStrategyMustRunAs, scc.SELinuxContext.Type, "of the namespace, as with restricted-v2")
-	assert.NotContains(t, scc.RequiredDropCapabilities, corev1.Capability("ALL"))
-	assert.NotContains(t, scc.Volumes, securityv1.FSTypeHostPath)
-	for _, allowed := range []bool{scc.AllowHostDirVolumePlugin, scc.AllowHostIPC, scc.AllowHostNetwork, scc.AllowHostPID, scc.AllowHostPorts, scc.AllowPrivilegedContainer} {
-		assert.False(t, allowed)
-	}
-	assert.Empty(t, scc.Users, "the RoleBinding of the sample says who may use it")
-	assert.Empty(t, scc.Groups)
 }

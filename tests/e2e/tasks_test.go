@@ -101,6 +101,19 @@ func TestTasksOfAPoolWithAHandWrittenExecutor(t *testing.T) {
 	require.Contains(t, kubectl(t, "", "--namespace", ns, "logs", pods[1], "-c", "task-executor"), "Custom task for sandbox 2 with additional arguments\n")
 }
 
+func TestTheSamplesOfTasksRunUnderTheRestrictedStandard(t *testing.T) {
+	t.Parallel()
+	ns := restrictedNamespace(t)
+	for _, file := range []string{"pool_tasks", "batchsandbox_tasks", "batchsandbox_release"} {
+		kubectl(t, "", "--namespace", ns, "apply", "--filename", "../../config/samples/"+file+".yaml")
+	}
+	for name, shards := range map[string]string{"task-batch-sandbox": "0-1", "release-batch-sandbox": "0-2"} {
+		bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
+		until(t, bs, tasksCompleted)
+		require.Equal(t, shards, bs.Status.SucceededShards, "%+v", bs.Status.FailedTasks)
+	}
+}
+
 // script makes a task of a shell script.
 func script(text string) *v1alpha1.TaskTemplate {
 	return &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"sh", "-c", text}}}}
