@@ -53,9 +53,9 @@ var subcommands = map[string]func(args []string) error{
 
 // await returns when somebody listens on the executor's port.
 func await(patience time.Duration) error {
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(api.Port))
+	dialer, address := &net.Dialer{Timeout: time.Second}, net.JoinHostPort("127.0.0.1", strconv.Itoa(api.Port))
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := net.DialTimeout("tcp", address, time.Second)
+		conn, err := dialer.Dial("tcp", address)
 		if err == nil {
 			return conn.Close()
 		}

@@ -54,9 +54,9 @@ func TestSpecEquality(t *testing.T) {
 	grace := int64(DefaultGraceSeconds)
 	a := TaskSpec{Process: Process{Command: []string{"x"}}}
 	b := TaskSpec{Process: Process{Command: []string{"x"}, Args: []string{}, Env: []EnvVar{}}, GraceSeconds: &grace}
-	assert.True(t, a.Digest() == b.Digest())
+	assert.Equal(t, a.Digest(), b.Digest())
 	b.Process.Args = []string{""}
-	assert.False(t, a.Digest() == b.Digest())
+	assert.NotEqual(t, a.Digest(), b.Digest())
 	assert.Equal(t, 10*time.Second, a.Grace())
 }
 
@@ -103,6 +103,6 @@ func FuzzDecodeTaskRequest(f *testing.F) {
 		require.NoError(t, err)
 		decoded, err := DecodeTaskRequest(again)
 		require.NoError(t, err)
-		require.True(t, request.Spec.Digest() == decoded.Spec.Digest())
+		require.Equal(t, request.Spec.Digest(), decoded.Spec.Digest())
 	})
 }

@@ -86,7 +86,7 @@ func (c *command) reap() {
 			signal := int32(status.Signal() & 0x7f)
 			c.exited(link.Exit{Code: 128 + signal, Signal: signal})
 		case pid == c.first && status.Exited():
-			c.exited(link.Exit{Code: int32(status.ExitStatus() & 0xff)}) //nolint:gosec // G115: one byte
+			c.exited(link.Exit{Code: int32(status.ExitStatus() & 0xff)})
 		}
 	}
 }

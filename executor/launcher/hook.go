@@ -41,7 +41,7 @@ func Hook(own []string) error {
 	if err != nil {
 		return fmt.Errorf("the template's own hook: %w", err)
 	}
-	return fmt.Errorf("the template's own hook: %w", syscall.Exec(path, own, os.Environ())) //nolint:gosec // G204: it is the template's
+	return fmt.Errorf("the template's own hook: %w", syscall.Exec(path, own, os.Environ()))
 }
 
 // startDaemon has the kubelet's call end although the launcher goes on: another session,

@@ -42,8 +42,8 @@ func (p *pump) run() {
 	for open {
 		err := p.raw.Read(func(fd uintptr) bool {
 			var n int
-			n, open = p.readOnce(int(fd)) //nolint:gosec // G115: a descriptor
-			return n > 0 || !open         // else wait until there is something
+			n, open = p.readOnce(int(fd))
+			return n > 0 || !open // else wait until there is something
 		})
 		if err != nil { // closed
 			open = false
@@ -80,7 +80,7 @@ func (p *pump) readOnce(fd int) (n int, open bool) {
 func (p *pump) drain() {
 	_ = p.raw.Control(func(fd uintptr) {
 		for total := 0; total < maxDrain; {
-			n, open := p.readOnce(int(fd)) //nolint:gosec // G115: a descriptor
+			n, open := p.readOnce(int(fd))
 			if n == 0 || !open {
 				break
 			}
@@ -105,5 +105,5 @@ func pipe() (read, write *os.File, err error) {
 	if err := unix.SetNonblock(fds[0], true); err != nil {
 		return nil, nil, fmt.Errorf("pipe: %w", err)
 	}
-	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil //nolint:gosec // G115: descriptors
+	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }

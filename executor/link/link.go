@@ -9,6 +9,7 @@
 package link
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/binary"
@@ -48,7 +49,7 @@ type Offer struct {
 
 // WriteOffer puts an offer into the directory.
 func WriteOffer(dir string, o Offer) error {
-	data, err := json.Marshal(o)
+	data, err := json.Marshal(o) //nolint:gosec // G117: it is there for the launcher to read
 	if err != nil {
 		return err
 	}
@@ -87,10 +88,11 @@ type hello struct {
 
 // Dial connects to the executor that made the offer, and to no other.
 func Dial(o Offer) (*Conn, error) {
-	dialer := &net.Dialer{Timeout: handshakeTimeout}
-	config := PinnedTo(o.PublicKey)
-	config.NextProtos = []string{Protocol}
-	conn, err := tls.DialWithDialer(dialer, "tcp", o.Address, config)
+	dialer := &tls.Dialer{Config: PinnedTo(o.PublicKey)}
+	dialer.Config.NextProtos = []string{Protocol}
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	conn, err := dialer.DialContext(ctx, "tcp", o.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +106,7 @@ func Dial(o Offer) (*Conn, error) {
 		}
 	}
 	if err != nil {
-		conn.Close()
+		c.Close()
 		return nil, err
 	}
 	_ = conn.SetReadDeadline(time.Time{})

@@ -489,10 +489,8 @@ func TestWhoDoesNotKnowTheSecretIsNoLauncher(t *testing.T) {
 	f.sandbox.Kill()
 	require.Eventually(t, func() bool { return !f.executor.Ready() }, patience, time.Millisecond)
 	for name, secret := range map[string]string{"none": "", "a wrong one": strings.Repeat("0", 32)} {
-		conn, err := link.Dial(link.Offer{Address: f.target.Address, PublicKey: f.target.PublicKey, Secret: secret})
-		if !assert.Error(t, err, name) {
-			conn.Close()
-		}
+		_, err := link.Dial(link.Offer{Address: f.target.Address, PublicKey: f.target.PublicKey, Secret: secret})
+		require.Error(t, err, name)
 	}
 	assert.False(t, f.executor.Ready())
 }

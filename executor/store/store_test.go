@@ -100,9 +100,9 @@ func TestARecordIsOnDiskBeforeItIsSaidToBe(t *testing.T) {
 		_, err := os.Stat(filepath.Join(s.dir, "a.json"))
 		synced = append(synced, filepath.Base(file.Name()))
 		if len(synced) == 1 {
-			assert.ErrorIs(t, err, os.ErrNotExist, "what it says is there before its name is")
+			require.ErrorIs(t, err, os.ErrNotExist, "what it says is there before its name is")
 		} else {
-			assert.NoError(t, err)
+			require.NoError(t, err)
 		}
 		return file.Sync()
 	}
