@@ -39,7 +39,12 @@ var (
 		corev1.ResourceMemory: resource.MustParse("16Mi"),
 	}
 	executorLimits = corev1.ResourceList{
-		corev1.ResourceCPU:    resource.MustParse("250m"),
+		corev1.ResourceCPU:    resource.MustParse("500m"), // less would slow its start down
+		corev1.ResourceMemory: resource.MustParse("64Mi"),
+	}
+	// guaranteedShare is both, in pods whose quality of service is Guaranteed.
+	guaranteedShare = corev1.ResourceList{
+		corev1.ResourceCPU:    resource.MustParse("100m"),
 		corev1.ResourceMemory: resource.MustParse("64Mi"),
 	}
 )
@@ -206,7 +211,7 @@ func (x *Executor) container(spec *corev1.PodSpec, restarts bool) corev1.Contain
 		SecurityContext: restricted(spec),
 	}
 	if guaranteed(spec) {
-		c.Resources.Requests = executorLimits.DeepCopy()
+		c.Resources = corev1.ResourceRequirements{Requests: guaranteedShare.DeepCopy(), Limits: guaranteedShare.DeepCopy()}
 	}
 	if restarts {
 		c.RestartPolicyRules = RestartRules()
@@ -234,7 +239,7 @@ func installer(spec *corev1.PodSpec, image string) corev1.Container {
 		SecurityContext: restricted(spec),
 	}
 	if guaranteed(spec) {
-		c.Resources = corev1.ResourceRequirements{Requests: executorLimits.DeepCopy(), Limits: executorLimits.DeepCopy()}
+		c.Resources = corev1.ResourceRequirements{Requests: guaranteedShare.DeepCopy(), Limits: guaranteedShare.DeepCopy()}
 	}
 	return c
 }
