@@ -1,5 +1,5 @@
-// Package apiwrite tells what is known after a write to the API server: what became of
-// one that failed, and which version of an object is the newest.
+// Package apiwrite is about writing to the API server: what became of a write that
+// failed, which version of an object is the newest, and how many like writes are sent.
 package apiwrite
 
 import (

@@ -17,7 +17,7 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/opensandbox/operator/controllers/slowstart"
+	"github.com/opensandbox/operator/controllers/apiwrite"
 )
 
 // pods creates and deletes pods, as long as the lease is fresh: another leader may have
@@ -146,7 +146,7 @@ func inPass(ctx context.Context, c clock.PassiveClock, n int, fn func(int) error
 	var mu sync.Mutex                          // guards first and failures
 	var first error
 	failures := 0
-	_, stopped := slowstart.Run(ctx, n, passParallel, func(_ context.Context, i int) error {
+	_, stopped := apiwrite.SlowStart(ctx, n, passParallel, func(_ context.Context, i int) error {
 		if c.Since(begin) >= passBudget {
 			return errUnfinished
 		}
