@@ -73,7 +73,7 @@ func (p *pooled) read(o *object) (ledger.Allocation, *blocked) {
 // noteForeignEdit tells the user that an annotation of the operator was changed by
 // someone else: the ledger is the truth, and allocate writes it back.
 func (p *pooled) noteForeignEdit(o *object, held *ledger.Allocation) {
-	want, is := allocation.Format(held.Held, names(held.Releasing)), allocation.Of(o.bs)
+	want, is := o.annotationsOf(held), allocation.Of(o.bs)
 	if want.Status == is.Status && want.Release == is.Release {
 		return
 	}
@@ -109,7 +109,13 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 		again, err := unlessUnfinished(err)
 		return again, nil, err
 	}
-	to, next := plan.change(nil, held.Releasing)
+	var to change
+	next := held.Held
+	if plan.settled() {
+		to = change{annotations: o.annotationsOf(held), holds: len(held.Held)+len(held.Releasing) > 0}
+	} else {
+		to, next = plan.change(nil, held.Releasing)
+	}
 	ask, tooLarge := fit(o.bs, &plan, to.annotations)
 	grants, again := p.claim(o, &plan, ask)
 	missing := len(plan.empty) - len(grants)
@@ -144,7 +150,7 @@ func (p *pooled) claim(o *object, plan *pooledPlan, ask int) (grants []ledger.Gr
 	if share == 0 {
 		return nil, 0
 	}
-	if wait := o.tooSoon(p.clock.Now()); wait > 0 && share < len(plan.empty) && len(plan.lost)+len(plan.surplus) == 0 {
+	if wait := o.tooSoon(p.clock.Now()); wait > 0 && share < len(plan.empty) && plan.settled() {
 		return nil, wait
 	}
 	return p.ledger.Claim(o.pool, o.owner, plan.empty), 0

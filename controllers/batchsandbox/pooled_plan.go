@@ -24,8 +24,10 @@ type pooledPlan struct {
 // planPooled, which is given the held pods by shard, decides what to keep, drop and give up so that shards 0 to replicas-1,
 // except those that are released, each have one live pod.
 func planPooled(held []ledger.HeldPod, replicas int32, released map[int32]bool) pooledPlan {
+	if !slices.ContainsFunc(held, func(h ledger.HeldPod) bool { return h.Lost() || h.Shard >= replicas || released[h.Shard] }) {
+		return pooledPlan{keep: held, empty: emptyShards(held, replicas, released)}
+	}
 	var plan pooledPlan
-	filled := make([]bool, replicas)
 	for _, h := range held {
 		switch {
 		case h.Lost():
@@ -33,16 +35,27 @@ func planPooled(held []ledger.HeldPod, replicas int32, released map[int32]bool) 
 		case h.Shard >= replicas || released[h.Shard]:
 			plan.surplus = append(plan.surplus, h)
 		default:
-			filled[h.Shard] = true
 			plan.keep = append(plan.keep, h)
 		}
 	}
+	plan.empty = emptyShards(plan.keep, replicas, released)
+	return plan
+}
+
+// emptyShards returns the shards, lowest first, that none of the pods has, which stand in
+// the order of their shards.
+func emptyShards(pods []ledger.HeldPod, replicas int32, released map[int32]bool) []int32 {
+	var empty []int32
+	next := 0
 	for shard := range replicas {
-		if !filled[shard] && !released[shard] {
-			plan.empty = append(plan.empty, shard)
+		switch {
+		case next < len(pods) && pods[next].Shard == shard:
+			next++
+		case !released[shard]:
+			empty = append(empty, shard)
 		}
 	}
-	return plan
+	return empty
 }
 
 const (
@@ -54,13 +67,18 @@ const (
 	quotes = 3
 )
 
-// change returns what to write for the pods that are kept, with the grants of a claim.
+// settled says that what is held stays as it is.
+func (p *pooledPlan) settled() bool { return len(p.lost)+len(p.surplus) == 0 }
+
+// change returns what to write for the pods that are kept and the grants of a claim.
 func (p *pooledPlan) change(grants []ledger.Grant, releasing []ledger.HeldPod) (change, []ledger.HeldPod) {
-	to := change{dropped: names(p.lost), released: names(p.surplus)}
-	next := slices.Clone(p.keep)
-	for _, g := range grants {
-		to.claimed = append(to.claimed, g.Pod.Name)
-		next = append(next, ledger.HeldPod{Pod: g.Pod, Shard: g.Shard, Base: g.Pod.Restarts, Seen: true})
+	to, next := change{dropped: names(p.lost), released: names(p.surplus)}, p.keep
+	if len(grants) > 0 {
+		next = slices.Clone(p.keep)
+		for _, g := range grants {
+			to.claimed = append(to.claimed, g.Pod.Name)
+			next = append(next, ledger.HeldPod{Pod: g.Pod, Shard: g.Shard, Base: g.Pod.Restarts, Seen: true})
+		}
 	}
 	to.holds = len(next)+len(releasing)+len(p.surplus) > 0
 	to.annotations = allocation.Format(next, append(names(releasing), to.released...))

@@ -118,7 +118,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // reconcile returns when to come back.
 func (r *Reconciler) reconcile(ctx context.Context, name types.NamespacedName) (time.Duration, error) {
 	cached := &v1alpha1.BatchSandbox{}
-	err := r.config.Client.Get(ctx, name, cached)
+	err := r.config.Client.Get(ctx, name, cached, client.UnsafeDisableDeepCopy)
 	if apierrors.IsNotFound(err) {
 		r.memory.forget(name)
 		again, err := r.templates.gone(ctx, name, &deletions{})

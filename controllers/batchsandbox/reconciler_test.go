@@ -43,24 +43,28 @@ var poolKey = ledger.Key{Namespace: "ns", Name: "pool"}
 type world struct {
 	*Reconciler
 	Ledger   *ledger.Ledger
-	t        *testing.T
+	t        testing.TB
 	api      client.WithWatch // without what the test spoils
 	clock    *clocktesting.FakeClock
 	recorder *events.FakeRecorder
-	mu       sync.Mutex // guards writes
+	mu       sync.Mutex // guards writes and freshFor
 	// writes are the patches, creates and deletes that the reconciler sent, in order.
 	writes []string
 	// spoil, when set, stands between the reconciler and the API server for the next
 	// write; do sends it.
 	spoil func(write string, do func() error) error
-	fresh error
+	// fresh is why the lease is not, and freshFor how often it still is before that.
+	fresh    error
+	freshFor int
+	// woken are the owners that the ledger has woken.
+	woken []types.NamespacedName
 	// late, when set, is what the cache shows of the one BatchSandbox, and latePods what
 	// it shows of pods.
 	late     *v1alpha1.BatchSandbox
 	latePods *corev1.PodList
 }
 
-func newWorld(t *testing.T, objects ...client.Object) *world {
+func newWorld(t testing.TB, objects ...client.Object) *world {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	require.NoError(t, clientgoscheme.AddToScheme(scheme))
@@ -70,7 +74,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		WithStatusSubresource(&v1alpha1.BatchSandbox{}, &corev1.Pod{}).
 		WithIndex(&corev1.Pod{}, indexController, controllerUID).
 		Build()
-	w.Ledger = ledger.New(ledger.Hooks{})
+	w.Ledger = ledger.New(ledger.Hooks{Owner: func(name types.NamespacedName) { w.woken = append(w.woken, name) }})
 	w.connect(interceptor.NewClient(w.api, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 			if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && w.late != nil {
@@ -112,7 +116,15 @@ func (w *world) connect(c client.Client) {
 	w.Reconciler, err = New(Config{
 		Client: c, Live: w.api, Ledger: w.Ledger, Tasks: noTasks{}, Wakes: &wakequeue.Queue{},
 		Executor: func() *podtemplate.Executor { return &podtemplate.Executor{} },
-		Fresh:    func() error { return w.fresh },
+		Fresh: func() error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.freshFor > 0 {
+				w.freshFor--
+				return nil
+			}
+			return w.fresh
+		},
 		WaitOpen: func(context.Context) error { return nil },
 		Ending:   func(string) bool { return false },
 		Recorder: w.recorder,
@@ -141,7 +153,7 @@ func (w *world) send(write string, do func() error) error {
 }
 
 // newPooledWorld has a pool with the named idle pods, and the batches.
-func newPooledWorld(t *testing.T, pods []string, batches ...*v1alpha1.BatchSandbox) *world {
+func newPooledWorld(t testing.TB, pods []string, batches ...*v1alpha1.BatchSandbox) *world {
 	t.Helper()
 	w := newWorld(t, &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool", UID: "pool-uid"}})
 	for _, bs := range batches {
@@ -161,11 +173,16 @@ func (w *world) observe(name string, options ...func(*ledger.Pod)) {
 	if err := w.api.Create(w.t.Context(), pod); !apierrors.IsAlreadyExists(err) {
 		require.NoError(w.t, err)
 	}
-	facts := ledger.Pod{Name: name, UID: pod.UID, PoolUID: "pool-uid", Revision: "r1", IP: "ip-" + name, Ready: true}
+	f := facts(name)
 	for _, option := range options {
-		option(&facts)
+		option(&f)
 	}
-	w.Ledger.Observe(poolKey, facts)
+	w.Ledger.Observe(poolKey, f)
+}
+
+// facts are those of a ready pod.
+func facts(name string) ledger.Pod {
+	return ledger.Pod{Name: name, UID: types.UID("uid-" + name), PoolUID: "pool-uid", Revision: "r1", IP: "ip-" + name, Ready: true}
 }
 
 func named(name string, replicas int32, options ...func(*v1alpha1.BatchSandbox)) *v1alpha1.BatchSandbox {
@@ -404,6 +421,121 @@ func TestAnOldLeaseWritesAndDeletesNothing(t *testing.T) {
 	_, err = w.reconcile("unseen")
 	require.ErrorIs(t, err, w.fresh)
 	require.True(t, w.podExists("unseen-0"), "its owner may only be late in the cache")
+}
+
+func TestNothingIsWrittenOnceTheLeaseIsOld(t *testing.T) {
+	past := metav1.NewTime(now.Add(-time.Minute))
+	tests := map[string]func(t *testing.T) *world{
+		"a claim":  func(t *testing.T) *world { return newPooledWorld(t, []string{"a"}, named("batch", 1)) },
+		"a status": func(t *testing.T) *world { return newPooledWorld(t, nil, named("batch", 1)) },
+		"a release": func(t *testing.T) *world {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+			w.mustReconcile("batch")
+			w.scale("batch", 0)
+			return w
+		},
+		"the deletion of a lost pod": func(t *testing.T) *world {
+			w := newPooledWorld(t, []string{"a", "b"}, named("batch", 1))
+			w.mustReconcile("batch")
+			w.observe("a", func(p *ledger.Pod) { p.Finished, p.Disrupted = true, true })
+			return w
+		},
+		"the deletion of a batch": func(t *testing.T) *world {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+			w.mustReconcile("batch")
+			require.NoError(t, w.api.Delete(t.Context(), w.get("batch")))
+			return w
+		},
+		"an expiry": func(t *testing.T) *world {
+			return newPooledWorld(t, nil, named("batch", 1, func(bs *v1alpha1.BatchSandbox) { bs.Spec.ExpireTime = &past }))
+		},
+		"a template pod": func(t *testing.T) *world { return newWorld(t, named("batch", 1, templated)) },
+		"a finalizer": func(t *testing.T) *world {
+			return newWorld(t, named("batch", 0, templated, func(bs *v1alpha1.BatchSandbox) { bs.Spec.TaskTemplate = &v1alpha1.TaskTemplate{} }))
+		},
+		"the deletion of a template pod": func(t *testing.T) *world {
+			w := newWorld(t, named("batch", 1, templated))
+			w.mustReconcile("batch")
+			w.scale("batch", 0)
+			return w
+		},
+	}
+	for name, prepare := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := prepare(t)
+			idle := w.idle()
+			w.clock.Step(time.Second)
+			w.writes, w.fresh, w.freshFor = nil, errors.New("the lease is old"), 1 // at the begin of the reconcile
+			_, err := w.reconcile("batch")
+			require.ErrorIs(t, err, w.fresh)
+			require.Empty(t, w.writes)
+			require.Equal(t, idle, w.idle(), "what was claimed is given back")
+			w.fresh = nil
+			for range 2 {
+				_, err = w.reconcile("batch")
+				require.NoError(t, err)
+			}
+			require.NotEmpty(t, w.writes)
+		})
+	}
+}
+
+func TestAConflictWithAVersionThatHasNotMovedIsNotTheEnd(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+	var first func() error
+	w.spoil = func(write string, do func() error) error {
+		if write == "patch batch" && first == nil {
+			first = do // it is on its way, and the answer is that to another sending
+			return apierrors.NewConflict(schema.GroupResource{}, "batch", nil)
+		}
+		return do()
+	}
+	_, err := w.reconcile("batch")
+	require.True(t, apierrors.IsConflict(err), "%v", err)
+	require.Zero(t, w.idle(), "the claim can still be written")
+	require.NoError(t, first())
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"a"}, w.holds("batch"))
+	require.Equal(t, int32(1), w.get("batch").Status.Allocated)
+}
+
+func TestAClaimThatIsUndoneDoesNotWakeItsOwnerAtOnce(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 2))
+	w.spoil = func(write string, do func() error) error {
+		if write == "patch batch" {
+			return refusal()
+		}
+		return do()
+	}
+	w.woken = nil
+	_, err := w.reconcile("batch")
+	require.True(t, apierrors.IsInvalid(err), "%v", err)
+	require.Empty(t, w.woken, "it would claim and give back for ever")
+}
+
+func TestAStatusOfALargeObjectIsWrittenLessOften(t *testing.T) {
+	for name, test := range map[string]struct {
+		bytes int
+		waits time.Duration
+	}{
+		"a small one": {100, topUpInterval},
+		"a large one": {200_000, 2 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 2, func(bs *v1alpha1.BatchSandbox) {
+				bs.Annotations = map[string]string{"note": strings.Repeat("x", test.bytes)}
+			}))
+			w.mustReconcile("batch")
+			w.writes = nil
+			w.observe("a", func(p *ledger.Pod) { p.Restarts = 1 })
+			again := w.mustReconcile("batch").RequeueAfter
+			require.Empty(t, w.writes, "only a number has changed")
+			require.InDelta(t, test.waits, again, float64(50*time.Millisecond))
+			w.clock.Step(again)
+			w.mustReconcile("batch")
+			require.Equal(t, int32(1), w.get("batch").Status.Restarted)
+		})
+	}
 }
 
 func TestAStatusDoesNotOverwriteALaterVersion(t *testing.T) {
@@ -1049,6 +1181,21 @@ func TestATakenNameHoldsUpNoShard(t *testing.T) {
 	require.Len(t, pods.Items, 2)
 	require.Regexp(t, "^batch-0-.+", pods.Items[0].Name)
 	require.Equal(t, "batch-1", pods.Items[1].Name)
+}
+
+func TestATerminatingPodIsNotTakenForTheOneToBeCreated(t *testing.T) {
+	bs := named("batch", 1, templated)
+	leaving, err := podtemplate.ForShard(bs, 0, "batch-0")
+	require.NoError(t, err)
+	leaving.Finalizers = []string{"example.com/slow"}
+	w := newWorld(t, bs, leaving)
+	require.NoError(t, w.api.Delete(t.Context(), leaving))
+	w.latePods = &corev1.PodList{} // the cache does not show it yet
+	w.mustReconcile("batch")
+	w.latePods = nil
+	var pods corev1.PodList
+	require.NoError(t, w.api.List(t.Context(), &pods))
+	require.Len(t, pods.Items, 2, "%v", w.writes)
 }
 
 func TestACreatedPodThatTheCacheNeverShowsIsLookedUp(t *testing.T) {

@@ -1,6 +1,7 @@
 package batchsandbox
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -74,15 +75,41 @@ func metadataPatch(bs *v1alpha1.BatchSandbox, fields map[string]any) patch {
 	return patch{version: bs.ResourceVersion, body: body}
 }
 
-// statusPatch makes the status what is wanted.
+// statusPatch makes the status what is wanted. It compares the statuses only: the rest of
+// the object, which may take a megabyte, stays as it is.
 func statusPatch(bs *v1alpha1.BatchSandbox, want *v1alpha1.BatchSandboxStatus) (patch, error) {
-	now := bs.DeepCopy()
-	now.Status = *want
-	body, err := client.MergeFromWithOptions(bs, client.MergeFromWithOptimisticLock{}).Data(now)
+	change, err := fieldsOf(want)
+	if err != nil {
+		return patch{}, err
+	}
+	is, err := fieldsOf(&bs.Status)
+	if err != nil {
+		return patch{}, err
+	}
+	for name, value := range is {
+		if wanted, ok := change[name]; !ok {
+			change[name] = json.RawMessage("null")
+		} else if bytes.Equal(wanted, value) {
+			delete(change, name)
+		}
+	}
+	body, err := json.Marshal(map[string]any{"metadata": map[string]string{"resourceVersion": bs.ResourceVersion}, "status": change})
 	if err != nil {
 		return patch{}, fmt.Errorf("building a patch of the status: %w", err)
 	}
 	return patch{version: bs.ResourceVersion, body: body, status: true}, nil
+}
+
+func fieldsOf(status *v1alpha1.BatchSandboxStatus) (map[string]json.RawMessage, error) {
+	data, err := json.Marshal(status)
+	fields := map[string]json.RawMessage{}
+	if err == nil {
+		err = json.Unmarshal(data, &fields)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("building a patch of the status: %w", err)
+	}
+	return fields, nil
 }
 
 // writer is the one writer of BatchSandboxes: every patch of one, and its deletion, goes
