@@ -122,7 +122,8 @@ check-generated: manifests generate bundle ## Fail when generated files are not 
 ##@ Tests
 
 .PHONY: test
-test: test-unit test-integration test-e2e test-install test-olm ## Run all tests. Needs Linux and root from test-e2e on.
+test: $(CLUSTER) $(KUSTOMIZE) $(OPM) $(OLM) $(OLM_CATALOG) ## Run all tests, two suites at a time. Needs Linux and root.
+	MAKE='$(MAKE)' hack/test.sh
 
 .PHONY: test-unit
 test-unit: ## Run unit and property tests, with the race detector (RACE= without).

@@ -2,9 +2,9 @@ package ledger
 
 import "k8s.io/apimachinery/pkg/types"
 
-// BeginCreate notes pods that are about to be created under names of the caller's
-// choice, so that they count from now on. A name that is in use is skipped; the
-// names taken are returned.
+// BeginCreate notes pods that are about to be created, under names that the caller has
+// chosen. They count from now on, so that a pool makes no pod twice because the cache is
+// late. A name that is in use is skipped; the names taken are returned.
 func (l *Ledger) BeginCreate(key Key, names []string) []string {
 	var taken []string
 	l.with(key, func(p *pool) {
@@ -34,7 +34,8 @@ func (l *Ledger) ConfirmCreate(key Key, name string, uid types.UID) {
 	})
 }
 
-// AbortCreate takes a name back whose creation was refused for good.
+// AbortCreate forgets a name under which no pod was created and none will be. A pod
+// that the cache has shown under it stays.
 func (l *Ledger) AbortCreate(key Key, name string) {
 	l.with(key, func(p *pool) {
 		e := p.pods[name]

@@ -91,6 +91,7 @@ type server struct {
 	podLog  []podEvent
 	boxLog  []boxEvent
 	flight  []write // sent, answered by a timeout, and still able to land
+	unnamed map[types.UID]bool
 	counter int
 
 	revision string
@@ -100,7 +101,7 @@ type server struct {
 
 func newServer(dice func(string, int) int, fail func(string, ...any)) *server {
 	return &server{
-		dice: dice, fail: fail, boxes: map[string]*object{}, pods: map[string]*machine{},
+		dice: dice, fail: fail, boxes: map[string]*object{}, pods: map[string]*machine{}, unnamed: map[types.UID]bool{},
 		revision: "r1", cap: 3, lending: true,
 	}
 }
@@ -286,15 +287,38 @@ func (s *server) user(name string) {
 	s.changed(o)
 }
 
-// mend makes unreadable annotations readable again.
+// mend makes unreadable annotations readable again: it puts them back as they were, or
+// deletes them, and with them the last that anybody knew of the pods.
 func (s *server) mend() {
 	for _, name := range s.boxNames() {
-		if o := s.boxes[name]; o.corrupt {
-			o.corrupt = false
-			s.changed(o)
-			return
+		o := s.boxes[name]
+		if !o.corrupt {
+			continue
+		}
+		if s.dice("by deleting it", 2) == 0 {
+			for _, pod := range o.names() {
+				if p := s.pods[pod]; p != nil {
+					s.unnamed[p.UID] = true
+				}
+			}
+			o.alloc, o.release = nil, nil
+		}
+		o.corrupt = false
+		s.changed(o)
+		return
+	}
+}
+
+// namedByNobody says that pods are there that an annotation named which was deleted. A
+// leader that starts now could not know: what is deleted while nobody leads, or
+// before the leader has deleted the pods, is not in its power.
+func (s *server) namedByNobody() bool {
+	for _, p := range s.pods {
+		if s.unnamed[p.UID] && !p.Terminating {
+			return true
 		}
 	}
+	return false
 }
 
 // spoil makes the annotations of a BatchSandbox unreadable.

@@ -46,8 +46,9 @@ func (p *pool) admit(facts Pod) {
 	p.changed = true
 }
 
-// observeLent says whether facts are of the very pod that is lent, and still of use:
-// whoever holds a pod has lost it when another one goes by its name.
+// observeLent takes in what is shown under the name of a pod that is held or being
+// released, and says whether it is that pod, and the pod still exists. When another pod
+// is shown, the holder has lost its own: a name is given to one pod at a time.
 func (p *pool) observeLent(e *entry, l *lent, facts Pod) bool {
 	if known := e.UID != "" || l.gone; known && e.UID != facts.UID {
 		l.gone, l.successor = true, &facts
@@ -95,7 +96,7 @@ func (p *pool) markGone(e *entry, l *lent) {
 // does not count any more.
 func (l *Ledger) MarkDeleted(key Key, name string, uid types.UID) {
 	l.with(key, func(p *pool) {
-		if e := p.pods[name]; e != nil && (uid == "" || e.UID == uid) {
+		if e := p.pods[name]; e != nil && e.UID == uid {
 			e.deleted = true
 			p.refresh(e)
 			p.changed = true

@@ -191,7 +191,9 @@ func (w *world) crashOrReplace() {
 			w.replace(p)
 		}
 	case w.operator != nil:
-		w.operator = nil
+		if !w.namedByNobody() {
+			w.operator = nil
+		}
 	case w.dice("meanwhile", 3) == 0:
 		w.spoil(boxNames[w.dice("box", len(boxNames))])
 	}

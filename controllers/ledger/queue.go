@@ -12,8 +12,9 @@ import (
 // before one wait for: thousands wait for a pool that is too small, and each asks
 // again whenever it is reconciled.
 //
-// It is a treap: a search tree by that order, whose shape is that of a heap by random
-// ranks and so is balanced, with the sum of the counts below in each node.
+// It is a treap: a binary search tree by that order, which stays balanced because every
+// node has a random rank and none has a higher one than its parent. Each node has the sum
+// of the counts below it, so the sum before an owner is found on the way down to it.
 type queue struct {
 	root    *waiter
 	byOwner map[types.UID]*waiter
@@ -26,9 +27,9 @@ type waiter struct {
 	count   int
 	arrival int
 
-	rank        uint32
-	older, rest *waiter // the subtrees of those served before it and after it
-	sum         int     // of the counts in this subtree
+	rank           uint32
+	earlier, later *waiter // the subtrees of those who are served before it and after it
+	sum            int     // of the counts in this subtree
 }
 
 func newQueue() queue { return queue{byOwner: map[types.UID]*waiter{}} }
@@ -54,9 +55,9 @@ func (q *queue) set(owner Owner, count int) bool {
 		delete(q.byOwner, owner.UID)
 		return true
 	}
-	w.count, w.older, w.rest = count, nil, nil
-	older, rest := q.root.split(w)
-	q.root = join(join(older, w.summed()), rest)
+	w.count, w.earlier, w.later = count, nil, nil
+	earlier, later := q.root.split(w)
+	q.root = join(join(earlier, w.summed()), later)
 	return true
 }
 
@@ -69,30 +70,30 @@ func (q *queue) before(owner types.UID) int {
 	sum, n := 0, q.root
 	for n != w {
 		if w.servedBefore(n) {
-			n = n.older
+			n = n.earlier
 			continue
 		}
-		sum += n.older.total() + n.count
-		n = n.rest
+		sum += n.earlier.total() + n.count
+		n = n.later
 	}
-	return sum + w.older.total()
+	return sum + w.earlier.total()
 }
 
-// between calls fn, in order, with the owners that would get at least one of the pods
-// number from to below to, were so many pods given out.
+// between calls fn, in their order, with the owners that would get any of the pods
+// numbered from up to, and without, to, if pods were handed out from number 0 on.
 func (q *queue) between(from, to int, fn func(Owner)) { q.root.between(from, to, fn) }
 
 func (w *waiter) between(from, to int, fn func(Owner)) {
 	if w == nil || to <= 0 || from >= w.sum {
 		return
 	}
-	w.older.between(from, to, fn)
-	first := w.older.total()
+	w.earlier.between(from, to, fn)
+	first := w.earlier.total()
 	next := first + w.count
 	if from < next && to > first {
 		fn(w.owner)
 	}
-	w.rest.between(from-next, to-next, fn)
+	w.later.between(from-next, to-next, fn)
 }
 
 func (w *waiter) total() int {
@@ -111,21 +112,21 @@ func (w *waiter) servedBefore(other *waiter) bool {
 
 // summed returns the subtree with its sum brought up to date.
 func (w *waiter) summed() *waiter {
-	w.sum = w.older.total() + w.count + w.rest.total()
+	w.sum = w.earlier.total() + w.count + w.later.total()
 	return w
 }
 
 // split returns those of the subtree that are served before at, and the others.
-func (w *waiter) split(at *waiter) (older, rest *waiter) {
+func (w *waiter) split(at *waiter) (earlier, later *waiter) {
 	if w == nil {
 		return nil, nil
 	}
 	if w.servedBefore(at) {
-		w.rest, rest = w.rest.split(at)
-		return w.summed(), rest
+		w.later, later = w.later.split(at)
+		return w.summed(), later
 	}
-	older, w.older = w.older.split(at)
-	return older, w.summed()
+	earlier, w.earlier = w.earlier.split(at)
+	return earlier, w.summed()
 }
 
 // join makes one subtree of two, of which all of the first are served before the second.
@@ -136,10 +137,10 @@ func join(a, b *waiter) *waiter {
 	case b == nil:
 		return a
 	case a.rank > b.rank:
-		a.rest = join(a.rest, b)
+		a.later = join(a.later, b)
 		return a.summed()
 	}
-	b.older = join(a, b.older)
+	b.earlier = join(a, b.earlier)
 	return b.summed()
 }
 
@@ -147,11 +148,11 @@ func join(a, b *waiter) *waiter {
 func (w *waiter) without(gone *waiter) *waiter {
 	switch {
 	case w == gone:
-		return join(w.older, w.rest)
+		return join(w.earlier, w.later)
 	case gone.servedBefore(w):
-		w.older = w.older.without(gone)
+		w.earlier = w.earlier.without(gone)
 	default:
-		w.rest = w.rest.without(gone)
+		w.later = w.later.without(gone)
 	}
 	return w.summed()
 }

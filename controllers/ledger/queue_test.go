@@ -18,17 +18,17 @@ func (q *queue) audit() error {
 		if w == nil {
 			return nil
 		}
-		if err := check(w.older); err != nil {
+		if err := check(w.earlier); err != nil {
 			return err
 		}
 		if last != nil && !last.servedBefore(w) {
 			return fmt.Errorf("%s stands behind %s", w.owner, last.owner)
 		}
 		last, owners, sum = w, owners+1, sum+w.count
-		if want := w.older.total() + w.count + w.rest.total(); w.sum != want || w.count <= 0 || q.byOwner[w.owner.UID] != w {
+		if want := w.earlier.total() + w.count + w.later.total(); w.sum != want || w.count <= 0 || q.byOwner[w.owner.UID] != w {
 			return fmt.Errorf("waiter %s: count %d, sum %d, want %d", w.owner, w.count, w.sum, want)
 		}
-		return check(w.rest)
+		return check(w.later)
 	}
 	if err := check(q.root); err != nil {
 		return err

@@ -158,7 +158,7 @@ func TestSettle(t *testing.T) {
 	})
 	t.Run("does nothing for a record that is still unreadable, or was never set aside", func(t *testing.T) {
 		b := newBook(t, "p")
-		b.Rebuild([]Record{unreadable(x)})
+		b.Rebuild([]Record{unreadable(x), record(y)})
 		b.CompleteRebuild()
 		b.Settle(unreadable(x))
 		b.Settle(record(y, "p"))

@@ -89,6 +89,27 @@ func TestThePathOfAPod(t *testing.T) {
 	}
 }
 
+// A pool that is being deleted takes back what it has lent, and lends it to nobody.
+func TestADeletingPoolTakesPodsBack(t *testing.T) {
+	x, y := box("x", 0), box("y", 1)
+	b := newBook(t, "clean", "dirty", "unclaimed")
+	b.claim(x, 3)
+	b.SetDemand(poolKey, y, 3)
+	b.SetPool(poolKey, "pool-uid", "r1", false)
+	b.BeginRelease(poolKey, x.UID, []string{"clean", "dirty"})
+	b.MarkClean(poolKey, x.UID, "clean")
+	b.wakes()
+	b.EndRelease(poolKey, x.UID, []string{"clean", "dirty"})
+	b.Unclaim(poolKey, x, []string{"unclaimed"})
+	require.Empty(t, b.wakes(), "there is nothing to come for")
+	require.Empty(t, b.claim(y, 3))
+	require.True(t, b.ForgetOwner(poolKey, x))
+	require.Zero(t, b.Snapshot(poolKey).Holders, "nobody is waited for any more")
+	require.Equal(t, []string{"clean Idle", "dirty Retiring", "unclaimed Idle"}, b.states())
+	require.Len(t, b.Retire(poolKey, []string{"clean", "dirty", "unclaimed"}), 2, "the pool can delete them")
+	b.check()
+}
+
 func TestAPodIsEitherRetiredOrClaimed(t *testing.T) {
 	for range 200 {
 		b := newBook(t, "p")

@@ -44,7 +44,8 @@ type (
 	setAside struct{}
 )
 
-// lent is what a held pod and one that is being released have in common.
+// lent is what a held pod and one that is being released have in common: both have a
+// holder, whose annotations name them.
 type lent struct {
 	holder *holder
 	// gone: the pod no longer exists, and its holder has not let it go yet.

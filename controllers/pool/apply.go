@@ -150,19 +150,18 @@ func (p *pass) lookUp(ctx context.Context, name string) (*corev1.Pod, error) {
 // verify asks the API server for pods that the cache should have shown, or that may
 // never have been created.
 func (p *pass) verify(ctx context.Context, names []string) error {
-	var errs []error
-	for _, name := range names {
-		pod, err := p.lookUp(ctx, name)
+	return p.spread(ctx, len(names), func(ctx context.Context, i int) error {
+		pod, err := p.lookUp(ctx, names[i])
 		switch {
 		case err != nil:
-			errs = append(errs, err)
+			return err
 		case pod == nil:
-			p.Ledger.AbortCreate(p.key, name)
+			p.Ledger.AbortCreate(p.key, names[i])
 		default:
 			// The cache will show it: taken in from here, it would stay for ever if the
 			// cache never showed it nor its end.
-			p.confirm(name, pod)
+			p.confirm(names[i], pod)
 		}
-	}
-	return errors.Join(errs...)
+		return nil
+	})
 }

@@ -69,6 +69,7 @@ func podOf(t *testing.T, bs *v1alpha1.BatchSandbox) *corev1.Pod {
 }
 
 func TestASandboxThatListensInTheExecutorsPlaceIsReplaced(t *testing.T) {
+	t.Parallel()
 	for _, then := range []string{
 		"go-on",
 		"end", // so that its containers are all other ones soon, as after a restart
@@ -105,6 +106,7 @@ const takeover = `set -ex
 	done`
 
 func TestASandboxThatTriesToOutliveItsRestartInTheFirstProcess(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	pool := restartingPool(t, ns, sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"))
 	bs := runTask(t, pool, "hostile", takeover)
@@ -123,6 +125,7 @@ func TestASandboxThatTriesToOutliveItsRestartInTheFirstProcess(t *testing.T) {
 // A task does what it can to the sandbox' executor; its result is true, and others
 // of the batch go on.
 func TestTasksThatMisbehave(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		script string
 		reason string
@@ -153,6 +156,7 @@ func TestTasksThatMisbehave(t *testing.T) {
 	}
 }
 
+// It runs alone: the operator is replaced.
 func TestATaskRunsOnAndOnlyOnceWhenTheOperatorIsReplaced(t *testing.T) {
 	ns := newNamespace(t)
 	pool := restartingPool(t, ns, sandboxTemplate("ubuntu:latest", 0, "sleep", "3600"))

@@ -60,6 +60,7 @@ func tasksCompleted(bs *v1alpha1.BatchSandbox) bool {
 }
 
 func TestTasksOfAPoolWithAHandWrittenExecutor(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, taskPool)
 	apply(t, ns, taskBatch)
@@ -96,6 +97,7 @@ func sandboxTemplate(image string, user int64, command ...string) *v1alpha1.PodT
 }
 
 func TestATaskIsInItsSandbox(t *testing.T) {
+	t.Parallel()
 	const common = `set -ex; test "$GREETING" = hello; test -e /etc/os-release; test ! -e /task-executor; test "$(pwd)" = /var/tmp; `
 	for name, test := range map[string]struct {
 		template *v1alpha1.PodTemplate
@@ -106,6 +108,7 @@ func TestATaskIsInItsSandbox(t *testing.T) {
 		"beside-nginx":            {sandboxTemplate("nginx:latest", 0), `test "$(id -u)" = 0; touch /owned; chown 1:1 /owned`},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ns := newNamespace(t)
 			bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
 				Spec: v1alpha1.BatchSandboxSpec{Template: test.template, TaskTemplate: script(common + test.script)}}
@@ -117,6 +120,7 @@ func TestATaskIsInItsSandbox(t *testing.T) {
 }
 
 func TestTasksFailWithAReason(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	wants := []struct {
 		patch  string
@@ -153,6 +157,7 @@ func TestTasksFailWithAReason(t *testing.T) {
 }
 
 func TestADeletionStopsRunningTasksFirst(t *testing.T) {
+	t.Parallel()
 	ns := newNamespace(t)
 	apply(t, ns, taskPool)
 	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "running"}, Spec: v1alpha1.BatchSandboxSpec{
@@ -185,6 +190,7 @@ func addEphemeral(t *testing.T, pod *corev1.Pod) {
 }
 
 func TestASandboxIsRestartedInPlaceOrReplaced(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		more     string
 		then     func(t *testing.T, pod *corev1.Pod)

@@ -26,9 +26,7 @@ func compete(t *testing.T, name, namespace string) *process {
 	log, err := os.Create(filepath.Join(filepath.Dir(operator.log.Name()), name+".log"))
 	require.NoError(t, err)
 	evidence.File(t, log.Name())
-	p := &process{binary: operator.binary, kubeconfig: operator.kubeconfig, name: name, namespace: namespace, log: log, flags: []string{
-		"--leader-elect", "--leader-elect-lease-duration=12s", "--leader-elect-renew-deadline=8s", "--leader-elect-retry-period=1s",
-	}}
+	p := &process{binary: operator.binary, kubeconfig: operator.kubeconfig, name: name, namespace: namespace, flags: []string{"--leader-elect"}, log: log}
 	require.NoError(t, p.start())
 	t.Cleanup(p.kill)
 	return p

@@ -121,6 +121,32 @@ func TestWhatHappensWhileTheOperatorIsDown(t *testing.T) {
 	requireDisjoint(t, lost, garbled, whole, more)
 }
 
+// Whatever an annotation said that cannot be read any more, the pods that it may have
+// named come back to nobody: not to the pool, and not to the BatchSandbox.
+func TestAnAllocationThatIsMendedByDeletingItHandsNoPodOn(t *testing.T) {
+	ns := newNamespace(t)
+	pool := newPool(t, ns, 2, 20)
+	garbled := pooled(ns, "garbled", 1)
+	require.NoError(t, api.Create(t.Context(), garbled))
+	until(t, garbled, ready(1))
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Available == 2 })
+	dirty := held(t, garbled)[0]
+	var before corev1.PodList
+	whileDown(t, func() {
+		change(t, garbled, func(bs *v1alpha1.BatchSandbox) { bs.Annotations[v1alpha1.AnnotationAllocStatus] = "{" })
+		require.NoError(t, api.List(t.Context(), &before, client.InNamespace(ns)))
+	})
+	until(t, garbled, reasonIs(v1alpha1.ReasonAllocationUnreadable))
+
+	change(t, garbled, func(bs *v1alpha1.BatchSandbox) { delete(bs.Annotations, v1alpha1.AnnotationAllocStatus) })
+	until(t, garbled, func(bs *v1alpha1.BatchSandbox) bool {
+		return ready(1)(bs) && len(held(t, bs)) == 1 && held(t, bs)[0] != dirty
+	})
+	for i := range before.Items {
+		gone(t, &before.Items[i])
+	}
+}
+
 // A tenant that writes its waiting BatchSandbox all the time holds up nobody.
 func TestABusyObjectDoesNotKeepTheOperatorFromStarting(t *testing.T) {
 	ns := newNamespace(t)

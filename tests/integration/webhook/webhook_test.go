@@ -52,7 +52,7 @@ var (
 	config *rest.Config
 	api    client.Client
 	seen   recorder
-	// stopServing ends the webhook server; the last tests run without it.
+	// stopServing ends the webhook server; one test runs without it.
 	stopServing func()
 )
 
@@ -107,19 +107,15 @@ func run(m *testing.M) (int, error) {
 	if api, err = client.New(config, client.Options{Scheme: clientgoscheme.Scheme}); err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	stopServing = func() { cancel(); <-ended }
-	if err := serve(ctx, ended); err != nil {
-		cancel()
+	if err := serve(); err != nil {
 		return 0, err
 	}
-	defer stopServing()
+	defer func() { stopServing() }()
 	return m.Run(), nil
 }
 
-// serve runs the webhooks, and no reconcilers, until the context ends.
-func serve(ctx context.Context, ended chan struct{}) error {
+// serve runs the webhooks, and no reconcilers, until stopServing is called.
+func serve() error {
 	o := env.WebhookInstallOptions
 	mgr, err := ctrl.NewManager(rest.CopyConfig(config), ctrl.Options{
 		Scheme:        clientgoscheme.Scheme,
@@ -133,12 +129,14 @@ func serve(ctx context.Context, ended chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		defer close(ended)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
 		if err := mgr.Start(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, "the webhooks end:", err)
 		}
-	}()
+	})
+	stopServing = func() { cancel(); running.Wait() }
 	if !mgr.GetCache().WaitForCacheSync(ctx) {
 		return fmt.Errorf("the caches do not sync")
 	}
@@ -372,9 +370,10 @@ func TestCertificatesAreMadeSharedAndRotated(t *testing.T) {
 }
 
 // With the webhooks down, or even failing closed, what the operator does goes on: its
-// writes never pass through a webhook. It is the last test: it ends the server.
+// writes never pass through a webhook.
 func TestWithTheWebhooksDown(t *testing.T) {
 	ns := newNamespace(t)
+	restoreWebhooks(t)
 	pool, err := create(t, ns, "Pool", `{metadata: {name: pool}, spec: {template: `+good+`, `+capacity+`}}`)
 	require.NoError(t, err)
 	bs, err := create(t, ns, "BatchSandbox", `{metadata: {name: batch}, spec: {poolRef: pool}}`)
@@ -404,6 +403,35 @@ func TestWithTheWebhooksDown(t *testing.T) {
 		require.NoError(t, api.Patch(t.Context(), obj, release), "%s lets go", obj.GetKind())
 		require.True(t, apierrors.IsNotFound(api.Get(t.Context(), client.ObjectKeyFromObject(obj), obj)))
 	}
+}
+
+// restoreWebhooks has them configured and served as before when the test ends.
+func restoreWebhooks(t *testing.T) {
+	t.Helper()
+	validating := &admissionregistrationv1.ValidatingWebhookConfigurationList{}
+	require.NoError(t, api.List(t.Context(), validating))
+	mutating := &admissionregistrationv1.MutatingWebhookConfigurationList{}
+	require.NoError(t, api.List(t.Context(), mutating))
+	t.Cleanup(func() {
+		for i := range validating.Items {
+			now := &admissionregistrationv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: validating.Items[i].Name}}
+			restore(t, now, func() { now.Webhooks = validating.Items[i].Webhooks })
+		}
+		for i := range mutating.Items {
+			now := &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: mutating.Items[i].Name}}
+			restore(t, now, func() { now.Webhooks = mutating.Items[i].Webhooks })
+		}
+		require.NoError(t, serve())
+	})
+}
+
+func restore(t *testing.T, now client.Object, change func()) {
+	t.Helper()
+	ctx := context.Background() // the test's own has ended
+	require.NoError(t, api.Get(ctx, client.ObjectKeyFromObject(now), now))
+	before := client.MergeFrom(now.DeepCopyObject().(client.Object))
+	change()
+	require.NoError(t, api.Patch(ctx, now, before))
 }
 
 func failClosed(t *testing.T) { setPolicy(t, admissionregistrationv1.Fail) }
