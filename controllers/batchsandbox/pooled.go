@@ -181,7 +181,7 @@ func (p *pooled) whyMissing(ctx context.Context, o *object, missing int) *blocke
 		return nil
 	}
 	pool := &v1alpha1.Pool{}
-	err := p.client.Get(ctx, o.pool, pool)
+	err := p.client.Get(ctx, o.pool, pool, client.UnsafeDisableDeepCopy)
 	switch {
 	case apierrors.IsNotFound(err):
 		return &blocked{v1alpha1.ReasonPoolNotFound, fmt.Sprintf("spec.poolRef: namespace %s has no Pool %q; waiting for it", o.pool.Namespace, o.pool.Name)}

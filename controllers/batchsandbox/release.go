@@ -139,7 +139,7 @@ func (r *releases) recycle(ctx context.Context, from holding, pods []ledger.Held
 // recycleStrategy is that of the pool; a pool that is going or gone takes nothing back.
 func (r *releases) recycleStrategy(ctx context.Context, key ledger.Key) (v1alpha1.RecycleType, error) {
 	pool := &v1alpha1.Pool{}
-	err := r.client.Get(ctx, key, pool)
+	err := r.client.Get(ctx, key, pool, client.UnsafeDisableDeepCopy)
 	switch {
 	case apierrors.IsNotFound(err):
 		return v1alpha1.RecycleDelete, nil
