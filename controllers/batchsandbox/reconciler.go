@@ -16,7 +16,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 	"github.com/opensandbox/operator/controllers/wiring"
 )
@@ -56,10 +56,10 @@ type Config struct {
 // when they would answer something else.
 type Tasks interface {
 	// Report returns what is known of the tasks of a BatchSandbox.
-	Report(bs *v1alpha1.BatchSandbox) taskreport.Report
+	Report(bs *v1alpha1.BatchSandbox) shardtask.Report
 	// Stop ends all tasks of a pod, restarts its containers in place where restart says
 	// so and the pod allows it, and says how far that has come.
-	Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) taskreport.Stopping
+	Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) shardtask.Stopping
 	// Freed forgets that pods were stopped, before they may be claimed again.
 	Freed(bs *v1alpha1.BatchSandbox, pods []string)
 }

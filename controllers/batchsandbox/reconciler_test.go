@@ -34,7 +34,7 @@ import (
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
@@ -137,10 +137,10 @@ func (w *world) connect(c client.Client) {
 // noTasks stands for the task reconciler where no BatchSandbox has a task.
 type noTasks struct{}
 
-func (noTasks) Report(*v1alpha1.BatchSandbox) taskreport.Report { return taskreport.Report{} }
-func (noTasks) Freed(*v1alpha1.BatchSandbox, []string)          {}
-func (noTasks) Stop(*v1alpha1.BatchSandbox, string, types.UID, bool) taskreport.Stopping {
-	return taskreport.Stopped
+func (noTasks) Report(*v1alpha1.BatchSandbox) shardtask.Report { return shardtask.Report{} }
+func (noTasks) Freed(*v1alpha1.BatchSandbox, []string)         {}
+func (noTasks) Stop(*v1alpha1.BatchSandbox, string, types.UID, bool) shardtask.Stopping {
+	return shardtask.Stopped
 }
 
 func (w *world) send(write string, do func() error) error {

@@ -17,7 +17,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // releases makes pool pods clean that were given up, and lets go of them when the object
@@ -164,14 +164,14 @@ func (r *releases) recycleOne(ctx context.Context, from holding, h *ledger.HeldP
 	restart := strategy == v1alpha1.RecycleRestart
 	if from.bs != nil && (from.bs.Spec.TaskTemplate != nil || restart) && runs {
 		switch r.tasks.Stop(from.bs, h.Name, h.UID, restart) {
-		case taskreport.StillStopping:
+		case shardtask.StillStopping:
 			return errStopping
-		case taskreport.Restarted:
+		case shardtask.Restarted:
 			r.ledger.MarkClean(from.pool, from.owner.UID, h.Name)
 			return nil
-		case taskreport.Unstoppable:
+		case shardtask.Unstoppable:
 			strategy = v1alpha1.RecycleDelete
-		case taskreport.Stopped:
+		case shardtask.Stopped:
 		}
 	}
 	if strategy == v1alpha1.RecycleNoop && runs && h.Seen {

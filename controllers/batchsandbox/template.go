@@ -18,7 +18,7 @@ import (
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/podfeed"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // templates brings BatchSandboxes that are made from a template to what they ask for.
@@ -47,7 +47,7 @@ func (t *templates) reconcile(ctx context.Context, o *object) (*view, time.Durat
 	if err := t.creator.check(ctx, o, pods); err != nil {
 		return viewTemplate(o, pods), 0, err
 	}
-	plan := planTemplate(planned(pods, &o.shards), o.bs.DesiredReplicas(), taskreport.Released(o.bs), o.shards.failures, t.clock.Now())
+	plan := planTemplate(planned(pods, &o.shards), o.bs.DesiredReplicas(), shardtask.Released(o.bs), o.shards.failures, t.clock.Now())
 	if err := t.remove(ctx, o, plan.remove); err != nil {
 		again, err := unlessUnfinished(err)
 		return viewTemplate(o, pods), again, err
@@ -140,7 +140,7 @@ func shardOf(pod *corev1.Pod) int32 {
 // writeEndpoints patches the annotation when the pods' addresses changed: at once
 // when every sandbox has one, otherwise not more often than the object's size allows.
 func (t *templates) writeEndpoints(ctx context.Context, o *object, pods map[string]*corev1.Pod) (time.Duration, error) {
-	replicas, released := o.bs.DesiredReplicas(), taskreport.Released(o.bs)
+	replicas, released := o.bs.DesiredReplicas(), shardtask.Released(o.bs)
 	ips := make([]string, replicas)
 	filled := int32(0)
 	for _, pod := range pods {
@@ -195,7 +195,7 @@ func (t *templates) patch(ctx context.Context, o *object, fields map[string]any)
 // viewTemplate returns what is to be seen of a BatchSandbox with these pods.
 func viewTemplate(o *object, pods map[string]*corev1.Pod) *view {
 	v := &view{}
-	released := taskreport.Released(o.bs)
+	released := shardtask.Released(o.bs)
 	for _, pod := range pods {
 		if shard := shardOf(pod); pod.DeletionTimestamp != nil || shard < 0 || shard >= o.bs.DesiredReplicas() || released[shard] {
 			continue
@@ -242,7 +242,7 @@ func (t *templates) reconcileDelete(ctx context.Context, o *object) (waiting *vi
 	stopping := 0
 	for _, pod := range pods {
 		if pod.DeletionTimestamp == nil && !podfeed.Finished(pod) &&
-			t.tasks.Stop(o.bs, pod.Name, pod.UID, false) == taskreport.StillStopping {
+			t.tasks.Stop(o.bs, pod.Name, pod.UID, false) == shardtask.StillStopping {
 			stopping++
 		}
 	}

@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -37,13 +36,5 @@ func IndexedBatchSandbox(pod client.Object) []string {
 // BatchSandboxOf returns the BatchSandbox that controls the object, by its owner
 // reference: labels can be forged.
 func BatchSandboxOf(obj metav1.Object) (types.NamespacedName, types.UID, bool) {
-	ref := metav1.GetControllerOf(obj)
-	if ref == nil || ref.Kind != v1alpha1.KindBatchSandbox {
-		return types.NamespacedName{}, "", false
-	}
-	gv, err := schema.ParseGroupVersion(ref.APIVersion)
-	if err != nil || gv.Group != v1alpha1.GroupName {
-		return types.NamespacedName{}, "", false
-	}
-	return types.NamespacedName{Namespace: obj.GetNamespace(), Name: ref.Name}, ref.UID, true
+	return controllerOf(obj, v1alpha1.KindBatchSandbox)
 }

@@ -22,8 +22,7 @@ import (
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
-	"github.com/opensandbox/operator/controllers/taskreport"
-	"github.com/opensandbox/operator/controllers/tasktemplate"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 	"github.com/opensandbox/operator/controllers/wiring"
 	executorclient "github.com/opensandbox/operator/executor/client"
@@ -121,7 +120,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 }
 
 // Report returns what is known of the tasks of a BatchSandbox.
-func (r *Reconciler) Report(bs *v1alpha1.BatchSandbox) taskreport.Report {
+func (r *Reconciler) Report(bs *v1alpha1.BatchSandbox) shardtask.Report {
 	return r.jobs.of(bs).report(bs.DesiredReplicas())
 }
 
@@ -206,13 +205,13 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 		j.ready[s.uid], there[s.uid] = s.ready, true
 	}
 	for uid, s := range j.stops {
-		if s.outcome != taskreport.StillStopping && !there[uid] && !releasing[uid] {
+		if s.outcome != shardtask.StillStopping && !there[uid] && !releasing[uid] {
 			delete(j.stops, uid)
 		}
 	}
 	p := decide(j.records, sandboxes, bs.DesiredReplicas(), release)
 	if n := len(p.again); n > 0 {
-		r.event(bs, "TaskRunsAgain", fmt.Sprintf("the sandboxes of %d shards (%s) were lost: their tasks run again in new ones", n, taskreport.FormatShards(p.again)))
+		r.event(bs, "TaskRunsAgain", fmt.Sprintf("the sandboxes of %d shards (%s) were lost: their tasks run again in new ones", n, shardtask.FormatShards(p.again)))
 	}
 	for _, shard := range p.reset {
 		if rec := j.records[shard]; rec != nil {
@@ -268,7 +267,7 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 		delay = rand.N(seededSpread) //nolint:gosec // to spread dials
 	}
 	j.records[s.shard] = rec
-	spec, err := tasktemplate.ForShard(bs, s.shard)
+	spec, err := shardtask.ForShard(bs, s.shard)
 	if err != nil {
 		rec.invalid = err.Error()
 		return
