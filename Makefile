@@ -53,6 +53,7 @@ SHELL := /usr/bin/env bash
 BIN := $(CURDIR)/bin
 CLUSTER := $(BIN)/cluster
 CONTROLLER_GEN := $(BIN)/controller-gen
+CRD_REF_DOCS := $(BIN)/crd-ref-docs
 KUSTOMIZE := $(BIN)/kustomize
 GOLANGCI_LINT := $(BIN)/golangci-lint
 OPERATOR_SDK := $(BIN)/operator-sdk
@@ -95,6 +96,12 @@ manifests: $(CONTROLLER_GEN) ## Generate the CRDs, the webhooks and the operator
 generate: $(CONTROLLER_GEN) ## Generate the DeepCopy methods of the API types.
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt paths=./api/...
 
+.PHONY: docs
+docs: $(CRD_REF_DOCS) ## Generate docs/reference from the API types, the flags, the conditions, the metrics.
+	$(CRD_REF_DOCS) --log-level=ERROR --config=hack/reference/config.yaml --templates-dir=hack/reference \
+		--renderer=markdown --source-path=api/v1alpha1 --output-path=docs/reference/fields.md
+	go test -count=1 ./cmd/manager -run Reference -args -update
+
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format all Go code.
 	$(GOLANGCI_LINT) fmt
@@ -116,7 +123,7 @@ lint: $(GOLANGCI_LINT) $(KUSTOMIZE) ## Check Go code, shell scripts and that eve
 	else echo "shellcheck is not installed: the shell scripts were not checked"; fi
 
 .PHONY: check-generated
-check-generated: manifests generate bundle ## Fail when generated files are not what the code generates.
+check-generated: manifests generate bundle docs ## Fail when generated files are not what the code generates.
 	@hack/check-generated.sh
 
 ##@ Tests
@@ -264,10 +271,11 @@ $(CLUSTER):
 	@cd tests/cluster && CGO_ENABLED=0 go build -trimpath -o $@ .
 
 $(CONTROLLER_GEN): TOOL := sigs.k8s.io/controller-tools/cmd/controller-gen
+$(CRD_REF_DOCS): TOOL := github.com/elastic/crd-ref-docs
 $(KUSTOMIZE): TOOL := sigs.k8s.io/kustomize/kustomize/v5
 $(GOLANGCI_LINT): TOOL := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-$(CONTROLLER_GEN) $(KUSTOMIZE) $(GOLANGCI_LINT): $(BIN)/%: hack/tools/%/go.mod hack/tools/%/go.sum
+$(CONTROLLER_GEN) $(CRD_REF_DOCS) $(KUSTOMIZE) $(GOLANGCI_LINT): $(BIN)/%: hack/tools/%/go.mod hack/tools/%/go.sum
 	@echo "building $* (once)" >&2
 	@CGO_ENABLED=0 go build -C hack/tools/$* -trimpath -o $@ $(TOOL)
 	@touch $@

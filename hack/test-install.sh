@@ -14,10 +14,10 @@ make=${MAKE:-make}
 cluster_runs || trap 'bin/cluster down' EXIT
 # shellcheck disable=SC2119 # no flags
 use_cluster
-"$make" --no-print-directory undeploy KUBECONFIG="$KUBECONFIG"
+hack/clear-cluster.sh
 "$make" --no-print-directory build
 IMG=$(give_image manager controller 65532)
 TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 0)
 export IMG TASK_EXECUTOR_IMG
 "$make" --no-print-directory dist IMG="$IMG" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"
-go test -count=1 -v -timeout 60m "$@"
+hack/go-test.sh install -v -timeout 40m "$@"

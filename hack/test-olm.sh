@@ -15,7 +15,7 @@ make=${MAKE:-make}
 cluster_runs || trap 'bin/cluster down' EXIT
 # shellcheck disable=SC2119 # no flags
 use_cluster
-"$make" --no-print-directory undeploy KUBECONFIG="$KUBECONFIG"
+hack/clear-cluster.sh
 
 "$make" --no-print-directory build VERSION=0.0.9
 OLD_IMG=$(give_image manager controller 65532)
@@ -25,4 +25,4 @@ IMG=$(give_image manager controller 65532)
 TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 0)
 OLM_CRDS=$(cd hack/tools/olm && go list -m -f '{{.Dir}}' github.com/operator-framework/api)/crds
 export OLD_IMG OLD_TASK_EXECUTOR_IMG IMG TASK_EXECUTOR_IMG OLM_CRDS
-go test -count=1 -v -timeout 30m ./tests/olm/...
+hack/go-test.sh olm -v -timeout 40m ./tests/olm/...

@@ -247,7 +247,7 @@ type BatchSandboxStatus struct {
 	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Ready int32 `json:"ready"`
 
-	// taskPending is the number of shards whose task was not dispatched yet.
+	// taskPending is the number of shards whose task was not started yet.
 	// +optional
 	// +kubebuilder:default=0
 	// +operator-sdk:csv:customresourcedefinitions:type=status
@@ -314,7 +314,7 @@ type BatchSandboxStatus struct {
 	ExpireTime *metav1.Time `json:"expireTime,omitempty"`
 
 	// expires is expireTime for people, as the column EXPIRE shows it: a time in
-	// RFC 3339, or "<none>". (kubectl leaves the cell of a missing field blank, as
+	// RFC 3339, or `<none>`. (kubectl leaves the cell of a missing field blank, as
 	// if the operator had not looked yet.) Programs read expireTime.
 	// +optional
 	// +operator-sdk:csv:customresourcedefinitions:type=status

@@ -2,8 +2,8 @@ package v1alpha1
 
 // Condition types.
 const (
-	// ConditionReady of a Pool: it holds at least bufferMin idle ready pods, or all
-	// that poolMax allows. Of a BatchSandbox: every sandbox asked for is ready.
+	// ConditionReady of a Pool: it has at least bufferMin idle ready pods, or all that
+	// poolMax allows. Of a BatchSandbox: every sandbox that was asked for is ready.
 	ConditionReady = "Ready"
 	// ConditionTasksCompleted of a BatchSandbox: every shard's task has ended.
 	ConditionTasksCompleted = "TasksCompleted"
@@ -13,15 +13,17 @@ const (
 	// ConditionSandboxesEnded of a BatchSandbox: the containers of a sandbox finished by
 	// themselves and are not restarted. It is kept until it is released.
 	ConditionSandboxesEnded = "SandboxesEnded"
-	// ConditionDeleting of either kind: what its deletion waits for.
+	// ConditionDeleting of either kind: it is being deleted, and the reason says what its
+	// deletion waits for.
 	ConditionDeleting = "Deleting"
 )
 
-// Reasons of ConditionReady on a BatchSandbox.
+// Reasons of ConditionReady on a BatchSandbox. It is True with ReasonAllReady and False with
+// the others.
 const (
-	// ReasonAllReady: every sandbox asked for is ready.
+	// ReasonAllReady: every sandbox that was asked for is ready.
 	ReasonAllReady = "AllReady"
-	// ReasonPodsNotReady: all sandboxes exist, some are not ready yet.
+	// ReasonPodsNotReady: all sandboxes exist, and some are not ready yet.
 	ReasonPodsNotReady = "PodsNotReady"
 	// ReasonPodsFailing: a sandbox cannot become ready; the message has the kubelet's reason.
 	ReasonPodsFailing = "PodsFailing"
@@ -29,15 +31,17 @@ const (
 	ReasonPoolNotFound = "PoolNotFound"
 	// ReasonPoolExhausted: the pool has fewer ready sandboxes than are asked for.
 	ReasonPoolExhausted = "PoolExhausted"
-	// ReasonPoolDeleting, also on a Pool: the pool is being deleted and lends nothing more.
+	// ReasonPoolDeleting, also on a Pool: the pool is being deleted and hands nothing out any more.
 	ReasonPoolDeleting = "PoolDeleting"
 	// ReasonTemplateInvalid, also on a Pool: the API server refuses the pod of the template, or a patch does not apply.
 	ReasonTemplateInvalid = "TemplateInvalid"
 	// ReasonCreateFailed, also on a Pool: the API server did not take a pod for another reason, such as a quota.
 	ReasonCreateFailed = "CreateFailed"
-	// ReasonAllocationUnreadable: alloc-status or alloc-release cannot be parsed; the object is set aside.
+	// ReasonAllocationUnreadable: the annotation alloc-status or alloc-release cannot be
+	// parsed. The pods that it may name are set aside until it can be read or the object is gone.
 	ReasonAllocationUnreadable = "AllocationUnreadable"
-	// ReasonAllocationTooLarge: the allocation would not fit into the annotations; nothing was claimed.
+	// ReasonAllocationTooLarge: the allocation would not fit into the 256 KiB of an object's
+	// annotations; nothing was claimed.
 	ReasonAllocationTooLarge = "AllocationTooLarge"
 	// ReasonAllocationRefused: the API server refuses the write of the allocation.
 	ReasonAllocationRefused = "AllocationRefused"
@@ -45,8 +49,9 @@ const (
 	ReasonScaling = "Scaling"
 )
 
-// Reasons of ConditionReady on a Pool, beside ReasonPoolDeleting, ReasonTemplateInvalid
-// and ReasonCreateFailed, which both kinds share.
+// Reasons of ConditionReady on a Pool. It is True with ReasonBufferFilled and ReasonAtPoolMax
+// and False with the others; ReasonPoolDeleting, ReasonTemplateInvalid and ReasonCreateFailed
+// are reasons of both kinds.
 const (
 	// ReasonBufferFilled: the pool has the idle pods it is to keep.
 	ReasonBufferFilled = "BufferFilled"
@@ -58,9 +63,9 @@ const (
 	ReasonPodsCannotStart = "PodsCannotStart"
 )
 
-// Reasons of ConditionDeleting.
+// Reasons of ConditionDeleting. It is True while the deletion waits.
 const (
-	// ReasonWaitingForSandboxes: a Pool waits until its held pods have come back.
+	// ReasonWaitingForSandboxes: a Pool waits until the pods that are held have come back.
 	ReasonWaitingForSandboxes = "WaitingForSandboxes"
 	// ReasonRecycling: a BatchSandbox waits until its sandboxes are recycled.
 	ReasonRecycling = "Recycling"
@@ -68,7 +73,8 @@ const (
 	ReasonStoppingTasks = "StoppingTasks"
 )
 
-// Reasons of ConditionTasksCompleted.
+// Reasons of ConditionTasksCompleted. It is True with ReasonTasksSucceeded and
+// ReasonTasksFailed and False with the others.
 const (
 	// ReasonTasksSucceeded: every task has succeeded.
 	ReasonTasksSucceeded = "TasksSucceeded"
@@ -76,30 +82,42 @@ const (
 	ReasonTasksFailed = "TasksFailed"
 	// ReasonTasksRunning: some tasks have not ended yet.
 	ReasonTasksRunning = "TasksRunning"
-	// ReasonTaskTemplateInvalid: a task patch does not apply, or what it leads to is no task.
+	// ReasonTaskTemplateInvalid: a patch of spec.shardTaskPatches does not apply, or what it
+	// leads to is no task; the message names it.
 	ReasonTaskTemplateInvalid = "TaskTemplateInvalid"
 	// ReasonExecutorMissing: a sandbox has no task executor, so its task cannot run.
 	ReasonExecutorMissing = "ExecutorMissing"
-	// ReasonExecutorUnsupported: the task executor cannot run tasks in this sandbox.
+	// ReasonExecutorUnsupported: the task executor cannot run tasks in this sandbox; the
+	// message says what it found.
 	ReasonExecutorUnsupported = "ExecutorUnsupported"
 	// ReasonExecutorUnreachable: a task executor does not answer.
 	ReasonExecutorUnreachable = "ExecutorUnreachable"
-	// ReasonExecutorCapabilities: tasks lack capabilities that their sandbox has.
+	// ReasonExecutorCapabilities: tasks lack capabilities that their sandbox has, because the
+	// task executor has not got them.
 	ReasonExecutorCapabilities = "ExecutorCapabilities"
 )
 
-// Reasons of ConditionSandboxesRestarted.
+// Reasons of ConditionSandboxesRestarted. It is True while there is such a sandbox.
 const (
-	// ReasonContainersRestarted: at least one container restarted after the hand-over.
+	// ReasonContainersRestarted: at least one container restarted after its sandbox was
+	// handed over.
 	ReasonContainersRestarted = "ContainersRestarted"
 )
 
-// Reasons of ConditionSandboxesEnded.
+// Reasons of ConditionSandboxesEnded. It is True while there is such a sandbox.
 const (
 	// ReasonContainersEnded, also of ConditionReady: the containers of at least one
 	// sandbox finished by themselves and are not restarted.
 	ReasonContainersEnded = "ContainersEnded"
 )
 
-// ReasonSandboxEnded is the reason of a failed task whose sandbox has ended before it.
-const ReasonSandboxEnded = "SandboxEnded"
+// Reasons of a task that failed, where the operator finds it. An executor has others, which
+// are listed at the end.
+const (
+	// ReasonSandboxEnded: the containers of the sandbox finished before the task.
+	ReasonSandboxEnded = "SandboxEnded"
+	// ReasonTaskLost: the executor knows nothing of the task any more.
+	ReasonTaskLost = "TaskLost"
+	// ReasonRefused: the executor takes no such task; the message says what it objects to.
+	ReasonRefused = "Refused"
+)

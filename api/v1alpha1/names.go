@@ -12,16 +12,17 @@ const (
 	// without a sandbox is an empty string; the list ends at the last filled one.
 	AnnotationEndpoints = "sandbox.opensandbox.io/endpoints"
 
-	// AnnotationAllocStatus holds an AllocStatus: the pool pods held, in shard order.
+	// AnnotationAllocStatus holds an AllocStatus, {"pods":[...]}: the names of the pool pods
+	// that are held, in shard order.
 	AnnotationAllocStatus = "sandbox.opensandbox.io/alloc-status"
 
-	// AnnotationAllocRelease holds an AllocRelease: pool pods given up that are not clean yet.
+	// AnnotationAllocRelease holds an AllocRelease, {"pods":[...]}: the names of pool pods
+	// that were given up and are not clean yet.
 	AnnotationAllocRelease = "sandbox.opensandbox.io/alloc-release"
 
-	// AnnotationAllocator names the leader that took the object over while its
-	// demand was not met: "identity/leaseTransitions". Writing it moves the
-	// resourceVersion, so that an allocation write that the previous leader still
-	// has on its way fails.
+	// AnnotationAllocator names the leader that took the object over while its demand was
+	// not met: "identity/leaseTransitions". Writing it moves the resourceVersion, so that a
+	// write of the previous leader that is still on its way fails.
 	AnnotationAllocator = "sandbox.opensandbox.io/allocator"
 )
 
@@ -37,7 +38,8 @@ const (
 	LabelPoolName = "sandbox.opensandbox.io/pool-name"
 	// LabelPoolRevision is the hash of the template a pool pod was made from.
 	LabelPoolRevision = "sandbox.opensandbox.io/pool-revision"
-	// LabelPoolEvict, with any value, takes an idle pool pod out of its pool.
+	// LabelPoolEvict, which users set, with any value, takes a pod out of its pool: at once
+	// when it is idle, else when it comes back.
 	LabelPoolEvict = "pool.opensandbox.io/evict"
 
 	// LabelBatchSandboxName is the name of the BatchSandbox a template-mode pod belongs to.
@@ -49,7 +51,7 @@ const (
 // Finalizers.
 const (
 	// FinalizerPoolAllocation is on a BatchSandbox while it holds pool pods, and on
-	// a Pool so that it outlives the pods it has lent.
+	// a Pool until the last pod that it handed out has come back.
 	FinalizerPoolAllocation = "pool.sandbox.opensandbox.io/pool-allocation"
 	// FinalizerTaskCleanup is on a BatchSandbox while tasks may run.
 	FinalizerTaskCleanup = "batch-sandbox.sandbox.opensandbox.io/task-cleanup"

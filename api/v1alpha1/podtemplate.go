@@ -8,16 +8,17 @@ import (
 	"k8s.io/apimachinery/pkg/util/json"
 )
 
-// PodTemplate is a pod template. The schema of one is too big for a CRD that
-// kubectl apply takes, so the API server stores any object here. What is no pod
-// template is kept as it is and reported by Check, not by the decoder: an informer
-// that cannot decode one object delivers none of its kind.
+// PodTemplate is a pod template. Its schema would make the CRD too big for kubectl
+// apply, so the API server stores any object here. The webhook refuses one that is no
+// pod template; where no webhook runs, the condition Ready says so.
 //
 // +kubebuilder:validation:Type=object
 type PodTemplate struct {
 	corev1.PodTemplateSpec `json:",inline"`
 
-	// Malformed is the JSON that is no pod template; nil where it is one.
+	// Malformed is the JSON that is no pod template; nil where it is one. The decoder
+	// keeps it and Check reports it, because an informer that cannot decode one object
+	// delivers none of its kind.
 	Malformed []byte `json:"-"`
 }
 

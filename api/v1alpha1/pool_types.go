@@ -137,12 +137,12 @@ type UpdateStrategy struct {
 type RecycleType string
 
 const (
-	// RecycleDelete deletes the pod; the pool makes a new one.
+	// RecycleDelete deletes the pod; the pool makes a new one where it has too few.
 	RecycleDelete RecycleType = "Delete"
 	// RecycleRestart restarts all containers in place where that is known to leave
 	// nothing behind, and deletes the pod elsewhere.
 	RecycleRestart RecycleType = "Restart"
-	// RecycleNoop lends the sandbox on as it is. Only for users who trust each other.
+	// RecycleNoop hands the sandbox on as it is. Only for users who trust each other.
 	RecycleNoop RecycleType = "Noop"
 )
 

@@ -47,6 +47,8 @@ type options struct {
 	burst, refillBurst                  int
 	webhookPort                         int
 	webhookCertDir                      string
+	shutdownDelay                       time.Duration
+	logging                             zap.Options
 }
 
 func (o *options) bind(fs *flag.FlagSet) {
@@ -70,16 +72,16 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.IntVar(&o.refillBurst, "refill-burst", 200, "Pods that pools may create beyond refill-qps for a moment.")
 	fs.IntVar(&o.webhookPort, "webhook-port", 0, "Port of the admission webhooks; 0 turns them off.")
 	fs.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "Directory with the webhooks' tls.crt and tls.key. Empty: the operator makes and rotates a certificate itself, in POD_NAMESPACE.")
+	fs.DurationVar(&o.shutdownDelay, "shutdown-delay", 0, "How long the operator goes on when it is told to end. With webhooks: as long as the API server may still call this replica.")
+	o.logging.BindFlags(fs)
 }
 
 func main() {
 	var o options
 	o.bind(flag.CommandLine)
-	logging := zap.Options{}
-	logging.BindFlags(flag.CommandLine)
 	flag.Parse()
-	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
-	if err := run(ctrl.SetupSignalHandler(), &o); err != nil {
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&o.logging)))
+	if err := run(goOn(ctrl.SetupSignalHandler(), o.shutdownDelay), &o); err != nil {
 		ctrl.Log.Error(err, "the operator ends")
 		os.Exit(1)
 	}

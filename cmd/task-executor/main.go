@@ -1,6 +1,5 @@
-// The task-executor runs tasks inside the sandbox container of its pod. It is a
-// sidecar that shares the pod's process namespace; the operator calls it over
-// HTTP.
+// The task executor runs tasks inside the sandbox container of its pod. It is a sidecar
+// that shares the pod's process namespace. The operator calls it over HTTP.
 package main
 
 import (
@@ -19,7 +18,7 @@ import (
 
 func main() {
 	if len(os.Args) > 1 {
-		switch os.Args[1] { // how the binary starts itself
+		switch os.Args[1] { // the executor has started its own binary
 		case process.LaunchCommand:
 			os.Exit(process.Launch())
 		case process.SuperviseCommand:
@@ -42,7 +41,6 @@ func main() {
 type options struct {
 	listen        string
 	stateDir      string
-	logBytes      int64
 	maxTasks      int
 	restartCode   int
 	restartable   bool
@@ -57,8 +55,7 @@ func parse(args []string, getenv func(string) string, output io.Writer) (options
 	flags := flag.NewFlagSet(api.ContainerName, flag.ContinueOnError)
 	flags.SetOutput(output)
 	flags.StringVar(&o.listen, "listen", fmt.Sprintf(":%d", api.Port), "address to listen on")
-	flags.StringVar(&o.stateDir, "state-dir", api.DefaultStateDir, "directory for records and logs, on a volume that outlives the container and that nobody else mounts")
-	flags.Int64Var(&o.logBytes, "log-bytes", 1<<20, "bytes kept of each of a task's two outputs; the oldest are dropped")
+	flags.StringVar(&o.stateDir, "state-dir", api.DefaultStateDir, "directory for records, on a volume that outlives the container and that nobody else mounts")
 	flags.IntVar(&o.maxTasks, "max-tasks", 16, "tasks, ended ones included, that there may be at a time")
 	flags.IntVar(&o.restartCode, "restart-exit-code", api.RestartExitCode, "exit code after a reset that asks for a restart; the container's restart rule maps it to RestartAllContainers")
 	flags.BoolVar(&o.restartable, strings.TrimPrefix(api.ArgRestartable, "--"), false, "guard the pod's first process and, after a reset that asked for a restart, empty what the pod's containers share; only for the pod's first restartable init container")
@@ -73,8 +70,6 @@ func parse(args []string, getenv func(string) string, output io.Writer) (options
 	switch {
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	case o.logBytes < 4096 || o.logBytes > 1<<30:
-		return o, fmt.Errorf("--log-bytes: %d is not between 4096 and %d", o.logBytes, 1<<30)
 	case o.maxTasks < 1 || o.maxTasks > 1000:
 		return o, fmt.Errorf("--max-tasks: %d is not between 1 and 1000", o.maxTasks)
 	case o.restartCode < 1 || o.restartCode > 255:

@@ -22,7 +22,7 @@ import (
 	"github.com/opensandbox/operator/executor/store"
 )
 
-// answerPatience is how long answers that are on their way may take at the end.
+// answerPatience is how long the executor's end waits for answers that are on their way.
 const answerPatience = 2 * time.Second
 
 // serve runs the executor until SIGTERM or a reset that asks for a restart, and
@@ -45,7 +45,7 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 		info.Recycle = recycle.ThisPod().AtStart(o.stateDir)
 	}
 	executor, err := process.Open(process.Config{
-		Store: records, LogBytes: o.logBytes, MaxTasks: o.maxTasks,
+		Store: records, MaxTasks: o.maxTasks,
 		Stdout: echoOut, Stderr: echoErr, Log: log,
 	})
 	if err != nil {
@@ -60,12 +60,13 @@ func serve(o options, stdout, stderr io.Writer) (int, error) {
 		log.Warn("The containers cannot be restarted in place: the pod would not be clean", "why", why)
 	}
 
-	l := &life{options: o, log: log, executor: executor, restart: make(chan struct{})}
+	l := &daemon{options: o, log: log, executor: executor, restart: make(chan struct{})}
 	handler := server.New(server.Config{Executor: executor, Verifier: o.verifier, Info: info, BeforeRestart: l.beforeRestart, Exit: l.exit, Log: log})
 	return l.run(handler)
 }
 
-// protect keeps tasks from looking into the executor and takes its orphans in.
+// protect keeps tasks from looking into the executor, and makes it the parent of what they
+// leave behind.
 func protect() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("PR_SET_DUMPABLE: %w", err)
@@ -73,14 +74,14 @@ func protect() error {
 	if err := process.BecomeSubreaper(); err != nil {
 		return fmt.Errorf("PR_SET_CHILD_SUBREAPER: %w", err)
 	}
-	// Nobody reading the output must not end the executor. Ignoring the signal
-	// would be inherited by tasks; catching it is not.
+	// The executor must not end because nobody reads its output. It catches the signal
+	// instead of ignoring it, since tasks would inherit that.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	return nil
 }
 
-// life is the executor from listening to its end.
-type life struct {
+// daemon is the executor from when it begins to listen until its end.
+type daemon struct {
 	options
 	log      *slog.Logger
 	executor *process.Executor
@@ -89,7 +90,7 @@ type life struct {
 }
 
 // beforeRestart notes that the next start is to clean.
-func (l *life) beforeRestart() error {
+func (l *daemon) beforeRestart() error {
 	if err := recycle.RequestRestart(l.stateDir); err != nil {
 		return fmt.Errorf("noting that the next start is to clean: %w", err)
 	}
@@ -97,9 +98,9 @@ func (l *life) beforeRestart() error {
 }
 
 // exit is called when a reset has asked for a restart and was answered.
-func (l *life) exit() { l.once.Do(func() { close(l.restart) }) }
+func (l *daemon) exit() { l.once.Do(func() { close(l.restart) }) }
 
-func (l *life) run(handler *server.Server) (int, error) {
+func (l *daemon) run(handler *server.Server) (int, error) {
 	terminated, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	var config net.ListenConfig

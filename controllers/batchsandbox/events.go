@@ -20,15 +20,15 @@ func (e announcer) warn(bs *v1alpha1.BatchSandbox, reason, action, message strin
 }
 
 func (e announcer) expired(bs *v1alpha1.BatchSandbox, at time.Time) {
-	e.recorder.Eventf(bs, nil, corev1.EventTypeNormal, "Expired", "Delete", "deleted because its time ended at %s", at.UTC().Format(time.RFC3339))
+	e.recorder.Eventf(bs, nil, corev1.EventTypeNormal, v1alpha1.EventExpired, "Delete", "deleted because its time ended at %s", at.UTC().Format(time.RFC3339))
 }
 
 func (e announcer) lost(bs *v1alpha1.BatchSandbox, pods []string) {
-	e.warn(bs, "SandboxLost", "Replace", "lost %d sandboxes (%s): each is replaced at its shard, and what ran there is gone", len(pods), someOf(pods))
+	e.warn(bs, v1alpha1.EventSandboxLost, "Replace", "lost %d sandboxes (%s): each is replaced at its shard, and what ran there is gone", len(pods), someOf(pods))
 }
 
 func (e announcer) restored(bs *v1alpha1.BatchSandbox) {
-	e.warn(bs, "AllocationRestored", "Restore", "annotation %s or %s was changed by someone else and is written back",
+	e.warn(bs, v1alpha1.EventAllocationRestored, "Restore", "annotation %s or %s was changed by someone else and is written back",
 		v1alpha1.AnnotationAllocStatus, v1alpha1.AnnotationAllocRelease)
 }
 
@@ -36,7 +36,7 @@ func (e announcer) restored(bs *v1alpha1.BatchSandbox) {
 // another BatchSandbox, which keeps it.
 func (e announcer) doubleAllocation(bs *v1alpha1.BatchSandbox, pod string) {
 	allocation.DoubleAllocations.Inc()
-	e.warn(bs, "DoubleAllocation", "Restore", "pod %s is held by another BatchSandbox: it is replaced here", pod)
+	e.warn(bs, v1alpha1.EventDoubleAllocation, "Restore", "pod %s is held by another BatchSandbox: it is replaced here", pod)
 }
 
 // normalReasons are those of states that pass by themselves.

@@ -26,11 +26,11 @@ var (
 	}, []string{"namespace", "pool"})
 	creates = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "opensandbox_pool_pod_creates_total",
-		Help: "Creates of pool pods sent to the API server, by result.",
+		Help: "Creates of pool pods by result: ok, refused (by the API server) or failed (otherwise).",
 	}, []string{"result"})
 	deletes = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "opensandbox_pool_pod_deletes_total",
-		Help: "Deletes of pool pods sent to the API server, by result.",
+		Help: "Deletes of pool pods by the pool's own sizing, updates and replacements, by result: ok, refused (by the API server) or failed (otherwise). Those of recycling are not counted.",
 	}, []string{"result"})
 )
 

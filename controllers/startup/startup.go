@@ -147,7 +147,7 @@ func (s *Startup) rebuild(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 		allocation.DoubleAllocations.Inc()
 		for _, owner := range conflict.Owners {
 			logger.Error(nil, "a pod stands in two allocations and is deleted", "pod", conflict.Pod, "batchSandbox", owner.NamespacedName)
-			s.Recorder.Eventf(byUID[owner.UID], nil, corev1.EventTypeWarning, "DoubleAllocation", "Rebuild",
+			s.Recorder.Eventf(byUID[owner.UID], nil, corev1.EventTypeWarning, v1alpha1.EventDoubleAllocation, "Rebuild",
 				"pod %s stands in the allocation of another BatchSandbox too: it is deleted and replaced", conflict.Pod)
 		}
 	}

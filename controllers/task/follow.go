@@ -169,7 +169,7 @@ func (f *follower) poll(ctx context.Context, since executorapi.Cursor) (executor
 	}
 	f.change(func(rec *record) {
 		rec.hear(f.Clock.Now())
-		rec.fail("TaskLost", "the task executor knows nothing of the task any more")
+		rec.fail(v1alpha1.ReasonTaskLost, "the task executor knows nothing of the task any more")
 	})
 	return list.Cursor(), nil
 }
@@ -224,7 +224,7 @@ func (f *follower) change(apply func(*record)) {
 		}
 	})
 	if began != "" {
-		f.tell(f.job, "TaskRunsAgain", fmt.Sprintf("the task of shard %d runs again in sandbox %s: the one it had run in was lost", f.sandbox.shard, began))
+		f.tell(f.job, v1alpha1.EventTaskRunsAgain, fmt.Sprintf("the task of shard %d runs again in sandbox %s: the one it had run in was lost", f.sandbox.shard, began))
 	}
 	if changed {
 		f.OnChange(f.job.name)

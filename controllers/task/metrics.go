@@ -18,11 +18,11 @@ const (
 var (
 	dispatches = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "opensandbox_task_dispatches_total",
-		Help: "Requests to task executors to start a task, by result. A task may take several.",
+		Help: "Requests to task executors to start a task, by result: ok or failed. A task may take several.",
 	}, []string{"result"})
 	ends = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "opensandbox_tasks_ended_total",
-		Help: "Tasks whose end this process has learnt of from their executor, by result.",
+		Help: "Tasks whose end this process has learnt of from their executor, by result: succeeded or failed.",
 	}, []string{"result"})
 	unanswered = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "opensandbox_tasks_unknown_total",
@@ -30,7 +30,7 @@ var (
 	})
 	stops = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "opensandbox_task_stops_total",
-		Help: "Sandboxes whose tasks were stopped, by result: stopped, restarted in place, or unstoppable.",
+		Help: "Sandboxes whose tasks were stopped, by result: stopped, restarted (in place) or unstoppable.",
 	}, []string{"result"})
 )
 

@@ -211,7 +211,7 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 	}
 	p := decide(j.records, sandboxes, bs.DesiredReplicas(), release)
 	if n := len(p.again); n > 0 {
-		r.event(bs, "TaskRunsAgain", fmt.Sprintf("the sandboxes of %d shards (%s) were lost: their tasks run again in new ones", n, shardtask.FormatShards(p.again)))
+		r.event(bs, v1alpha1.EventTaskRunsAgain, fmt.Sprintf("the sandboxes of %d shards (%s) were lost: their tasks run again in new ones", n, shardtask.FormatShards(p.again)))
 	}
 	for _, shard := range p.reset {
 		if rec := j.records[shard]; rec != nil {

@@ -110,10 +110,10 @@ func (rec *record) miss(now time.Time, ready bool) {
 // refused says whether an error is an executor's own answer, and takes it in.
 func (rec *record) refused(err error, now time.Time) bool {
 	switch executorclient.Reason(err) {
-	case executorapi.ProblemContainerNotFound, executorapi.ProblemTooManyTasks, executorapi.ProblemStopping,
+	case executorapi.ProblemContainerNotFound, executorapi.ProblemTooManyTasks,
 		executorapi.ProblemResetting, executorapi.ProblemInternal:
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
-		rec.fail("Refused", err.Error())
+		rec.fail(v1alpha1.ReasonRefused, err.Error())
 	default:
 		return false
 	}

@@ -17,8 +17,9 @@ const (
 	// EnvPodUID holds the pod's UID (downward API, metadata.uid).
 	EnvPodUID = "OPENSANDBOX_POD_UID"
 	// ArgRestartable makes the executor guard the pod's first process at its first start,
-	// and clean after a reset that asked for a restart. A pod whose executor has not got
-	// it, also by another name as from an earlier version, is not restarted in place.
+	// and clean the pod at a start that follows a reset with a restart. A pod whose executor
+	// runs without this argument is not restarted in place. Neither is one of an earlier
+	// version, which called it by another name.
 	ArgRestartable = "--restartable"
 	// DefaultStateDir is where the emptyDir with the records is mounted.
 	DefaultStateDir = "/var/lib/task-executor"
@@ -27,7 +28,8 @@ const (
 	RestartExitCode = 88
 )
 
-// HeaderBootID is in every answer: the random name of this run of the executor.
+// HeaderBootID is in every answer and holds the executor's boot id: a random name that is
+// another one after each start and after each reset. A request is good for one boot id.
 const HeaderBootID = "Opensandbox-Boot-Id"
 
 // Limits.
@@ -57,6 +59,3 @@ const (
 
 // TaskPath is the path of one task.
 func TaskPath(id string) string { return TasksPath + "/" + url.PathEscape(id) }
-
-// LogsPath is the path of a task's logs.
-func LogsPath(id string) string { return TaskPath(id) + "/logs" }

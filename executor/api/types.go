@@ -13,11 +13,11 @@ type TaskRequest struct {
 	// ContainerID is the sandbox container's ID as the pod's status has it,
 	// for example "containerd://4f1c...".
 	ContainerID string `json:"containerID"`
-	// FallbackEnv is the sandbox container's environment as its pod declares it.
-	// It is used only where the container's first process has hidden its own.
+	// FallbackEnv is the sandbox container's environment as its pod declares it. It is used
+	// only where the container's first process has overwritten its own.
 	FallbackEnv []EnvVar `json:"fallbackEnv,omitempty"`
-	// Spec is the task. A second PUT of the same id must have an equal one; the
-	// two fields above may differ.
+	// Spec is the task. A second PUT of the same id must have an equal spec; the two
+	// fields above may differ.
 	Spec TaskSpec `json:"spec"`
 }
 
@@ -77,7 +77,7 @@ func (s TaskSpec) normal() TaskSpec {
 	return s
 }
 
-// TaskState is where a task is in its life.
+// TaskState is how far a task has come.
 type TaskState string
 
 const (
@@ -102,7 +102,8 @@ const (
 	ReasonSignaled = "Signaled"
 	// ReasonTimeout: the task did not end within its timeout.
 	ReasonTimeout = "Timeout"
-	// ReasonOOMKilled: the kernel killed the first process for want of memory.
+	// ReasonOOMKilled: the kernel killed the first process because the memory limit was
+	// reached, which is the task executor's.
 	ReasonOOMKilled = "OOMKilled"
 	// ReasonCommandNotFound (exit code 127): there is no such command.
 	ReasonCommandNotFound = "CommandNotFound"
@@ -112,10 +113,10 @@ const (
 	ReasonWorkingDir = "WorkingDirUnusable"
 	// ReasonCannotStart (exit code 128): something else kept it from starting.
 	ReasonCannotStart = "CannotStart"
-	// ReasonExecutorRestarted: the executor ended while the task ran.
+	// ReasonExecutorRestarted: the executor ended while the task ran, and the task with it.
 	ReasonExecutorRestarted = "ExecutorRestarted"
-	// ReasonSupervisorLost: the process that watched the task was killed, so its
-	// result is not known.
+	// ReasonSupervisorLost: the process that watches the task was killed, and the task with
+	// it, so that its result is not known.
 	ReasonSupervisorLost = "SupervisorLost"
 	// ReasonRecordUnreadable: the task may have run, but its record was damaged.
 	ReasonRecordUnreadable = "RecordUnreadable"
@@ -125,19 +126,17 @@ const (
 type Task struct {
 	ID    string    `json:"id"`
 	State TaskState `json:"state"`
-	// Stopping is true once the task was asked to be deleted.
-	Stopping bool `json:"stopping,omitempty"`
 	// ExitCode of the first process; 128 + signal if a signal ended it, 126, 127
 	// or 128 if it could not start. Absent while it runs and where unknown.
 	ExitCode *int32 `json:"exitCode,omitempty"`
-	// Signal that ended the first process; 0 if none did.
+	// Signal is the one that ended the first process; 0 if none did.
 	Signal int32  `json:"signal,omitempty"`
 	Reason string `json:"reason,omitempty"`
 	// Message of a failed task: why it could not start, else the last
 	// MaxMessageBytes of its stderr.
 	Message string `json:"message,omitempty"`
-	// MissingCapabilities are those that the sandbox container has and the
-	// executor, and so the task, has not.
+	// MissingCapabilities are those that the sandbox container has and the executor has
+	// not. The task cannot have them either.
 	MissingCapabilities []string   `json:"missingCapabilities,omitempty"`
 	StartedAt           *time.Time `json:"startedAt,omitempty"`
 	FinishedAt          *time.Time `json:"finishedAt,omitempty"`
@@ -154,8 +153,8 @@ type TaskList struct {
 // Cursor returns the point in the executor's history that the list shows.
 func (l TaskList) Cursor() Cursor { return Cursor{BootID: l.BootID, Version: l.Version} }
 
-// Cursor is a point in an executor's history. A cursor of another boot is
-// older than everything.
+// Cursor is a point in an executor's history. A cursor with another boot id is older than
+// everything.
 type Cursor struct {
 	BootID  string
 	Version int64
@@ -223,8 +222,8 @@ const (
 	RecycleOff RecycleState = "Off"
 	// RecycleFirstStart: nothing was to be cleaned, the files were recorded.
 	RecycleFirstStart RecycleState = "FirstStart"
-	// RecycleNotRequested: the executor came back without a reset having asked
-	// for a restart, so the sandbox may be in use and nothing was touched.
+	// RecycleNotRequested: the executor started again although no reset had asked for a
+	// restart. The sandbox may be in use, so nothing was touched.
 	RecycleNotRequested RecycleState = "NotRequested"
 	// RecycleClean: everything was emptied and the files are as at first.
 	RecycleClean RecycleState = "Clean"
@@ -237,8 +236,8 @@ type Recycle struct {
 	State RecycleState `json:"state"`
 	// Differences that make the pod dirty.
 	Differences []string `json:"differences,omitempty"`
-	// NotRestartable is why a restart could not make the pod clean, or empty. A reset
-	// that asks for one is refused then, and nothing is done.
+	// NotRestartable says why a restart could not make the pod clean; it is empty where it
+	// could. A reset that asks for a restart is refused then, and nothing is done.
 	NotRestartable string `json:"notRestartable,omitempty"`
 }
 
@@ -261,7 +260,6 @@ const (
 	ProblemNotFound          = "NotFound"
 	ProblemMethod            = "MethodNotAllowed"
 	ProblemSpecDiffers       = "SpecDiffers"
-	ProblemStopping          = "Stopping"
 	ProblemResetting         = "Resetting"
 	ProblemTooManyTasks      = "TooManyTasks"
 	ProblemContainerNotFound = "ContainerNotFound"

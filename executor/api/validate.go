@@ -141,7 +141,8 @@ func validateEnv(field string, env []EnvVar) error {
 	return nil
 }
 
-// truncate keeps what a stranger sent from filling an answer.
+// truncate bounds the part of an answer that repeats what a request said, since anybody may
+// have sent that.
 func truncate(s string) string {
 	const most = 100
 	if len(s) <= most {

@@ -29,10 +29,10 @@ func (e *Error) Error() string {
 }
 
 // IsUnauthorized tells whether the executor refused the token.
-func IsUnauthorized(err error) bool { return hasStatus(err, http.StatusUnauthorized) }
-
-// IsNotFound tells whether there is no such task.
-func IsNotFound(err error) bool { return hasStatus(err, http.StatusNotFound) }
+func IsUnauthorized(err error) bool {
+	var refused *Error
+	return errors.As(err, &refused) && refused.Status == http.StatusUnauthorized
+}
 
 // Reason returns the problem's reason, one of the api.Problem constants, or "".
 func Reason(err error) string {
@@ -43,18 +43,6 @@ func Reason(err error) string {
 	return ""
 }
 
-// IsRefusal tells whether there was an answer and it refuses the request. Any
-// other error means that the executor could not be reached or understood.
-func IsRefusal(err error) bool {
-	var refused *Error
-	return errors.As(err, &refused)
-}
-
-func hasStatus(err error, status int) bool {
-	var refused *Error
-	return errors.As(err, &refused) && refused.Status == status
-}
-
 func interpret(status int, data []byte, out any) error {
 	if status < 200 || status > 299 {
 		refused := &Error{Status: status}
@@ -63,18 +51,10 @@ func interpret(status int, data []byte, out any) error {
 		}
 		return refused
 	}
-	switch out := out.(type) {
-	case nil:
-		return nil
-	case *[]byte:
-		*out = data
-		return nil
-	default:
-		if err := json.Unmarshal(data, out); err != nil {
-			return fmt.Errorf("the answer is not as expected: %w", err)
-		}
-		return nil
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("the answer is not as expected: %w", err)
 	}
+	return nil
 }
 
 // Bounds of what is kept of an answer.
@@ -87,7 +67,7 @@ const (
 
 var capability = regexp.MustCompile(`^[A-Z_]{1,32}$`)
 
-// sanitize returns a copy: a part of an answer must not keep all of it in memory.
+// sanitize returns a copy: a string that shares the answer's memory would keep all of it.
 func sanitize(s string) string {
 	return strings.Clone(strings.ToValidUTF8(s[:min(len(s), maxText)], "\uFFFD"))
 }

@@ -1,14 +1,15 @@
-// Package client is the operator's side of the task-executor's API. It is called
-// by the task reconciler, thousands of executors at a time.
+// Package client is the operator's side of the task executor's API. The task reconciler
+// calls it, for thousands of executors at a time.
 //
-// What answers may not be the executor: a sandbox can listen on its port. So the
-// client believes nothing: it follows no redirect, uses no proxy, reads at most
-// api.MaxAnswerBytes, sets a deadline on every call and makes every string valid
-// UTF-8 of bounded length.
+// Whoever answers may not be the executor: a sandbox can listen on its port. So the client
+// believes nothing: it follows no redirect, uses no proxy, reads at most
+// api.MaxAnswerBytes, sets a deadline on every call and makes every string valid UTF-8 of
+// bounded length.
 package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,7 +28,7 @@ import (
 
 // Target is one pod's executor.
 type Target struct {
-	// PodUID that the executor was told; requests are good for no other.
+	// PodUID is the UID that the executor was told; requests are good for no other.
 	PodUID string
 	// Address is a host and port.
 	Address string
@@ -40,16 +41,18 @@ func PodAddress(podIP string) string { return net.JoinHostPort(podIP, strconv.It
 
 // Options of a Client; the zero value is fine.
 type Options struct {
-	// Timeout of a call, beyond what the call waits for. Default 10 s.
+	// Timeout bounds a call, beyond the time that the call asks to wait. Default 10 s.
 	Timeout time.Duration
-	// DialTimeout of a connection. Default 3 s.
+	// DialTimeout bounds how long a connection takes. Default 3 s.
 	DialTimeout time.Duration
-	// BufferSize of a connection, each way. Default 2 KiB: there may be
-	// thousands of connections.
-	BufferSize int
-	// MaxIdleConns over all executors. Default 8192.
-	MaxIdleConns int
 }
+
+const (
+	// bufferSize of a connection, each way: there may be thousands of connections.
+	bufferSize = 2 << 10
+	// maxIdleConns over all executors.
+	maxIdleConns = 8192
+)
 
 // Client calls executors. It is safe for concurrent use.
 type Client struct {
@@ -60,18 +63,16 @@ type Client struct {
 
 // New returns a client with a transport of its own.
 func New(o Options) *Client {
-	o.Timeout = orDefault(o.Timeout, 10*time.Second)
-	o.DialTimeout = orDefault(o.DialTimeout, 3*time.Second)
-	o.BufferSize = orDefault(o.BufferSize, 2<<10)
-	o.MaxIdleConns = orDefault(o.MaxIdleConns, 8192)
+	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
+	o.DialTimeout = cmp.Or(o.DialTimeout, 3*time.Second)
 	dialer := &net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}
 	transport := &http.Transport{
 		Proxy:                  nil,
 		DialContext:            dialer.DialContext,
 		DisableCompression:     true,
-		ReadBufferSize:         o.BufferSize,
-		WriteBufferSize:        o.BufferSize,
-		MaxIdleConns:           o.MaxIdleConns,
+		ReadBufferSize:         bufferSize,
+		WriteBufferSize:        bufferSize,
+		MaxIdleConns:           maxIdleConns,
 		MaxIdleConnsPerHost:    2, // one for the poll, one for calls
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 4 << 10,
@@ -86,15 +87,7 @@ func New(o Options) *Client {
 	}
 }
 
-func orDefault[T comparable](value, otherwise T) T {
-	var zero T
-	if value == zero {
-		return otherwise
-	}
-	return value
-}
-
-// Forget drops what is remembered of a pod that is gone.
+// Forget drops the boot id of a pod that is gone.
 func (c *Client) Forget(podUID string) { c.boots.Delete(podUID) }
 
 // Close closes idle connections.
@@ -103,14 +96,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // Start starts a task, or returns the one that an equal request started before.
 func (c *Client) Start(ctx context.Context, t Target, id string, request api.TaskRequest) (api.Task, error) {
 	var task api.Task
-	_, err := c.call(ctx, t, http.MethodPut, api.TaskPath(id), 0, request, &task)
-	return sanitizeTask(task), err
-}
-
-// Get returns one task.
-func (c *Client) Get(ctx context.Context, t Target, id string) (api.Task, error) {
-	var task api.Task
-	_, err := c.call(ctx, t, http.MethodGet, api.TaskPath(id), 0, nil, &task)
+	err := c.call(ctx, t, http.MethodPut, api.TaskPath(id), 0, request, &task)
 	return sanitizeTask(task), err
 }
 
@@ -123,70 +109,53 @@ func (c *Client) List(ctx context.Context, t Target, since api.Cursor, wait time
 		query.Set("since", since.String())
 	}
 	var list api.TaskList
-	_, err := c.call(ctx, t, http.MethodGet, api.TasksPath+"?"+query.Encode(), wait, nil, &list)
+	err := c.call(ctx, t, http.MethodGet, api.TasksPath+"?"+query.Encode(), wait, nil, &list)
 	return sanitizeList(list), err
-}
-
-// Logs returns the last bytes of an output ("stdout" or "stderr") of a task, at
-// most tail and at most api.MaxAnswerBytes.
-func (c *Client) Logs(ctx context.Context, t Target, id, stream string, tail int) ([]byte, error) {
-	query := url.Values{"stream": {stream}, "tail": {strconv.Itoa(min(tail, api.MaxAnswerBytes))}}
-	var data []byte
-	_, err := c.call(ctx, t, http.MethodGet, api.LogsPath(id)+"?"+query.Encode(), 0, nil, &data)
-	return data, err
-}
-
-// Stop stops a task and tells whether it is gone already. If not, stopping goes
-// on; List shows when the task is gone, and Stop may be called again.
-func (c *Client) Stop(ctx context.Context, t Target, id string, wait time.Duration) (gone bool, err error) {
-	wait = min(wait, api.MaxWait)
-	path := api.TaskPath(id) + "?" + url.Values{"wait": {wait.String()}}.Encode()
-	status, err := c.call(ctx, t, http.MethodDelete, path, wait, nil, nil)
-	return status == http.StatusNoContent, err
 }
 
 // Reset stops all tasks and wipes what is known of them. The wait should be the
 // longest grace, plus what killing takes.
 func (c *Client) Reset(ctx context.Context, t Target, request api.ResetRequest, wait time.Duration) (api.ResetAnswer, error) {
 	var answer api.ResetAnswer
-	_, err := c.call(ctx, t, http.MethodPost, api.ResetPath, wait, request, &answer)
+	err := c.call(ctx, t, http.MethodPost, api.ResetPath, wait, request, &answer)
 	return answer, err
 }
 
 // Info returns what the executor found at its start.
 func (c *Client) Info(ctx context.Context, t Target) (api.Info, error) {
 	var info api.Info
-	_, err := c.call(ctx, t, http.MethodGet, api.InfoPath, 0, nil, &info)
+	err := c.call(ctx, t, http.MethodGet, api.InfoPath, 0, nil, &info)
 	return sanitizeInfo(info), err
 }
 
-// call makes one request, and one more if the first was refused because no boot id
-// was known, or an old one in a request that changes nothing. A change for an executor
-// that has restarted is the caller's to repeat: the sandbox may be another owner's.
-func (c *Client) call(ctx context.Context, t Target, method, path string, wait time.Duration, in, out any) (int, error) {
+// call makes one request. It makes one more with the boot id that the refusal names, if
+// none was known, or if an old one was and the request changes nothing. A request that
+// changes something is not repeated after the boot id has changed: the sandbox may be
+// another owner's by now, which only the caller knows.
+func (c *Client) call(ctx context.Context, t Target, method, path string, wait time.Duration, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout+wait)
 	defer cancel()
 	var body []byte
 	if in != nil {
 		var err error
 		if body, err = json.Marshal(in); err != nil {
-			return 0, fmt.Errorf("%s %s: %w", method, path, err)
+			return fmt.Errorf("%s %s: %w", method, path, err)
 		}
 		if len(body) > api.MaxRequestBytes {
-			return 0, fmt.Errorf("%s %s: the body has %d bytes, more than %d", method, path, len(body), api.MaxRequestBytes)
+			return fmt.Errorf("%s %s: the body has %d bytes, more than %d", method, path, len(body), api.MaxRequestBytes)
 		}
 	}
 	bootID := c.bootID(t)
-	status, told, err := c.once(ctx, t, bootID, method, path, body, out)
+	told, err := c.once(ctx, t, bootID, method, path, body, out)
 	c.learn(t, told)
 	if told != "" && told != bootID && IsUnauthorized(err) && (bootID == "" || method == http.MethodGet) {
-		status, told, err = c.once(ctx, t, told, method, path, body, out)
+		told, err = c.once(ctx, t, told, method, path, body, out)
 		c.learn(t, told)
 	}
 	if err != nil {
-		return status, fmt.Errorf("%s %s of %s: %w", method, path, t.Address, err)
+		return fmt.Errorf("%s %s of %s: %w", method, path, t.Address, err)
 	}
-	return status, nil
+	return nil
 }
 
 func (c *Client) bootID(t Target) string {
@@ -195,21 +164,21 @@ func (c *Client) bootID(t Target) string {
 	return bootID
 }
 
-// learn remembers the boot id that an answer told; a reset changes it, too.
+// learn remembers the boot id that an answer names. A reset changes it, too.
 func (c *Client) learn(t Target, told string) {
 	if told != "" && told != c.bootID(t) {
 		c.boots.Store(t.PodUID, told)
 	}
 }
 
-func (c *Client) once(ctx context.Context, t Target, bootID, method, path string, body []byte, out any) (status int, told string, err error) {
+func (c *Client) once(ctx context.Context, t Target, bootID, method, path string, body []byte, out any) (told string, err error) {
 	bearer, err := t.Signer.Sign(token.Request{PodUID: t.PodUID, BootID: bootID, Method: method, Path: path, Body: body})
 	if err != nil {
-		return 0, "", fmt.Errorf("sign: %w", err)
+		return "", fmt.Errorf("sign: %w", err)
 	}
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+t.Address+path, bytes.NewReader(body))
 	if err != nil {
-		return 0, "", err
+		return "", err
 	}
 	request.Header.Set("Authorization", "Bearer "+bearer)
 	if body != nil {
@@ -217,18 +186,18 @@ func (c *Client) once(ctx context.Context, t Target, bootID, method, path string
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return 0, "", unwrapURL(err)
+		return "", unwrapURL(err)
 	}
 	defer response.Body.Close()
 	told = plausibleBootID(response.Header.Get(api.HeaderBootID))
 	data, err := io.ReadAll(io.LimitReader(response.Body, api.MaxAnswerBytes+1))
 	if err != nil {
-		return response.StatusCode, told, fmt.Errorf("read the answer: %w", err)
+		return told, fmt.Errorf("read the answer: %w", err)
 	}
 	if len(data) > api.MaxAnswerBytes {
-		return response.StatusCode, told, fmt.Errorf("the answer has more than %d bytes", api.MaxAnswerBytes)
+		return told, fmt.Errorf("the answer has more than %d bytes", api.MaxAnswerBytes)
 	}
-	return response.StatusCode, told, interpret(response.StatusCode, data, out)
+	return told, interpret(response.StatusCode, data, out)
 }
 
 // unwrapURL drops the URL that url.Error repeats.

@@ -51,7 +51,7 @@ func TestALongAnswerIsNotRead(t *testing.T) {
 			}
 		}
 	})
-	_, err := c.Get(t.Context(), target, "a")
+	_, err := c.Info(t.Context(), target)
 	assert.ErrorContains(t, err, "more than 65536 bytes")
 }
 
@@ -65,9 +65,9 @@ func TestEveryCallEnds(t *testing.T) {
 	})
 	c := New(Options{Timeout: 500 * time.Millisecond, DialTimeout: time.Minute})
 	defer c.Close()
-	_, err := c.Get(t.Context(), target, "a") // which would last for ever
+	_, err := c.Info(t.Context(), target) // which would last for ever
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.False(t, IsRefusal(err))
+	assert.Empty(t, Reason(err))
 }
 
 func TestStringsAreMadeHarmless(t *testing.T) {
@@ -100,11 +100,11 @@ func TestARefusalIsRetriedOnceWithTheBootIDItTells(t *testing.T) {
 		w.Header().Set(api.HeaderBootID, fmt.Sprintf("boot%d", calls.Add(1)))
 		w.WriteHeader(http.StatusUnauthorized)
 	})
-	_, err := c.Get(t.Context(), target, "a")
+	_, err := c.Info(t.Context(), target)
 	assert.True(t, IsUnauthorized(err))
 	assert.Equal(t, int32(2), calls.Load())
-	// A change that was meant for the life before is not repeated: the caller must
-	// know first that the sandbox is still its own.
+	// A change that was meant for the boot id before is not repeated: the caller must know
+	// first that the sandbox is still its own.
 	_, err = c.Start(t.Context(), target, "a", api.TaskRequest{})
 	assert.True(t, IsUnauthorized(err))
 	assert.Equal(t, int32(3), calls.Load())
@@ -114,7 +114,7 @@ func TestOnlyCapabilitiesAreListedAsSuch(t *testing.T) {
 	c, target := hostile(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintf(w, `{"missingCapabilities":["NET_RAW",%q,"no such"]}`, strings.Repeat("A", 1000))
 	})
-	task, err := c.Get(t.Context(), target, "a")
+	task, err := c.Start(t.Context(), target, "a", api.TaskRequest{})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"NET_RAW"}, task.MissingCapabilities)
 }
@@ -128,8 +128,9 @@ func TestOddAnswers(t *testing.T) {
 		})
 	}
 	c, target := hostile(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotModified) })
-	_, err := c.Stop(t.Context(), target, "a", 0)
-	assert.True(t, IsRefusal(err))
+	_, err := c.Info(t.Context(), target)
+	var refused *Error
+	assert.ErrorAs(t, err, &refused)
 }
 
 func TestLittleOfABigAnswerIsKept(t *testing.T) {
@@ -140,7 +141,7 @@ func TestLittleOfABigAnswerIsKept(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, answer)
 	})
-	task, err := c.Get(t.Context(), target, "a")
+	task, err := c.Start(t.Context(), target, "a", api.TaskRequest{})
 	require.NoError(t, err)
 	assert.Len(t, task.MissingCapabilities, maxCapabilities)
 	assert.Less(t, cap(task.MissingCapabilities), 2*maxCapabilities)

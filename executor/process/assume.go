@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// assume gives the calling thread these credentials and no others. The thread
-// must be locked. Everything the executor has beyond them is given up, from the
-// bounding set too, or a root task would get it back at execve.
+// assume gives the calling thread these credentials and no others. The thread must be
+// locked. What the executor has beyond them is given up in the bounding set too: a task of
+// root would get it back at execve otherwise.
 func (c *credentials) assume() *startError {
 	own, err := ownCapabilities()
 	if err != nil {
@@ -52,8 +52,8 @@ func (c *credentials) dropBounding() error {
 	return nil
 }
 
-// changeIDs uses the plain system calls: Go's own change all threads, but the
-// capabilities below can only be changed for one.
+// changeIDs uses the plain system calls. Go's own change the ids of all threads, but the
+// capabilities can be changed for one thread only, and both must be of the same one.
 func (c *credentials) changeIDs() *startError {
 	groups := unsafe.Pointer(unsafe.SliceData(c.Groups)) //nolint:gosec // G103: as golang.org/x/sys/unix does it
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.Groups)), uintptr(groups), 0); errno != 0 {
@@ -72,7 +72,7 @@ func (c *credentials) changeIDs() *startError {
 	return nil
 }
 
-// setCapabilities sets what of the credentials the executor can give.
+// setCapabilities sets the capabilities of the credentials, as far as the executor has them.
 func (c *credentials) setCapabilities(own uint64) error {
 	inheritable, permitted := c.Inheritable&own, c.Permitted&own
 	effective := c.Effective & permitted

@@ -77,8 +77,7 @@ func has(env []string, name string) bool {
 	return false
 }
 
-// startChild starts a supervisor, which starts the launch. The supervisor is
-// added to the children that are not orphans.
+// startChild starts a supervisor, which starts the launcher.
 func (e *Executor) startChild(c *container, l launch) (*child, error) {
 	request, err := writeRequest(l)
 	if err != nil {
@@ -124,8 +123,8 @@ func (e *Executor) startChild(c *container, l launch) (*child, error) {
 	return ch, nil
 }
 
-// startSupervisor holds the lock over fork and entry, so that the orphan
-// hunter never takes a new supervisor for an orphan.
+// startSupervisor holds the lock from the fork until the supervisor is listed, or
+// HuntOrphans could take it for an orphan and kill it.
 func (e *Executor) startSupervisor(cmd *exec.Cmd, ch *child) error {
 	e.supervisorsMu.Lock()
 	defer e.supervisorsMu.Unlock()
@@ -151,7 +150,7 @@ func (e *Executor) watchSupervisor(cmd *exec.Cmd, ch *child) {
 		}
 		ch.events <- ev
 	}
-	// It closed its socket, so it is ending.
+	// Its socket is closed, so it is ending or useless.
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	e.supervisorsMu.Lock()

@@ -13,8 +13,8 @@ import (
 	"github.com/opensandbox/operator/executor/procstat"
 )
 
-// ErrContainerNotFound says that no process of the sandbox container is to be
-// seen: it is restarting, or the pod does not share its process namespace.
+// ErrContainerNotFound says that no process of the sandbox container can be seen: the
+// container is restarting, or the pod does not share its process namespace.
 var ErrContainerNotFound = errors.New("no process of the sandbox container found")
 
 // maxEnviron is more than a kernel accepts for arguments and environment.
@@ -79,8 +79,9 @@ func older(a, b procstat.Stat) bool {
 	return a.PID < b.PID
 }
 
-// openMember opens /proc/PID if that process is in the container. The directory
-// stands for this very process: it is empty once that has ended.
+// openMember opens /proc/PID if that process is in the container. The open directory
+// belongs to this very process: it is empty when the process has ended, also if another one
+// has its pid by then.
 func openMember(s procstat.Stat, id string) (*os.File, error) {
 	fd, err := unix.Open(fmt.Sprintf("/proc/%d", s.PID), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

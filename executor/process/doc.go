@@ -6,12 +6,11 @@
 //
 //	executor ── supervisor ── launcher, which becomes the task's first process
 //
-// The supervisor is a subreaper: whatever the task forks or daemonizes keeps it
-// as an ancestor, which is how descendants are found. It reaps, reports the
-// first process's end over a socket that no task can reach, and when the
-// executor dies it kills everything below it. If a task kills its supervisor,
-// what is left becomes the executor's own child, and every child of the executor
-// that is not a supervisor is killed.
+// The supervisor is a subreaper: it stays an ancestor of whatever the task forks or
+// daemonizes, which is how descendants are found. It reaps them, reports the end of the
+// first process over a socket that no task can reach, and kills everything below it when
+// the executor dies. If a task kills its supervisor, what is left of the task becomes a
+// child of the executor, and the executor kills every child that is not a supervisor.
 //
 // The launcher enters the sandbox container's root, takes over the identity of
 // that container's first process and executes the command. The container's root

@@ -12,7 +12,6 @@ import (
 	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/fakesandbox"
 	"github.com/opensandbox/operator/executor/process"
-	"github.com/opensandbox/operator/executor/store"
 )
 
 // long is a grace that no test waits for the end of.
@@ -28,7 +27,7 @@ func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
 	assert.Equal(t, api.ReasonTimeout, task.Reason)
 	assert.Equal(t, int32(9), task.Signal)
 	assert.Equal(t, "did not end within 3s", task.Message)
-	assert.Equal(t, "asked\n", f.output("a", store.Stdout))
+	assert.Equal(t, "asked\n", f.stdout.String())
 	assert.Zero(t, processes(t, "710171017101"))
 }
 
@@ -53,9 +52,9 @@ func TestWhatATaskLeavesLivesUntilTheTaskIsDeleted(t *testing.T) {
 	task := f.run(f.request("sh", "-c", script))
 	assert.Equal(t, api.Succeeded, task.State)
 	eventually(t, "it forks on", func() bool { return processes(t, "710271027102") > 3 })
-	f.stop("a")
+	f.reset()
 	assert.Zero(t, processes(t, "710271027102"))
-	_, found := f.Get("a")
+	_, found := f.get("a")
 	assert.False(t, found)
 }
 
@@ -64,7 +63,7 @@ func TestStoppingKillsAForkBomb(t *testing.T) {
 	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep 710371037103 & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
 	f.start("a", f.request("sh", "-c", script))
 	eventually(t, "it has spread", func() bool { return processes(t, "710371037103") > 100 })
-	f.stop("a")
+	f.reset()
 	assert.Zero(t, processes(t, "710371037103"))
 }
 
@@ -74,8 +73,8 @@ func TestStoppingGivesGrace(t *testing.T) {
 	request := f.request("sh", "-c", `trap 'echo stopped > /tmp/stopped; exit' TERM; echo ready; while :; do sleep 0.05; done`)
 	request.Spec.GraceSeconds = &long
 	f.start("a", request)
-	eventually(t, "it is ready", func() bool { return f.output("a", store.Stdout) != "" })
-	f.stop("a")
+	eventually(t, "it is ready", func() bool { return f.stdout.String() != "" })
+	f.reset()
 	data, err := os.ReadFile(f.sandbox.Path("tmp/stopped"))
 	require.NoError(t, err)
 	assert.Equal(t, "stopped\n", string(data))
@@ -104,7 +103,7 @@ func TestAProcessWhoseMainThreadHasEndedIsKilled(t *testing.T) {
 		require.NoError(t, err)
 		return strings.Contains(string(stat), ") Z ")
 	})
-	f.stop("a")
+	f.reset()
 	require.NoDirExists(t, "/proc/"+string(pid))
 }
 
@@ -118,32 +117,40 @@ func TestATaskThatStopsItsSupervisorCanBeEnded(t *testing.T) {
 	task := f.ended("a")
 	assert.Equal(t, api.ReasonTimeout, task.Reason)
 	assert.Zero(t, processes(t, "710571057105"))
-	f.stop("a")
+	f.reset()
 }
 
 func TestOutput(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, fakesandbox.Options{})
-
-	t.Run("of 100 MB the last MiB is kept", func(t *testing.T) {
-		f.start("big", f.request("sh", "-c", "yes 0123456789abcde | head -c 100000000; echo the end"))
-		task := f.ended("big")
-		require.Equal(t, api.Succeeded, task.State)
-		out := f.output("big", store.Stdout)
-		assert.Len(t, out, 1<<20)
-		assert.True(t, strings.HasSuffix(out, "abcde\nthe end\n"))
-	})
-	t.Run("binary", func(t *testing.T) {
-		f.start("binary", f.request("sh", "-c", `printf '\000\377\001\n\200'; printf '\000\377x' >&2; exit 3`))
-		task := f.ended("binary")
-		assert.Equal(t, "\x00\xff\x01\n\x80", f.output("binary", store.Stdout))
-		assert.Equal(t, "\x00\xff\x78", f.output("binary", store.Stderr))
-		assert.Equal(t, "\x00\uFFFDx", task.Message)
-	})
-	t.Run("the message is the end of stderr, in whole characters", func(t *testing.T) {
-		f.start("words", f.request("sh", "-c", `i=0; while [ $i -lt 200 ]; do printf 'é' >&2; i=$((i+1)); done; printf 'x' >&2; exit 1`))
-		task := f.ended("words")
-		assert.Equal(t, strings.Repeat("é", 127)+"x", task.Message)
+	for _, c := range []struct{ name, script, stdout, stderr, message string }{
+		{
+			"binary", `printf '\000\377\001\n\200'; printf '\000\377x' >&2; exit 3`,
+			"\x00\xff\x01\n\x80\n", "\x00\xffx\n", "\x00\uFFFDx",
+		},
+		{
+			"the message is the end of stderr, in whole characters", `i=0; while [ $i -lt 200 ]; do printf 'é' >&2; i=$((i+1)); done; printf 'x' >&2; exit 1`,
+			"", strings.Repeat("é", 200) + "x\n", strings.Repeat("é", 127) + "x",
+		},
+		{
+			"the message is made of what many writes have left", `i=0; while [ $i -lt 200 ]; do echo 12 >&2; i=$((i+1)); done; echo >&2; exit 1`,
+			"", strings.Repeat("12\n", 200) + "\n", strings.Repeat("12\n", 84) + "12",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, fakesandbox.Options{})
+			task := f.run(f.request("sh", "-c", c.script))
+			assert.Equal(t, c.stdout, f.stdout.String())
+			assert.Equal(t, c.stderr, f.stderr.String())
+			assert.Equal(t, c.message, task.Message)
+		})
+	}
+	t.Run("of 100 MB the end is the message", func(t *testing.T) {
+		t.Parallel()
+		f := newFixture(t, fakesandbox.Options{})
+		task := f.run(f.request("sh", "-c", "yes 0123456789abcde | head -c 100000000 >&2; echo the end >&2; exit 1"))
+		assert.Len(t, task.Message, api.MaxMessageBytes-1, "without the last newline")
+		assert.True(t, strings.HasSuffix(task.Message, "abcde\nthe end"))
 	})
 }
 
@@ -163,7 +170,6 @@ func TestAnOutputThatNobodyReadsDoesNotHoldATaskUp(t *testing.T) {
 	f.open(echo)
 	task := f.run(f.request("sh", "-c", "yes | head -c 5000000"))
 	assert.Equal(t, api.Succeeded, task.State)
-	assert.Len(t, f.output("a", store.Stdout), 1<<20)
 	close(out.released)
 	echo.Close(patience)
 }
@@ -182,9 +188,9 @@ func TestResetStopsAndWipesEverything(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, records)
 	_, _, err = f.Start(t.Context(), before, "late", f.request("true"))
-	require.ErrorIs(t, err, process.ErrAnotherLife, "it was meant for the last owner's time")
+	require.ErrorIs(t, err, process.ErrOldBootID, "it was meant for the last owner's time")
 	_, err = f.Reset(t.Context(), before, nil, false)
-	require.ErrorIs(t, err, process.ErrAnotherLife)
+	require.ErrorIs(t, err, process.ErrOldBootID)
 	f.start("a", f.request("true"))
 	assert.Equal(t, api.Succeeded, f.ended("a").State)
 
@@ -197,16 +203,20 @@ func TestResetStopsAndWipesEverything(t *testing.T) {
 func TestRecordsOutliveTheExecutor(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
-	f.run(f.request("sh", "-c", "echo kept; exit 4"))
+	f.run(f.request("sh", "-c", "echo kept >&2; exit 4"))
 	f.start("running", f.request("sleep", "710771077107"))
-	ended, _ := f.Get("a")
-	// Another executor finds the same records; the first one's task is a leftover.
+	ended, _ := f.get("a")
+	// Another executor finds the same records, and the first one's task is a leftover. Its
+	// records are copies, since the first one lives on here and would write to them.
+	records := t.TempDir()
+	require.NoError(t, os.CopyFS(records, os.DirFS(f.dir)))
+	f.dir = records
 	f.open(io.Discard)
-	again, found := f.Get("a")
+	again, found := f.get("a")
 	require.True(t, found)
 	assert.Equal(t, ended, again)
-	assert.Equal(t, "kept\n", f.output("a", store.Stdout))
-	lost, found := f.Get("running")
+	assert.Equal(t, "kept", again.Message)
+	lost, found := f.get("running")
 	require.True(t, found)
 	assert.Equal(t, api.Failed, lost.State)
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)

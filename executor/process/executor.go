@@ -22,20 +22,15 @@ import (
 // What Start refuses with, besides ErrContainerNotFound.
 var (
 	ErrSpecDiffers  = errors.New("there is a task of this id with another spec")
-	ErrStopping     = errors.New("the task of this id is being deleted")
 	ErrTooManyTasks = errors.New("there are as many tasks as this executor takes")
 	ErrResetting    = errors.New("the executor is being reset")
-	// ErrAnotherLife refuses what was meant for the time before a reset.
-	ErrAnotherLife = errors.New("the executor was reset since")
+	// ErrOldBootID refuses a request that was meant for the time before a reset.
+	ErrOldBootID = errors.New("the executor was reset since")
 )
-
-// ErrRemain is what Stop and Reset fail with when processes outlive SIGKILL.
-var ErrRemain = errRemain
 
 // Config of an Executor. All fields are required.
 type Config struct {
 	Store    *store.Store
-	LogBytes int64
 	MaxTasks int
 	// Stdout and Stderr get every line that tasks print.
 	Stdout, Stderr io.Writer
@@ -47,9 +42,9 @@ type Executor struct {
 	Config
 	log     *slog.Logger
 	oom     oomCounter
-	own     uint64 // capabilities
+	own     uint64 // capabilities of the executor itself
 	running sync.WaitGroup
-	hunting atomic.Bool
+	hunting atomic.Bool   // orphans are killed
 	hurry   chan struct{} // closed when shutdown has no time left
 
 	supervisorsMu sync.Mutex
@@ -63,8 +58,8 @@ type Executor struct {
 	resetting bool
 }
 
-// Open loads the records of the last run, ends what is left of its tasks and
-// marks those that ran as failed.
+// Open loads the records of the last run, kills what is left of its tasks, and marks the
+// tasks that were running as failed.
 func Open(config Config) (*Executor, error) {
 	own, err := ownCapabilities()
 	if err != nil {
@@ -103,15 +98,15 @@ func newBootID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// BootID names the executor's present life, from its start or its last reset: what was
-// asked of it before is no longer done.
+// BootID is another one after each start and each reset. A request that names an earlier one
+// is refused: the sandbox may have another owner by now.
 func (e *Executor) BootID() string {
 	e.tasksMu.Lock()
 	defer e.tasksMu.Unlock()
 	return e.bootID
 }
 
-// recover takes a record of the last run over.
+// recover takes over a record of the last run.
 func (e *Executor) recover(r store.Record) error {
 	for _, p := range []store.Process{r.First, r.Supervisor} {
 		if err := killWithDescendants(p); err != nil {
@@ -153,20 +148,18 @@ func killWithDescendants(p store.Process) error {
 	})
 }
 
-// Start starts a task, or returns the one that was started before by the same
-// request. It returns when the command is being executed or has failed to be.
-// If ctx ends first, the task goes on. The request is for the life of that boot id.
+// Start starts a task, or returns the one that an equal request has started before. It
+// returns when the command runs or could not be started. If ctx ends first, the task goes
+// on. A request for another boot id than the present one is refused.
 func (e *Executor) Start(ctx context.Context, bootID, id string, request api.TaskRequest) (api.Task, bool, error) {
 	e.tasksMu.Lock()
 	t, found := e.tasks[id]
 	var err error
 	switch {
 	case bootID != e.bootID:
-		err = ErrAnotherLife
+		err = ErrOldBootID
 	case e.resetting:
 		err = ErrResetting
-	case found && t.attempt != nil:
-		err = ErrStopping
 	case found && t.record.Spec != nil && !t.record.Spec.Equal(request.Spec):
 		err = ErrSpecDiffers
 	case !found && len(e.tasks) >= e.MaxTasks:
@@ -188,17 +181,6 @@ func (e *Executor) Start(ctx context.Context, bootID, id string, request api.Tas
 	e.tasksMu.Lock()
 	defer e.tasksMu.Unlock()
 	return t.record.Task, !found, t.startErr
-}
-
-// Get returns one task.
-func (e *Executor) Get(id string) (api.Task, bool) {
-	e.tasksMu.Lock()
-	defer e.tasksMu.Unlock()
-	t, found := e.tasks[id]
-	if !found {
-		return api.Task{}, false
-	}
-	return t.record.Task, true
 }
 
 // Wait returns all tasks as soon as they differ from what a client saw at the
@@ -228,26 +210,12 @@ func (e *Executor) list() (api.TaskList, <-chan struct{}) {
 	return list, e.changed
 }
 
-// change applies a change to what clients see.
+// change applies a change to what clients see, and tells those who wait.
 func (e *Executor) change(apply func()) {
 	e.tasksMu.Lock()
 	defer e.tasksMu.Unlock()
 	apply()
-	e.changedNow()
-}
-
-// changedNow tells clients of a change. The lock is held.
-func (e *Executor) changedNow() {
 	e.version++
 	close(e.changed)
 	e.changed = make(chan struct{})
-}
-
-// Logs returns the last bytes of an output of a task.
-func (e *Executor) Logs(id string, stream store.Stream, tail int64) (data []byte, found bool, err error) {
-	if _, found := e.Get(id); !found {
-		return nil, false, nil
-	}
-	data, err = e.Store.ReadLog(id, stream, tail)
-	return data, true, err
 }

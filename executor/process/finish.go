@@ -12,11 +12,11 @@ import (
 	"github.com/opensandbox/operator/executor/store"
 )
 
-// saveAttempts is how often the end of a task is tried to be recorded before it
-// is told without: a full disk must not hide a result for ever.
+// saveAttempts is how often writing the end of a task to the disk is tried. After that it is
+// reported all the same: a full disk must not hide a result for ever.
 const saveAttempts = 3
 
-// finish records the end of a task and only then tells it.
+// finish records the end of a task and reports it only then.
 func (t *task) finish(state api.TaskState, describe func(*api.Task)) {
 	record := t.copy()
 	if record.Task.State.Ended() {
@@ -35,10 +35,7 @@ func (t *task) finish(state api.TaskState, describe func(*api.Task)) {
 	if err != nil {
 		t.e.log.Error("The end of a task could not be recorded", "task", t.id, "error", err)
 	}
-	t.update(func(r *store.Record) {
-		record.Task.Stopping = r.Task.Stopping
-		*r = record
-	})
+	t.update(func(r *store.Record) { *r = record })
 	t.e.log.Info("A task ended", "task", t.id, "state", state, "reason", record.Task.Reason)
 }
 
@@ -66,8 +63,8 @@ func (t *task) finishExited(r *run, e exit) {
 	})
 }
 
-// finishLost ends a task whose supervisor has ended without telling a result.
-// Of a task that has ended it changes nothing.
+// finishLost ends a task whose supervisor has ended without reporting a result. A task that
+// has ended stays as it is.
 func (t *task) finishLost(r *run) {
 	if t.snapshot().State.Ended() {
 		return
@@ -93,12 +90,9 @@ func (t *task) finishUnstarted(f *startError) {
 
 // lastWords is the end of the task's stderr, or a sentence where it is silent.
 func (t *task) lastWords(r *run, reason string) string {
-	if len(r.logs) == 2 {
-		// A few more bytes, since those of half a character are cut off.
-		if tail, err := r.logs[1].Tail(api.MaxMessageBytes); err == nil {
-			if said := lastBytes(strings.TrimRight(string(tail), "\n")); said != "" {
-				return said
-			}
+	if r.stderr != nil { // nil where the task failed before its output could be read
+		if said := lastBytes(strings.TrimRight(r.stderr.tail(), "\n")); said != "" {
+			return said
 		}
 	}
 	switch reason {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/fakesandbox"
-	"github.com/opensandbox/operator/executor/store"
 )
 
 // The fields of /proc/PID/status in which a task must equal the sandbox
@@ -51,7 +50,7 @@ func TestATaskIsWhatTheSandboxIs(t *testing.T) {
 			require.NoError(t, err)
 			task := f.run(f.request("cat", "/proc/self/status"))
 			require.Equal(t, api.Succeeded, task.State, task.Message)
-			got := f.output("a", store.Stdout)
+			got := f.stdout.String()
 			assert.Equal(t, fields(string(want)), fields(got))
 			assert.Empty(t, task.MissingCapabilities)
 		})
@@ -82,7 +81,7 @@ func TestATaskHasTheSandboxEnvironmentAndDirectory(t *testing.T) {
 			request.Spec.Process.Env = c.env
 			task := f.run(request)
 			require.Equal(t, api.Succeeded, task.State, task.Message)
-			assert.Equal(t, "/work\n"+c.want+" ", f.output("a", store.Stdout))
+			assert.Equal(t, "/work\n"+c.want+" \n", f.stdout.String())
 		})
 	}
 }
@@ -92,7 +91,7 @@ func TestATaskGetsNothingOfTheExecutor(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
 	task := f.run(f.request("sh", "-c", "ls -l /proc/self/fd | awk 'NR>1{print $9}' | tr '\\n' ' '; env"))
 	require.Equal(t, api.Succeeded, task.State, task.Message)
-	got := f.output("a", store.Stdout)
+	got := f.stdout.String()
 	assert.True(t, strings.HasPrefix(got, "0 1 2 3 "), "ls itself has the fourth: %q", got)
 	assert.NotContains(t, got, "EXECUTOR_SECRET")
 }
@@ -101,7 +100,7 @@ func TestATaskCannotLookIntoItsSupervisor(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	task := f.run(f.request("sh", "-c", "for f in root cwd exe fd/3 ns/mnt; do readlink /proc/$PPID/$f && exit 0; done; cat /proc/$PPID/environ && exit 0; exit 9"))
-	assert.Equal(t, int32(9), *task.ExitCode, "%s", f.output("a", store.Stdout))
+	assert.Equal(t, int32(9), *task.ExitCode, "%s", f.stdout.String())
 }
 
 func TestATaskThatLeavesItsChrootIsStillInTheSandbox(t *testing.T) {
@@ -109,11 +108,11 @@ func TestATaskThatLeavesItsChrootIsStillInTheSandbox(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
 	outside := filepath.Join(t.TempDir(), "outside")
 	require.NoError(t, os.WriteFile(outside, nil, 0o644))
-	// With /proc as its root, a directory that was opened before is outside of
-	// the root, and so its parents can be walked up to the end.
+	// When /proc is the root, a directory that was opened before lies outside of it, so
+	// that nothing stops a walk from there to its parents.
 	up := strings.Repeat("/..", 20)
 	task := f.run(f.request("sh", "-c", "exec 3</; chroot /proc /self/fd/3/bin/busybox ls -d /self/fd/3"+up+"/etc/only-in-the-sandbox && ! chroot /proc /self/fd/3/bin/busybox ls -d /self/fd/3"+up+outside))
-	assert.Equal(t, api.Succeeded, task.State, "%s: %s", task.Message, f.output("a", store.Stdout))
+	assert.Equal(t, api.Succeeded, task.State, "%s: %s", task.Message, f.stdout.String())
 }
 
 func TestAnUnprivilegedTaskMayReopenItsOutput(t *testing.T) {
@@ -121,5 +120,5 @@ func TestAnUnprivilegedTaskMayReopenItsOutput(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{UID: 1000, GID: 1000})
 	task := f.run(f.request("sh", "-c", "echo reopened > /dev/stdout"))
 	require.Equal(t, api.Succeeded, task.State, task.Message)
-	assert.Equal(t, "reopened\n", f.output("a", store.Stdout))
+	assert.Equal(t, "reopened\n", f.stdout.String())
 }

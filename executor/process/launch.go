@@ -55,11 +55,11 @@ func cannotStart(format string, args ...any) *startError {
 	return &startError{codeCannotStart, api.ReasonCannotStart, fmt.Sprintf(format, args...)}
 }
 
-// Launch is the launcher's main. It returns only if the command cannot be
-// executed, and has then told its supervisor why.
+// Launch is the launcher's main. It becomes the command. It returns only if that cannot be
+// executed, and has then reported to its supervisor why.
 func Launch() int {
-	// Credentials belong to a thread, and execve makes the calling thread's
-	// those of the process.
+	// Credentials belong to a thread. execve makes those of the calling thread the
+	// process's.
 	runtime.LockOSThread()
 	supervisor := unix.Getppid()
 	raiseOOMScore()
@@ -77,8 +77,8 @@ func Launch() int {
 	return 0
 }
 
-// closeAtExec keeps every file but the standard three from what is executed
-// next, also one that the executor inherited from whatever started it.
+// closeAtExec has every file but the standard three closed at execve, also those that the
+// executor inherited from whatever started it. A task would have them otherwise.
 func closeAtExec() {
 	if unix.CloseRange(launchStatus, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC) == nil {
 		return
@@ -117,7 +117,7 @@ func raiseOOMScore() {
 }
 
 func (l *launch) run(supervisor int) *startError {
-	for fd := 1; fd <= 2; fd++ { // so that the task's user can reopen /dev/stdout
+	for fd := 1; fd <= 2; fd++ { // or the task's user could not open /dev/stdout
 		_ = unix.Fchown(fd, l.Credentials.UID, l.Credentials.GID)
 	}
 	if err := enterRoot(); err != nil {
@@ -127,7 +127,7 @@ func (l *launch) run(supervisor int) *startError {
 	if failure := l.Credentials.assume(); failure != nil {
 		return failure
 	}
-	// The kernel forgets this when credentials change, so it comes after them.
+	// After the credentials: the kernel forgets it when they change.
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return cannotStart("PR_SET_PDEATHSIG: %v", err)
 	}

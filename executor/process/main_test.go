@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -39,27 +40,29 @@ const patience = 3 * time.Minute
 type fixture struct {
 	*process.Executor
 	t       *testing.T
+	dir     string // of the store
 	store   *store.Store
 	sandbox *fakesandbox.Sandbox
-	stdout  *buffer
+	stdout  *buffer // what tasks print, as the executor passes it on
+	stderr  *buffer
 }
 
 func newFixture(t *testing.T, o fakesandbox.Options) *fixture {
 	t.Helper()
-	f := &fixture{t: t, sandbox: fakesandbox.New(t, o), stdout: &buffer{}}
-	var err error
-	f.store, err = store.Open(t.TempDir())
-	require.NoError(t, err)
+	f := &fixture{t: t, dir: t.TempDir(), sandbox: fakesandbox.New(t, o), stdout: &buffer{}, stderr: &buffer{}}
 	f.open(f.stdout)
 	return f
 }
 
+// open starts an executor on what is in the fixture's directory.
 func (f *fixture) open(stdout io.Writer) {
 	f.t.Helper()
 	var err error
+	f.store, err = store.Open(f.dir)
+	require.NoError(f.t, err)
 	f.Executor, err = process.Open(process.Config{
-		Store: f.store, LogBytes: 1 << 20, MaxTasks: 16,
-		Stdout: stdout, Stderr: io.Discard, Log: slog.New(slog.DiscardHandler),
+		Store: f.store, MaxTasks: 16,
+		Stdout: stdout, Stderr: f.stderr, Log: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(f.t, err)
 	e := f.Executor
@@ -112,24 +115,22 @@ func (f *fixture) run(request api.TaskRequest) api.Task {
 	return f.ended("a")
 }
 
-func (f *fixture) stop(id string) {
+// get returns what clients are told of a task.
+func (f *fixture) get(id string) (api.Task, bool) {
 	f.t.Helper()
-	attempt, found := f.Stop(id)
-	require.True(f.t, found)
-	select {
-	case <-attempt.Done:
-		require.NoError(f.t, attempt.Err)
-	case <-time.After(patience):
-		f.t.Fatalf("task %s was not stopped", id)
+	list := f.Wait(f.t.Context(), api.Cursor{}) // which does not wait
+	at := slices.IndexFunc(list.Tasks, func(t api.Task) bool { return t.ID == id })
+	if at < 0 {
+		return api.Task{}, false
 	}
+	return list.Tasks[at], true
 }
 
-func (f *fixture) output(id string, stream store.Stream) string {
+// reset ends all tasks with everything that they left.
+func (f *fixture) reset() {
 	f.t.Helper()
-	data, found, err := f.Logs(id, stream, 1<<20)
+	_, err := f.Reset(f.t.Context(), f.BootID(), nil, false)
 	require.NoError(f.t, err)
-	require.True(f.t, found)
-	return string(data)
 }
 
 // processes counts those with that text in their arguments, anywhere.

@@ -11,8 +11,8 @@ import (
 // want of memory.
 type oomCounter struct{ files []string }
 
-// newOOMCounter knows where the counter may be: of cgroup v1 or v2, seen from
-// the root of the hierarchy (no cgroup namespace) or from the own cgroup.
+// newOOMCounter lists where the counter may be: in cgroup v1 or v2, and below the root of
+// the hierarchy (where there is no cgroup namespace) or in the executor's own cgroup.
 func newOOMCounter() oomCounter {
 	groups, _ := os.ReadFile("/proc/self/cgroup")
 	var c oomCounter

@@ -11,13 +11,13 @@ import (
 	"github.com/opensandbox/operator/executor/procstat"
 )
 
-// BecomeSubreaper makes orphans of this process's descendants its own children.
+// BecomeSubreaper makes this process the parent of its descendants whose own parent has died.
 func BecomeSubreaper() error {
 	return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 }
 
-// HuntOrphans kills and reaps, until ctx ends, every child of this process that
-// is not a supervisor: what a task left that killed its supervisor. Only a
+// HuntOrphans kills and reaps, until ctx ends, every child of this process that is not a
+// supervisor. Such a child is what is left of a task that has killed its supervisor. Only a
 // process that has no other children may call it.
 func (e *Executor) HuntOrphans(ctx context.Context) {
 	e.hunting.Store(true)
@@ -89,8 +89,8 @@ func (e *Executor) reapOrphans() error {
 	return nil
 }
 
-// orphanTest asks, process by process and under the lock, whether a child is
-// known, so that it never meets a supervisor between its fork and its entry.
+// orphanTest tells whether a process is a child that is no supervisor. It takes the lock for
+// each process, so that it sees no supervisor between its fork and its listing.
 func (e *Executor) orphanTest() func(procstat.Stat) bool {
 	me := os.Getpid()
 	return func(s procstat.Stat) bool {

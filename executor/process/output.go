@@ -10,35 +10,37 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/opensandbox/operator/executor/api"
 )
 
 const (
 	pumpBuffer = 32 << 10
-	// maxLine of what is echoed; longer lines are split.
+	// maxLine is the longest line that is echoed; longer ones are split.
 	maxLine = 16 << 10
-	// maxDrain bounds what is still read when a task has ended: what it left
+	// maxDrain bounds how much is still read when a task has ended: processes that it left
 	// running may write for ever.
 	maxDrain = 4 << 20
 )
 
-// pump carries one output of a task to its log and to the echo.
+// pump carries one output of a task to the executor's own and remembers its end.
 type pump struct {
 	file *os.File
 	raw  syscall.RawConn
-	log  io.Writer
 	echo *lines
 	done chan struct{} // closed at the end of the output
 
-	readMu sync.Mutex // guards reading and what is read into
+	readMu sync.Mutex // guards reading, what is read into, and last
 	buffer []byte
+	last   []byte
 }
 
-func startPump(file *os.File, log io.Writer, echo io.Writer) (*pump, error) {
+func startPump(file *os.File, echo io.Writer) (*pump, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	p := &pump{file: file, raw: raw, log: log, echo: &lines{out: echo}, done: make(chan struct{}), buffer: make([]byte, pumpBuffer)}
+	p := &pump{file: file, raw: raw, echo: &lines{out: echo}, done: make(chan struct{}), buffer: make([]byte, pumpBuffer)}
 	go p.run()
 	return p, nil
 }
@@ -79,14 +81,26 @@ func (p *pump) readOnce(fd int) (n int, open bool) {
 		case err != nil || n == 0:
 			return 0, false
 		}
-		// A full disk must not stop the task, whose output is then lost.
-		_, _ = p.log.Write(p.buffer[:n])
+		p.remember(p.buffer[:n])
 		_, _ = p.echo.Write(p.buffer[:n])
 		return n, true
 	}
 }
 
-// drain returns when everything that was written before the call is in the log.
+// remember keeps as much of the output's end as fits into the message of a task that fails.
+func (p *pump) remember(read []byte) {
+	p.last = append(p.last, read[max(0, len(read)-api.MaxMessageBytes):]...)
+	p.last = p.last[max(0, len(p.last)-api.MaxMessageBytes):]
+}
+
+// tail returns the last bytes that were read, at most api.MaxMessageBytes.
+func (p *pump) tail() string {
+	p.readMu.Lock()
+	defer p.readMu.Unlock()
+	return string(p.last)
+}
+
+// drain returns when everything that was written before the call has been read and echoed.
 func (p *pump) drain() {
 	_ = p.raw.Control(func(fd uintptr) {
 		for total := 0; total < maxDrain; {
@@ -127,7 +141,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// flush ends a line that the task has not ended.
+// flush passes on a line that the task has begun, and ends it.
 func (l *lines) flush() {
 	if len(l.pending) > 0 {
 		l.emit(append(l.pending, '\n'))
@@ -137,9 +151,8 @@ func (l *lines) flush() {
 
 func (l *lines) emit(p []byte) { _, _ = l.out.Write(p) }
 
-// echoPatience is how long a task waits for whoever reads the executor's own
-// output; then its lines are dropped there (not from its log) until that reader
-// goes on.
+// echoPatience is how long a task waits for whoever reads the executor's own output. Then
+// lines are dropped until that reader goes on.
 const echoPatience = time.Second
 
 // Echo is an output of the executor that never holds a task up for long.
@@ -193,7 +206,7 @@ func (e *Echo) Write(p []byte) (int, error) {
 	return len(p), nil // dropped if stalled
 }
 
-// Close waits, at most so long, until everything is written.
+// Close waits until everything is written, or until the time is over.
 func (e *Echo) Close(within time.Duration) {
 	e.writeMu.Lock()
 	if !e.closed {

@@ -41,8 +41,8 @@ func allProcesses() ([]procstat.Stat, error) {
 	return all, nil
 }
 
-// below returns the live descendants of those processes that isRoot accepts,
-// without these.
+// below returns the live descendants of the processes that isRoot accepts, without these
+// themselves.
 func below(all []procstat.Stat, isRoot func(procstat.Stat) bool) []procstat.Stat {
 	children := make(map[int][]procstat.Stat, len(all))
 	var queue []procstat.Stat
@@ -84,8 +84,8 @@ func descendantsOf(root store.Process) tree {
 	}
 }
 
-// signalProcess signals exactly the process that was seen, not another one that
-// got its pid since.
+// signalProcess signals the very process that was seen, and not another one that has got
+// its pid since.
 func signalProcess(s procstat.Stat, signal unix.Signal) error {
 	fd, err := unix.PidfdOpen(s.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -110,7 +110,7 @@ func signalProcess(s procstat.Stat, signal unix.Signal) error {
 }
 
 const (
-	// stopPatience is how long kill tries to stop all before it kills.
+	// stopPatience is how long kill tries to stop all processes before it kills them.
 	stopPatience = 10 * time.Second
 	// killPatience is how long one process may take to die of SIGKILL: one in
 	// uninterruptible sleep never does, others need a moment of the processor.
@@ -119,8 +119,8 @@ const (
 	killLimit = 2 * time.Minute
 )
 
-// errRemain is returned where processes outlived SIGKILL.
-var errRemain = errors.New("processes remain after SIGKILL")
+// ErrRemain is what Reset fails with when processes outlive SIGKILL.
+var ErrRemain = errors.New("processes remain after SIGKILL")
 
 // terminate asks every process of the tree to end, gives them the grace (or
 // until hurry is closed), and kills what is left.
@@ -158,8 +158,8 @@ func waitEmpty(t tree, within time.Duration, hurry <-chan struct{}) bool {
 	}
 }
 
-// kill ends every process of the tree. It stops them all first, so that a fork
-// bomb cannot outrun it, and repeats until none is left.
+// kill ends every process of the tree. It stops them all before it kills any, since a fork
+// bomb would make new ones faster than they can be killed, and repeats until none is left.
 func kill(t tree) error {
 	begin := time.Now()
 	killed := map[store.Process]time.Time{}
@@ -184,13 +184,13 @@ func kill(t tree) error {
 			}
 		}
 		if stuck {
-			return fmt.Errorf("%w: %d of them", errRemain, len(members))
+			return fmt.Errorf("%w: %d of them", ErrRemain, len(members))
 		}
 		time.Sleep(pause)
 	}
 }
 
-// stopAll stops processes until a look finds no new one.
+// stopAll stops processes until it finds none that it has not stopped.
 func stopAll(t tree, deadline time.Time) ([]procstat.Stat, error) {
 	stopped := map[store.Process]bool{}
 	for {

@@ -15,8 +15,8 @@ import (
 const needed = 1<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_SYS_CHROOT | 1<<unix.CAP_SETUID |
 	1<<unix.CAP_SETGID | 1<<unix.CAP_SETPCAP | 1<<unix.CAP_KILL
 
-// SelfTest tells what keeps tasks from running here. It enters the root of the
-// pod's first process as a task would enter that of the sandbox container.
+// SelfTest says what keeps tasks from running here. It enters the root directory of the
+// pod's first process, as a task would enter that of the sandbox container.
 func (e *Executor) SelfTest() []string {
 	var problems []string
 	if uid := os.Geteuid(); uid != 0 {

@@ -8,27 +8,23 @@ import (
 	"github.com/opensandbox/operator/executor/api"
 )
 
-// Attempt is one try to stop a task.
-type Attempt struct {
-	// Done is closed when the try is over; Err is then valid.
-	Done chan struct{}
-	Err  error
+// attempt is one try to end a task with everything that it left, and to forget it.
+type attempt struct {
+	// done is closed when the try is over; err is then valid.
+	done chan struct{}
+	err  error
 
 	mostGrace time.Duration
-	// keep the record, with the task as ended by the executor's end.
+	// keep the record, and let it say that the executor's end has ended the task.
 	keep bool
 }
 
 const anyGrace = time.Duration(1<<63 - 1)
 
-// Stop ends a task with everything that it left, then forgets it. It returns at
-// once; several calls share one attempt, and a call after one that failed makes
-// a new one. There is none if there is no such task.
-func (e *Executor) Stop(id string) (*Attempt, bool) {
-	return e.stop(id, &Attempt{mostGrace: anyGrace})
-}
-
-func (e *Executor) stop(id string, attempt *Attempt) (*Attempt, bool) {
+// stop begins to end a task and returns at once. Calls share an attempt that is under
+// way; a call after one that failed makes a new one. There is none if there is no such
+// task.
+func (e *Executor) stop(id string, wanted *attempt) (*attempt, bool) {
 	e.tasksMu.Lock()
 	defer e.tasksMu.Unlock()
 	t := e.tasks[id]
@@ -38,17 +34,16 @@ func (e *Executor) stop(id string, attempt *Attempt) (*Attempt, bool) {
 	case t.attempt != nil:
 		return t.attempt, true
 	}
-	attempt.Done = make(chan struct{})
-	t.attempt = attempt
-	t.record.Task.Stopping = true
-	t.stops <- attempt // there is room: one attempt at a time
-	e.changedNow()
-	return attempt, true
+	wanted.done = make(chan struct{})
+	t.attempt = wanted
+	t.stops <- wanted // there is room: one attempt at a time
+	return wanted, true
 }
 
-// Reset stops all tasks and wipes all records. New tasks are refused meanwhile,
-// and afterwards too if last is true. Otherwise a new life begins, for the next owner:
-// what is still on its way from the last one's time is refused.
+// Reset stops all tasks and wipes all records. New tasks are refused meanwhile, and
+// afterwards too if the reset is the last before the executor's end. Otherwise the executor
+// takes a new boot id for the next owner, so that requests of the last owner's time that
+// are still on their way are refused.
 func (e *Executor) Reset(ctx context.Context, bootID string, mostGrace *int64, last bool) (int, error) {
 	if err := e.beginReset(bootID); err != nil {
 		return 0, err
@@ -74,7 +69,7 @@ func (e *Executor) beginReset(bootID string) error {
 	defer e.tasksMu.Unlock()
 	switch {
 	case bootID != e.bootID:
-		return ErrAnotherLife
+		return ErrOldBootID
 	case e.resetting:
 		return ErrResetting
 	}
@@ -101,9 +96,9 @@ func (e *Executor) stopAll(ctx context.Context, mostGrace *int64, keep bool) (in
 		ids = append(ids, id)
 	}
 	e.tasksMu.Unlock()
-	var attempts []*Attempt
+	var attempts []*attempt
 	for _, id := range ids {
-		wanted := &Attempt{mostGrace: anyGrace, keep: keep}
+		wanted := &attempt{mostGrace: anyGrace, keep: keep}
 		if mostGrace != nil {
 			wanted.mostGrace = time.Duration(*mostGrace) * time.Second
 		}
@@ -114,8 +109,8 @@ func (e *Executor) stopAll(ctx context.Context, mostGrace *int64, keep bool) (in
 	var failed []error
 	for _, attempt := range attempts {
 		select {
-		case <-attempt.Done:
-			failed = append(failed, attempt.Err)
+		case <-attempt.done:
+			failed = append(failed, attempt.err)
 		case <-ctx.Done():
 			return len(attempts), ctx.Err()
 		}
@@ -133,7 +128,7 @@ func (t *task) serveStops(r *run) {
 }
 
 // serveStop tells whether the task is gone.
-func (t *task) serveStop(r *run, attempt *Attempt) bool {
+func (t *task) serveStop(r *run, attempt *attempt) bool {
 	err := t.end(r, min(t.spec().Grace(), attempt.mostGrace))
 	if err == nil && attempt.keep {
 		t.finishInterrupted()
@@ -141,10 +136,9 @@ func (t *task) serveStop(r *run, attempt *Attempt) bool {
 		err = t.e.Store.Remove(t.id)
 	}
 	t.e.change(func() {
-		attempt.Err = err
+		attempt.err = err
 		if err != nil {
 			t.attempt = nil
-			t.record.Task.Stopping = false
 			return
 		}
 		delete(t.e.tasks, t.id)
@@ -152,7 +146,7 @@ func (t *task) serveStop(r *run, attempt *Attempt) bool {
 	if err != nil {
 		t.e.log.Error("A task could not be stopped", "task", t.id, "error", err)
 	}
-	close(attempt.Done)
+	close(attempt.done)
 	return err == nil
 }
 

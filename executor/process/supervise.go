@@ -21,17 +21,18 @@ const (
 	LaunchCommand    = "launch"
 )
 
-// self is the running binary, whatever the file system looks like.
+// self is the running binary, also where its file is not in this root directory.
 const self = "/proc/self/exe"
 
-// selfEnv has nothing of the executor's, nor of the task's.
+// selfEnv is the environment of supervisors and launchers. It has nothing of the
+// executor's, which tasks must not see, and nothing of the task's.
 var selfEnv = []string{"GOMAXPROCS=1"}
 
-// supervisorSocket connects a supervisor to the executor, which sends nothing:
-// its end of file means that the executor has died.
+// supervisorSocket connects a supervisor to the executor. The executor sends nothing over
+// it, so that its end of file means that the executor has died.
 const supervisorSocket = 3
 
-// event is what a supervisor tells: first Started or Failed, then Exited.
+// event is a message of a supervisor: first Started or Failed, then Exited.
 type event struct {
 	Started *store.Process `json:"started,omitempty"`
 	Failed  *startError    `json:"failed,omitempty"`
@@ -46,7 +47,7 @@ type exit struct {
 
 // Supervise is the supervisor's main.
 func Supervise() int {
-	// The first process dies with the thread that started it.
+	// The task's first process dies with the thread that started it (PR_SET_PDEATHSIG).
 	runtime.LockOSThread()
 	closeAtExec()
 	socket := os.NewFile(supervisorSocket, "socket")
@@ -92,7 +93,7 @@ func startLauncher() (pid int, failure *startError) {
 	if err != nil {
 		return 0, cannotStart("start the launcher: %v", err)
 	}
-	// The pipe closes at execve; what comes before that is a failure.
+	// The pipe closes at execve. What can be read before that says what failed.
 	said := make([]byte, 0, 4096)
 	for len(said) < cap(said) {
 		n, err := unix.Read(status[0], said[len(said):cap(said)])
@@ -115,8 +116,8 @@ func startLauncher() (pid int, failure *startError) {
 	return 0, failure
 }
 
-// releaseFiles closes what only the task may hold, so that its outputs end when
-// the last of its processes does.
+// releaseFiles closes the supervisor's own copies of the task's files, so that the outputs
+// end when the last process of the task does.
 func releaseFiles() {
 	if null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
 		for fd := range 3 {

@@ -26,23 +26,22 @@ type task struct {
 	e       *Executor
 	id      string
 	started chan struct{} // closed when Start may answer
-	stops   chan *Attempt
+	stops   chan *attempt
 
 	// guarded by e.tasksMu
 	record   store.Record
-	attempt  *Attempt
+	attempt  *attempt
 	startErr error
 }
 
 func newTask(e *Executor, r store.Record) *task {
-	return &task{e: e, id: r.Task.ID, record: r, started: make(chan struct{}), stops: make(chan *Attempt, 1)}
+	return &task{e: e, id: r.Task.ID, record: r, started: make(chan struct{}), stops: make(chan *attempt, 1)}
 }
 
-// run is what there is of a task while processes of it may live.
+// run is what belongs to a task while processes of it may live.
 type run struct {
 	child          *child
 	stdout, stderr *pump
-	logs           []*store.Log
 	oomKills       int64 // before it started
 	timedOut       bool
 	supervised     bool // the supervisor lives
@@ -61,8 +60,8 @@ func (t *task) run(request api.TaskRequest) {
 	t.serveStops(r)
 }
 
-// start returns an error if nothing was done and the same request may succeed
-// later, and no run if the task could not start, which is then recorded.
+// start returns an error if nothing was done and the same request may succeed later. It
+// returns no run if the task could not start: that is final and recorded.
 func (t *task) start(request api.TaskRequest) (*run, error) {
 	c, err := openContainer(request.ContainerID)
 	if err != nil {
@@ -72,7 +71,7 @@ func (t *task) start(request api.TaskRequest) (*run, error) {
 	if missing := c.credentials.Bounding &^ t.e.own; missing != 0 {
 		t.update(func(r *store.Record) { r.Task.MissingCapabilities = namesOf(missing) })
 	}
-	// From here on the task counts as one that may have run.
+	// From here on the task may have run, whatever happens to the executor.
 	if err := t.e.Store.Save(t.copy()); err != nil {
 		return nil, errors.Join(err, t.e.Store.Remove(t.id))
 	}
@@ -88,21 +87,12 @@ func (t *task) start(request api.TaskRequest) (*run, error) {
 
 func (t *task) launch(c *container, l launch) (*run, error) {
 	r := &run{supervised: true, oomKills: t.e.oom.read()}
-	for _, stream := range []store.Stream{store.Stdout, store.Stderr} {
-		log, err := t.e.Store.CreateLog(t.id, stream, t.e.LogBytes)
-		if err != nil {
-			r.close()
-			return nil, err
-		}
-		r.logs = append(r.logs, log)
-	}
 	var err error
 	if r.child, err = t.e.startChild(c, l); err != nil {
-		r.close()
 		return nil, err
 	}
-	if r.stdout, err = startPump(r.child.stdout, r.logs[0], t.e.Stdout); err == nil {
-		r.stderr, err = startPump(r.child.stderr, r.logs[1], t.e.Stderr)
+	if r.stdout, err = startPump(r.child.stdout, t.e.Stdout); err == nil {
+		r.stderr, err = startPump(r.child.stderr, t.e.Stderr)
 	}
 	if err != nil {
 		return nil, errors.Join(err, t.end(r, 0))
@@ -110,7 +100,7 @@ func (t *task) launch(c *container, l launch) (*run, error) {
 	return r, nil
 }
 
-// awaitStart waits for the supervisor's first word.
+// awaitStart waits for the supervisor's first message.
 func (t *task) awaitStart(r *run) *run {
 	patience := time.NewTimer(startPatience)
 	defer patience.Stop()
@@ -145,8 +135,9 @@ func (t *task) recordStart(r *run, first store.Process) {
 	}
 }
 
-// watch follows a task that runs and returns when nothing of it can live any
-// more, or tells that it is gone.
+// watch follows a task that runs. It returns when the supervisor has ended, after which
+// whatever is left of the task is killed as an orphan, or when the task was stopped and is
+// gone.
 func (t *task) watch(r *run) (gone bool) {
 	var timer <-chan time.Time
 	if timeout := t.spec().Timeout(); timeout > 0 {
@@ -231,8 +222,8 @@ func (r *run) killSupervisor() error {
 	return signalProcess(procstat.Stat{PID: p.PID, StartTime: p.StartTime}, unix.SIGKILL)
 }
 
-// releaseOutputs closes the outputs when the supervisor has ended by itself:
-// then there is no writer any more, unless the sandbox has got hold of one.
+// releaseOutputs closes the outputs when the supervisor has ended by itself. No process of
+// the task can write to them any more, and what the sandbox may have opened is not waited for.
 func (t *task) releaseOutputs(r *run) {
 	r.drain()
 	r.close()
@@ -252,10 +243,7 @@ func (r *run) close() {
 			p.close()
 		}
 	}
-	for _, log := range r.logs {
-		_ = log.Close() // as with a write that fails, only output is lost
-	}
-	r.stdout, r.stderr, r.logs = nil, nil, nil
+	r.stdout, r.stderr = nil, nil
 }
 
 // forget drops a task that was not started, and answers whoever asked for it.
@@ -267,7 +255,7 @@ func (t *task) forget(err error) {
 	close(t.started)
 	select {
 	case attempt := <-t.stops:
-		close(attempt.Done)
+		close(attempt.done)
 	default:
 	}
 }

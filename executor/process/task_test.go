@@ -14,7 +14,6 @@ import (
 	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/fakesandbox"
 	"github.com/opensandbox/operator/executor/process"
-	"github.com/opensandbox/operator/executor/store"
 )
 
 // buffer keeps the beginning of what several goroutines write.
@@ -40,12 +39,8 @@ func (b *buffer) String() string {
 
 func TestHowTasksEnd(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, fakesandbox.Options{})
-	require.NoError(t, os.WriteFile(f.sandbox.Path("tmp/plain"), []byte("echo hi\n"), 0o644))
-	require.NoError(t, os.WriteFile(f.sandbox.Path("bin/no-interpreter"), []byte("#!/no/such\n"), 0o755))
-	require.NoError(t, os.WriteFile(f.sandbox.Path("bin/not-a-program"), []byte("just text\n"), 0o755))
 	sh := func(script string) []string { return []string{"sh", "-c", script} }
-	for i, c := range []struct {
+	for _, c := range []struct {
 		name    string
 		process api.Process
 		state   api.TaskState
@@ -61,7 +56,7 @@ func TestHowTasksEnd(t *testing.T) {
 		{name: "root may chown", process: api.Process{Command: sh("touch /tmp/x && chown 1000 /tmp/x && stat -c %u /tmp/x")}, state: api.Succeeded, out: "1000\n"},
 		{name: "a relative command", process: api.Process{Command: []string{"./sh", "-c", "pwd"}, WorkingDir: "/bin"}, state: api.Succeeded, out: "/bin\n"},
 		{name: "stdin is empty", process: api.Process{Command: []string{"cat"}}, state: api.Succeeded},
-		{name: "output without a newline", process: api.Process{Command: sh("printf no-newline")}, state: api.Succeeded, out: "no-newline"},
+		{name: "output without a newline", process: api.Process{Command: sh("printf no-newline")}, state: api.Succeeded, out: "no-newline\n"},
 		{name: "exit code 1", process: api.Process{Command: sh("echo sorry >&2; exit 1")}, state: api.Failed, code: 1, reason: api.ReasonExitCode, message: "sorry"},
 		{name: "exit code 126", process: api.Process{Command: sh("exit 126")}, state: api.Failed, code: 126, reason: api.ReasonExitCode},
 		{name: "exit code 127", process: api.Process{Command: sh("exit 127")}, state: api.Failed, code: 127, reason: api.ReasonExitCode},
@@ -80,11 +75,14 @@ func TestHowTasksEnd(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			id := fmt.Sprintf("t%d", i)
+			f := newFixture(t, fakesandbox.Options{})
+			require.NoError(t, os.WriteFile(f.sandbox.Path("tmp/plain"), []byte("echo hi\n"), 0o644))
+			require.NoError(t, os.WriteFile(f.sandbox.Path("bin/no-interpreter"), []byte("#!/no/such\n"), 0o755))
+			require.NoError(t, os.WriteFile(f.sandbox.Path("bin/not-a-program"), []byte("just text\n"), 0o755))
 			request := f.request()
 			request.Spec.Process = c.process
-			first := f.start(id, request)
-			task := f.ended(id)
+			first := f.start("a", request)
+			task := f.ended("a")
 			assert.Equal(t, c.state, task.State)
 			if assert.NotNil(t, task.ExitCode) {
 				assert.Equal(t, c.code, *task.ExitCode)
@@ -96,9 +94,8 @@ func TestHowTasksEnd(t *testing.T) {
 			if first.State == api.Failed { // told at once, without a second call
 				assert.Equal(t, task, first)
 			}
-			assert.Equal(t, c.out, f.output(id, store.Stdout))
-			assert.Contains(t, f.stdout.String(), c.out)
-			f.stop(id)
+			assert.Equal(t, c.out, f.stdout.String())
+			f.reset()
 		})
 	}
 }
@@ -110,7 +107,7 @@ func TestTheContainerMustBeThere(t *testing.T) {
 	request.ContainerID = "containerd://" + strings.Repeat("0", 64)
 	_, _, err := f.Start(t.Context(), f.BootID(), "a", request)
 	require.ErrorIs(t, err, process.ErrContainerNotFound)
-	_, found := f.Get("a")
+	_, found := f.get("a")
 	assert.False(t, found, "nothing is kept of it")
 
 	request.ContainerID = f.sandbox.ID

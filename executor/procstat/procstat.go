@@ -18,11 +18,11 @@ type Stat struct {
 	StartTime uint64
 }
 
-// Zombie says that the main thread has ended: others may go on.
+// Zombie says that the main thread has ended. Other threads may go on.
 func (s Stat) Zombie() bool { return s.State == 'Z' || s.State == 'X' }
 
-// Dead says that no thread lives; the last one to end still counts. What is left of the
-// process waits for its parent, or for whoever traces it.
+// Dead says that no thread lives: only the one that ended last is still counted. What is
+// left of the process waits to be reaped by its parent, or by whoever traces it.
 func (s Stat) Dead() bool { return s.Zombie() && s.Threads <= 1 }
 
 // Read returns the error of os.ReadFile where there is no such process.
@@ -34,7 +34,8 @@ func Read(pid int) (Stat, error) {
 	return parse(pid, data)
 }
 
-// parse skips the command's name, which may hold anything, also ") R 1".
+// parse begins after the last parenthesis: before it stands the command's name, in which
+// anything can stand, also ") R 1".
 func parse(pid int, data []byte) (Stat, error) {
 	const first = 3 // field after the name
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))

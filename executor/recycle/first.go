@@ -23,10 +23,11 @@ const firstFile = "first-process.json"
 const nodePID = "pid:[4026531836]"
 
 // First is the first process of the pod, that of its pause container. No restart of
-// containers touches it, and it has no rights: a sandbox that may become any user could
-// trace it as its user and have it run what is to outlive the restart. Not if it is not
-// dumpable; or, where that cannot be arranged, if the kernel's Yama module forbids to
-// trace what is no descendant. Either takes SYS_PTRACE then, which no sandbox has.
+// containers ends it. It runs without privileges, so a sandbox that can become its user
+// could trace it and make it run code that outlives the restart. Two things prevent that:
+// the process is made not dumpable; or, where that is not possible, the kernel's Yama module
+// lets a process trace its descendants only. In both cases only CAP_SYS_PTRACE, which no
+// sandbox has, allows to trace it.
 type First struct {
 	PID int
 	// Yama is the file with the module's mode, where the kernel has the module.
@@ -38,9 +39,9 @@ type firstRecord struct {
 	// Boot and StartTime tell the process from every other of its pid.
 	Boot      string `json:"boot"`
 	StartTime uint64 `json:"startTime"`
-	// Yama: it is only Yama that guards it.
+	// Yama says that only Yama guards it.
 	Yama bool `json:"yama,omitempty"`
-	// Files are what can be changed about it even so.
+	// Files can be changed although the process is guarded. They must stay as they were.
 	Files map[string]fileState `json:"files,omitempty"`
 	// Problem is why it is not guarded.
 	Problem string `json:"problem,omitempty"`
@@ -50,9 +51,10 @@ func (r firstRecord) sameProcess(other firstRecord) bool {
 	return r.Boot == other.Boot && r.StartTime == other.StartTime
 }
 
-// files of the process that root, or its user, may change from outside; and its
-// directories, where it is only Yama that guards it. That they are root's says, too, that
-// it is not dumpable.
+// files are those below /proc/PID that root, or the process's user, can change from outside,
+// and a directory of its root file system, which they can change where only Yama guards it.
+// The kernel gives those of a process that is not dumpable to root, so a change of their
+// owner shows that it has become dumpable again.
 func (f First) files() []string {
 	var files []string
 	for _, name := range []string{"limits", "oom_score_adj", "root/dev"} {
@@ -61,19 +63,19 @@ func (f First) files() []string {
 	return files
 }
 
-// guard is called before anything of a user's runs. It fails only if it cannot note
-// what came of it.
+// guard guards the process. It is called before anything of a user runs. It writes down
+// whether that has worked, and fails only if it cannot write.
 func (f First) guard(stateDir string) error {
 	path := filepath.Join(stateDir, firstFile)
 	if before, err := f.read(stateDir); err == nil && before.Problem != "" {
-		return nil // not tried again: it may be why all began anew
+		return nil // not tried again: the first try may have made the containers restart
 	}
 	record, err := f.look()
 	if err != nil {
 		record.Problem = err.Error()
 		return record.write(path)
 	}
-	record.Problem = "to guard it was begun and not ended"
+	record.Problem = "guarding it was begun and not finished"
 	if err := record.write(path); err != nil {
 		return err
 	}
@@ -102,7 +104,8 @@ func (f First) protect(record *firstRecord) error {
 	return nil
 }
 
-// makeUndumpable takes care that it is a pause container's process.
+// makeUndumpable makes the process not dumpable, if it is that of a pause container and
+// neither the executor itself nor a process of the node.
 func (f First) makeUndumpable() error {
 	if f.PID == os.Getpid() {
 		return errors.New("the pod does not share its process namespace")
@@ -117,7 +120,7 @@ func (f First) makeUndumpable() error {
 	return undump.Process(f.PID)
 }
 
-// guarded says why the process that is there now was not guarded from the start.
+// guarded returns an error if the process that is there now was not guarded from the start.
 func (f First) guarded(stateDir string) error {
 	first, err := f.read(stateDir)
 	if err == nil && first.Problem != "" {
@@ -153,8 +156,8 @@ func (f First) unchanged(first firstRecord) error {
 	return nil
 }
 
-// guardedByYama wants mode 1 (a process may trace its descendants), 2 (only with
-// SYS_PTRACE) or 3 (never).
+// guardedByYama returns an error unless Yama's mode is 1 (a process may trace its
+// descendants), 2 (only a process with CAP_SYS_PTRACE may trace) or 3 (none may).
 func (f First) guardedByYama() error {
 	data, err := os.ReadFile(f.Yama)
 	if errors.Is(err, fs.ErrNotExist) {

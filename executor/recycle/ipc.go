@@ -16,7 +16,7 @@ import (
 // (PROC_IPC_INIT_INO).
 const nodeIPC = "ipc:[4026531839]"
 
-// refuseNodeIPC keeps a pod with hostIPC from emptying the node.
+// refuseNodeIPC fails in a pod with hostIPC, which would empty the node's shared memory.
 func refuseNodeIPC(link string) error {
 	namespace, err := os.Readlink(link)
 	if err != nil {
@@ -41,7 +41,8 @@ func emptyDir(dir string) error {
 	return nil
 }
 
-// resetDir takes back what can be changed about the directory itself.
+// resetDir undoes what a sandbox can change about the directory itself: its owner, its mode
+// and its extended attributes.
 func resetDir(dir string) error {
 	if err := os.Chown(dir, 0, 0); err != nil {
 		return fmt.Errorf("reset %s: %w", dir, err)
@@ -139,9 +140,8 @@ func (k systemV) list() ([]systemVObject, error) {
 	return objects, nil
 }
 
-// removeAs removes an object in the name of its owner: root may not remove what
-// is another's without SYS_ADMIN, but may be the other for a moment. Only this
-// thread changes.
+// removeAs removes an object as its owner. Root may not remove what belongs to another user
+// without SYS_ADMIN, but can become that user for a moment. Only this thread does.
 func (k systemV) removeAs(object systemVObject) unix.Errno {
 	runtime.LockOSThread()
 	const keep = ^uintptr(0)
@@ -151,7 +151,7 @@ func (k systemV) removeAs(object systemVObject) unix.Errno {
 	}
 	errno := k.remove(uintptr(object.id))
 	if back := control(unix.SYS_SETRESUID, keep, 0, keep); back != 0 {
-		return back // the thread stays locked, so that nothing else runs on it
+		return back // the thread stays locked: nothing else must run as another user
 	}
 	runtime.UnlockOSThread()
 	return errno

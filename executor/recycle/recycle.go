@@ -1,12 +1,11 @@
-// Package recycle cleans, at the executor's start, what a restart of all
-// containers in place leaves of the last owner, because it belongs to the pod
-// and not to a container: /dev/shm, System V IPC, POSIX message queues, and the
-// files that the runtime shares among the pod's containers. What it could not clean is
-// the pod's first process, which is not restarted: so it guards that from the start.
+// Package recycle cleans a pod at the executor's start. A restart of all containers in place
+// leaves what belongs to the pod and not to a container: /dev/shm, System V IPC, POSIX
+// message queues, and the files that the runtime shares among the pod's containers. The
+// first three are emptied, and the files must be as they were at first. The pod's first
+// process is not restarted and could not be cleaned, so it is guarded from the start (First).
 //
-// It only works in the pod's first restartable init container: then nothing else
-// of the pod runs yet. What it cannot make clean it reports, so that the pod is
-// deleted; it never passes over in silence.
+// All this works only in the pod's first restartable init container, when nothing else of
+// the pod runs yet. What cannot be made clean is reported, so that the pod is deleted.
 package recycle
 
 import (
@@ -61,9 +60,9 @@ func ThisPod() Pod {
 	}
 }
 
-// RequestRestart notes that the next start follows a reset, and so must clean.
-// Without it a start may be that of an executor that crashed beside a sandbox in
-// use, whose memory must not be emptied.
+// RequestRestart notes that the next start follows a reset and must clean. A start without
+// that note may be that of an executor that has crashed beside a sandbox in use, whose
+// shared memory must not be emptied.
 func RequestRestart(stateDir string) error {
 	return store.WriteFile(filepath.Join(stateDir, markerFile), nil)
 }
@@ -76,7 +75,7 @@ func (p Pod) AtStart(stateDir string) api.Recycle {
 	baseline, err := readBaseline(stateDir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !requested:
-		// In this order: without a baseline nothing of a user's has run yet.
+		// The baseline comes last: while there is none, nothing of a user has run yet.
 		if err := p.First.guard(stateDir); err != nil {
 			return dirty(err.Error())
 		}
@@ -117,7 +116,7 @@ func dirty(differences ...string) api.Recycle {
 
 func (p Pod) clean(baseline map[string]fileState) []string {
 	if err := p.awaitAlone(); err != nil {
-		return []string{err.Error()} // somebody could put back what is removed
+		return []string{err.Error()} // another process could put back what is removed
 	}
 	if err := refuseNodeIPC("/proc/self/ns/ipc"); err != nil {
 		return []string{err.Error()}
@@ -185,8 +184,8 @@ func others() ([]int, error) {
 	return pids, nil
 }
 
-// fileState is what of a file, or of a directory with the names in it, must not have
-// changed.
+// fileState is what must not have changed about a file, or about a directory and the names
+// in it.
 type fileState struct {
 	Digest string      `json:"digest,omitempty"` // empty if there is no file
 	Mode   fs.FileMode `json:"mode,omitempty"`
@@ -218,7 +217,7 @@ func look(path string) (fileState, error) {
 	return state, nil
 }
 
-// digest does not hold the file in memory, since a sandbox may have filled it.
+// digest reads the file piece by piece: a sandbox may have made it larger than the memory.
 func digest(path string) (string, error) {
 	file, err := os.Open(path)
 	if err != nil {

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/process"
-	"github.com/opensandbox/operator/executor/store"
 )
 
 // put starts a task. It answers when the command is running or could not be
@@ -41,13 +38,11 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request) {
 func (s *Server) startRefused(w http.ResponseWriter, id string, err error) {
 	p := api.Problem{Detail: err.Error()}
 	switch {
-	case errors.Is(err, process.ErrAnotherLife):
+	case errors.Is(err, process.ErrOldBootID):
 		s.unauthorized(w)
 		return
 	case errors.Is(err, process.ErrSpecDiffers):
 		p.Status, p.Reason = http.StatusConflict, api.ProblemSpecDiffers
-	case errors.Is(err, process.ErrStopping):
-		p.Status, p.Reason = http.StatusConflict, api.ProblemStopping
 	case errors.Is(err, process.ErrResetting):
 		p.Status, p.Reason = http.StatusConflict, api.ProblemResetting
 	case errors.Is(err, process.ErrTooManyTasks):
@@ -59,15 +54,6 @@ func (s *Server) startRefused(w http.ResponseWriter, id string, err error) {
 		p.Status, p.Reason = http.StatusInternalServerError, api.ProblemInternal
 	}
 	refuse(w, p)
-}
-
-func (s *Server) get(w http.ResponseWriter, r *http.Request) {
-	task, found := s.Executor.Get(r.PathValue("id"))
-	if !found {
-		noSuchTask(w)
-		return
-	}
-	answer(w, http.StatusOK, task)
 }
 
 // list answers at once if anything has changed since the cursor, else when it
@@ -89,71 +75,6 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, s.Executor.Wait(ctx, since))
 }
 
-func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	stream := store.Stream(query.Get("stream"))
-	if stream == "" {
-		stream = store.Stdout
-	}
-	if stream != store.Stdout && stream != store.Stderr {
-		invalid(w, &api.FieldError{Field: "stream", Detail: fmt.Sprintf("%.100q is neither stdout nor stderr", stream)})
-		return
-	}
-	tail := int64(math.MaxInt64)
-	if text := query.Get("tail"); text != "" {
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || n < 0 {
-			invalid(w, &api.FieldError{Field: "tail", Detail: fmt.Sprintf("%.100q is not a number of bytes", text)})
-			return
-		}
-		tail = n
-	}
-	data, found, err := s.Executor.Logs(r.PathValue("id"), stream, tail)
-	switch {
-	case err != nil:
-		s.internal(w, err)
-	case !found:
-		noSuchTask(w)
-	default:
-		w.Header().Set("Content-Type", "application/octet-stream")
-		begin(w, http.StatusOK)
-		_, _ = w.Write(data) //nolint:gosec // G705: no page: octet-stream, nosniff, and a token was asked for
-	}
-}
-
-// delete begins to stop a task and waits as long as it is asked to: 204 if the
-// task is gone, 202 if it is still being stopped, which goes on.
-func (s *Server) delete(w http.ResponseWriter, r *http.Request) {
-	wait, err := parseWait(r.URL.Query().Get("wait"))
-	if err != nil {
-		invalid(w, err)
-		return
-	}
-	id := r.PathValue("id")
-	attempt, found := s.Executor.Stop(id)
-	if !found {
-		begin(w, http.StatusNoContent)
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), wait)
-	defer cancel()
-	select {
-	case <-attempt.Done:
-	case <-ctx.Done():
-	}
-	select {
-	case <-attempt.Done:
-		if attempt.Err != nil {
-			s.stopFailed(w, attempt.Err)
-			return
-		}
-		begin(w, http.StatusNoContent)
-	default:
-		task, _ := s.Executor.Get(id)
-		answer(w, http.StatusAccepted, task)
-	}
-}
-
 func (s *Server) stopFailed(w http.ResponseWriter, err error) {
 	if errors.Is(err, process.ErrRemain) {
 		refuse(w, api.Problem{Status: http.StatusInternalServerError, Reason: api.ProblemProcessesRemain, Detail: err.Error()})
@@ -162,8 +83,8 @@ func (s *Server) stopFailed(w http.ResponseWriter, err error) {
 	s.internal(w, err)
 }
 
-// reset answers when everything is stopped and wiped. It goes on if the client
-// does not wait that long.
+// reset answers when everything is stopped and wiped. It goes on when the client does not
+// wait for that.
 func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 	var request api.ResetRequest
 	if body := grantOf(r).body; len(body) > 0 {
@@ -182,7 +103,7 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 	}
 	stopped, err := s.Executor.Reset(context.WithoutCancel(r.Context()), grantOf(r).bootID, request.GraceSeconds, request.Restart)
 	switch {
-	case errors.Is(err, process.ErrAnotherLife):
+	case errors.Is(err, process.ErrOldBootID):
 		s.unauthorized(w)
 		return
 	case errors.Is(err, process.ErrResetting):
@@ -193,7 +114,7 @@ func (s *Server) reset(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if request.Restart {
-		// Before the answer: whoever believes it relies on the next start to clean.
+		// Before the answer, which promises that the next start cleans.
 		if err := s.BeforeRestart(); err != nil {
 			s.stopFailed(w, err)
 			return
@@ -233,10 +154,6 @@ func invalid(w http.ResponseWriter, err error) {
 		p.Field, p.Detail = field.Field, field.Detail
 	}
 	refuse(w, p)
-}
-
-func noSuchTask(w http.ResponseWriter) {
-	refuse(w, api.Problem{Status: http.StatusNotFound, Reason: api.ProblemNotFound, Detail: "there is no such task"})
 }
 
 func (s *Server) internal(w http.ResponseWriter, err error) {

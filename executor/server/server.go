@@ -1,8 +1,8 @@
 // Package server is the executor's HTTP API: it authenticates, decodes, calls
 // executor/process and encodes. It decides nothing about tasks.
 //
-// Nothing of a request is looked at before its token was found good, except the
-// path of the health check.
+// It looks at nothing of a request before it has found the token good, except at the path,
+// because the health check needs no token.
 package server
 
 import (
@@ -16,20 +16,15 @@ import (
 	"time"
 
 	"github.com/opensandbox/operator/executor/api"
-	"github.com/opensandbox/operator/executor/process"
-	"github.com/opensandbox/operator/executor/store"
 	"github.com/opensandbox/operator/executor/token"
 )
 
-// Tasks is what the API is about: a process.Executor, or one of the benchmark's,
-// which runs no process. The methods are as that one's.
+// Tasks is what the API serves: a process.Executor, whose methods say what these do, or
+// that of the benchmark, which runs no process.
 type Tasks interface {
 	BootID() string
 	Start(ctx context.Context, bootID, id string, request api.TaskRequest) (task api.Task, created bool, err error)
-	Get(id string) (task api.Task, found bool)
 	Wait(ctx context.Context, since api.Cursor) api.TaskList
-	Logs(id string, stream store.Stream, tail int64) (data []byte, found bool, err error)
-	Stop(id string) (attempt *process.Attempt, found bool)
 	Reset(ctx context.Context, bootID string, mostGrace *int64, last bool) (stopped int, err error)
 }
 
@@ -58,12 +53,7 @@ type Server struct {
 func New(config Config) *Server {
 	s := &Server{Config: config, routes: http.NewServeMux()}
 	s.routes.Handle(api.TasksPath, methods{http.MethodGet: s.list})
-	s.routes.Handle(api.TasksPath+"/{id}", methods{
-		http.MethodPut:    s.put,
-		http.MethodGet:    s.get,
-		http.MethodDelete: s.delete,
-	})
-	s.routes.Handle(api.TasksPath+"/{id}/logs", methods{http.MethodGet: s.logs})
+	s.routes.Handle(api.TasksPath+"/{id}", methods{http.MethodPut: s.put})
 	s.routes.Handle(api.ResetPath, methods{http.MethodPost: s.reset})
 	s.routes.Handle(api.InfoPath, methods{http.MethodGet: s.info})
 	s.routes.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
@@ -77,9 +67,9 @@ func New(config Config) *Server {
 func (s *Server) HTTPServer(ctx context.Context) *http.Server {
 	return &http.Server{
 		Handler:           s,
-		ReadHeaderTimeout: 15 * time.Second, // also of a connection that a client dialed ahead
+		ReadHeaderTimeout: 15 * time.Second, // it counts from the dial: a client may dial ahead
 		ReadTimeout:       15 * time.Second,
-		WriteTimeout:      writeTimeout, // of what begin does not begin
+		WriteTimeout:      writeTimeout, // begin extends it
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
@@ -89,15 +79,15 @@ func (s *Server) HTTPServer(ctx context.Context) *http.Server {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	life := s.Executor.BootID() // what follows is done in this one or not at all
-	w.Header().Set(api.HeaderBootID, life)
+	bootID := s.Executor.BootID() // after a reset, the rest of this request is refused
+	w.Header().Set(api.HeaderBootID, bootID)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if r.URL.Path == api.HealthPath {
 		s.health(w, r)
 		return
 	}
-	body, err := s.authenticate(w, r, life)
+	body, err := s.authenticate(w, r, bootID)
 	switch {
 	case errors.Is(err, errTooLarge):
 		refuse(w, api.Problem{
@@ -110,7 +100,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		refuse(w, api.Problem{Status: http.StatusBadRequest, Reason: api.ProblemInvalid, Detail: "the body could not be read"})
 	default:
-		s.routes.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), grantKey{}, grant{life, body})))
+		s.routes.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), grantKey{}, grant{bootID, body})))
 	}
 }
 
@@ -120,7 +110,7 @@ func (s *Server) unauthorized(w http.ResponseWriter) {
 	refuse(w, api.Problem{Status: http.StatusUnauthorized})
 }
 
-// grant is what the token was found good for.
+// grant is the boot id and the body that the token was found good for.
 type grant struct {
 	bootID string
 	body   []byte
@@ -140,13 +130,13 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, bootID str
 	}
 	return s.Verifier.Verify(bearer, bootID, r.Method, r.RequestURI, func() ([]byte, error) {
 		body, err := readBody(w, r)
-		// The rest may take longer than a request may take to arrive.
+		// What is done for the request may take longer than it may take to arrive.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 		return body, err
 	})
 }
 
-// health tells a prober, and anyone else, whether the pod may be used.
+// health tells the kubelet's probes, and anyone else, whether the pod may be used.
 func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
@@ -176,9 +166,9 @@ func (m methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // writeTimeout is how long a client may take to read an answer.
 const writeTimeout = 30 * time.Second
 
-// begin writes the header of an answer. The time to write runs from here, not
-// from the request: what is done in between has limits of its own, and may take
-// long, as a poll does by design and a start on a busy node.
+// begin writes the header of an answer. The time to write runs from here and not from the
+// request: what is done in between has limits of its own and may take long, as a long poll
+// does by design, and as a start does on a busy node.
 func begin(w http.ResponseWriter, status int) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.WriteHeader(status)
@@ -187,7 +177,7 @@ func begin(w http.ResponseWriter, status int) {
 func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	begin(w, status)
-	_ = json.NewEncoder(w).Encode(v) // an error here is the client's going away
+	_ = json.NewEncoder(w).Encode(v) // it fails only when the client has gone away
 }
 
 func refuse(w http.ResponseWriter, p api.Problem) {

@@ -1,8 +1,8 @@
-// Package store keeps what must outlive the executor's process: one record per
-// task, and the capped logs beside it. It knows nothing of processes.
+// Package store keeps what must outlive the executor's process: one record for each task.
+// It knows nothing of processes.
 //
-// A record is replaced atomically and is on disk when Save returns, so a task
-// that was once told to be over stays over.
+// A record is replaced atomically and is on disk when Save returns. A pod outlives a reboot
+// of its node, and so do the records: a task whose end was reported once stays ended.
 package store
 
 import (
@@ -30,14 +30,14 @@ type Record struct {
 	Version int `json:"version"`
 	// Task is what clients are told.
 	Task api.Task `json:"task"`
-	// Spec is what was asked for. It is nil if the record was damaged.
+	// Spec is the task that was asked for. It is nil if the record was damaged.
 	Spec *api.TaskSpec `json:"spec,omitempty"`
 	// Supervisor and First are the processes, zero before they are started.
 	Supervisor Process `json:"supervisor"`
 	First      Process `json:"first"`
 }
 
-// Process names a process for good: a pid alone can be used again.
+// Process tells a process from every other: a pid alone is used again.
 type Process struct {
 	PID int `json:"pid,omitempty"`
 	// StartTime is field 22 of /proc/PID/stat.
@@ -94,9 +94,9 @@ func makeDir(dir string) (created bool, err error) {
 	return err == nil, err
 }
 
-// Load reads all records. One that cannot be read is set aside, and a record
-// that says so takes its place: the task may have run, so it must not run again.
-// setAside names what was wrong with each.
+// Load reads all records. One that cannot be read is moved away, and a record that says so
+// takes its place: the task may have run, so it must not run again. The second result says
+// what was wrong with each of these.
 func (s *Store) Load() (records []Record, setAside []error, err error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, tasksDir))
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *Store) Load() (records []Record, setAside []error, err error) {
 	}
 	for _, entry := range entries {
 		id := entry.Name()
-		if api.ValidateTaskID(id) != nil { // half removed
+		if api.ValidateTaskID(id) != nil { // an interrupted Remove left it
 			_ = os.RemoveAll(s.Dir(id))
 			continue
 		}
@@ -182,8 +182,7 @@ func (s *Store) replace(id string) (Record, error) {
 	return r, s.Save(r)
 }
 
-// Remove deletes a task's record and logs. Halfway through, the task is gone
-// already.
+// Remove deletes a task's record. When it is interrupted, the task is gone all the same.
 func (s *Store) Remove(id string) error {
 	if err := api.ValidateTaskID(id); err != nil {
 		return fmt.Errorf("remove a record: %w", err)

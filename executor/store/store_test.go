@@ -1,9 +1,7 @@
 package store
 
 import (
-	"bytes"
 	"encoding/json"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -100,42 +98,6 @@ func TestWhatAnInterruptedSaveLeavesIsIgnored(t *testing.T) {
 	assert.Equal(t, []Record{record("a")}, records)
 }
 
-func TestALogKeepsTheLastBytes(t *testing.T) {
-	const size = 1000
-	s := open(t)
-	require.NoError(t, s.Save(record("a")))
-	log, err := s.CreateLog("a", Stdout, size)
-	require.NoError(t, err)
-	defer log.Close()
-	random := rand.New(rand.NewPCG(1, 2))
-	var all []byte
-	for range 300 {
-		chunk := make([]byte, random.IntN(30))
-		if random.IntN(20) == 0 {
-			chunk = make([]byte, random.IntN(3*size))
-		}
-		for i := range chunk {
-			chunk[i] = byte(random.Uint32())
-		}
-		n, err := log.Write(chunk)
-		require.NoError(t, err)
-		require.Equal(t, len(chunk), n)
-		all = append(all, chunk...)
-		for _, tail := range []int64{0, 1, 100, size, 2 * size, -1} {
-			got, err := log.Tail(tail)
-			require.NoError(t, err)
-			want := all[len(all)-min(len(all), int(max(tail, 0)), size):]
-			require.True(t, bytes.Equal(want, got), "tail %d of %d", tail, len(all))
-			fromFile, err := s.ReadLog("a", Stdout, tail)
-			require.NoError(t, err)
-			require.True(t, bytes.Equal(want, fromFile))
-		}
-	}
-	missing, err := s.ReadLog("a", Stderr, 10)
-	require.NoError(t, err)
-	assert.Empty(t, missing)
-}
-
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"version":1,"task":{"id":"a","state":"Running"},"spec":{"process":{"command":["x"]}},"supervisor":{"pid":1,"startTime":2},"first":{}}`))
 	f.Add([]byte(`{"version":1,"task":{"id":"a","state":"Failed","exitCode":-1}}`))
@@ -155,20 +117,5 @@ func FuzzRecord(f *testing.F) {
 		require.Equal(t, r.Task.State, again.Task.State)
 		require.Equal(t, r.First, again.First)
 		require.Equal(t, r.Spec == nil, again.Spec == nil)
-	})
-}
-
-func FuzzLogFile(f *testing.F) {
-	f.Add([]byte("osblog1\n"), int64(5))
-	f.Add(append([]byte("osblog1\n\x08\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00"), "abcdefgh"...), int64(100))
-	f.Add(append([]byte("osblog1\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), "abcdefgh"...), int64(100))
-	s := open(f)
-	require.NoError(f, s.Save(record("a")))
-	f.Fuzz(func(t *testing.T, data []byte, tail int64) {
-		require.NoError(t, os.WriteFile(s.logPath("a", Stdout), data, 0o600))
-		got, err := s.ReadLog("a", Stdout, tail)
-		if err == nil {
-			require.LessOrEqual(t, len(got), len(data))
-		}
 	})
 }

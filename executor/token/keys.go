@@ -5,13 +5,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // GenerateKey makes a new private key.
@@ -57,58 +55,29 @@ func ParsePrivateKey(text []byte) (ed25519.PrivateKey, error) {
 // FormatPublicKeys writes public keys for an executor's environment: a JSON
 // object from key id to the key's 32 bytes in base64.
 func FormatPublicKeys(keys ...ed25519.PublicKey) string {
-	byID := make(map[string]string, len(keys))
+	byID := make(map[string][]byte, len(keys))
 	for _, key := range keys {
-		byID[KeyID(key)] = base64.StdEncoding.EncodeToString(key)
+		byID[KeyID(key)] = key
 	}
-	text, _ := json.Marshal(byID) // a map of strings always marshals
+	text, _ := json.Marshal(byID) // a map of bytes always marshals
 	return string(text)
 }
 
-// ParsePublicKeys reads what FormatPublicKeys wrote, or one key alone as base64
-// or PEM.
+// ParsePublicKeys reads what FormatPublicKeys wrote.
 func ParsePublicKeys(text string) (map[string]ed25519.PublicKey, error) {
-	text = strings.TrimSpace(text)
-	if !strings.HasPrefix(text, "{") {
-		key, err := parsePublicKey(text)
-		if err != nil {
-			return nil, err
-		}
-		return map[string]ed25519.PublicKey{KeyID(key): key}, nil
-	}
-	var byID map[string]string
+	var byID map[string][]byte // base64 in JSON
 	if err := json.Unmarshal([]byte(text), &byID); err != nil {
-		return nil, fmt.Errorf("the public keys are not a JSON object of strings: %w", err)
+		return nil, fmt.Errorf("the public keys are not a JSON object of base64: %w", err)
 	}
 	if len(byID) == 0 {
 		return nil, errors.New("there is no public key")
 	}
 	keys := make(map[string]ed25519.PublicKey, len(byID))
-	for id, encoded := range byID {
-		key, err := parsePublicKey(encoded)
-		if err != nil {
-			return nil, fmt.Errorf("public key %q: %w", id, err)
+	for id, key := range byID {
+		if len(key) != ed25519.PublicKeySize {
+			return nil, fmt.Errorf("public key %q has %d bytes, not %d", id, len(key), ed25519.PublicKeySize)
 		}
 		keys[id] = key
 	}
 	return keys, nil
-}
-
-func parsePublicKey(text string) (ed25519.PublicKey, error) {
-	if block, _ := pem.Decode([]byte(text)); block != nil {
-		key, err := x509.ParsePKIXPublicKey(block.Bytes)
-		if err != nil {
-			return nil, errors.New("not a PKIX public key")
-		}
-		public, ok := key.(ed25519.PublicKey)
-		if !ok {
-			return nil, fmt.Errorf("a %T, not an Ed25519 key", key)
-		}
-		return public, nil
-	}
-	raw, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(raw) != ed25519.PublicKeySize {
-		return nil, fmt.Errorf("not %d bytes of base64, nor PEM", ed25519.PublicKeySize)
-	}
-	return raw, nil
 }

@@ -1,6 +1,6 @@
-// Package token makes and checks the token that every request to a
-// task-executor carries: a JWT, signed with Ed25519 by the operator, for one
-// pod, one boot of its executor and one request, good once and for seconds.
+// Package token makes and checks the token that every request to a task executor carries:
+// a JWT that the operator signs with Ed25519. It is for one pod, one boot id of its executor
+// and one request, and is good once and for seconds.
 //
 // The operator signs (through executor/client); the executor verifies (through
 // executor/server). An executor never holds a private key.
@@ -17,17 +17,17 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// Lifetime of a token.
+// Lifetime is how long a token is good.
 const Lifetime = 30 * time.Second
 
-// leeway for clocks that differ between the operator's node and the pod's.
+// leeway is how far the clocks of the operator's node and the pod's may differ.
 const leeway = 30 * time.Second
 
 // Request is what a token is bound to.
 type Request struct {
 	PodUID string
-	// BootID of the executor; empty if the client does not know it yet, which
-	// every executor refuses while telling its own.
+	// BootID is the executor's. It is empty if the client does not know it yet: every
+	// executor refuses that, and names its own in the refusal.
 	BootID string
 	Method string
 	// Path with its query, as on the request line.

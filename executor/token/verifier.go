@@ -50,9 +50,9 @@ func NewVerifier(keys map[string]ed25519.PublicKey, podUID string) (*Verifier, e
 	return v, nil
 }
 
-// Verify checks that the token is good for a request in the executor's present life,
-// which bootID names, and spends it. The body is read only once everything else is in
-// order; an error of readBody is returned as it is, any other failure is ErrUnauthorized.
+// Verify checks that the token is good for a request to the executor of this boot id, and
+// spends it, so that it is good once. The body is read only when everything else is in
+// order. An error of readBody is returned as it is, any other failure is ErrUnauthorized.
 func (v *Verifier) Verify(token, bootID, method, path string, readBody func() ([]byte, error)) ([]byte, error) {
 	c, err := v.parse(token)
 	if err != nil || bootID == "" || !equal(c.Method, method) || !equal(c.Path, path) || !equal(c.BootID, bootID) {

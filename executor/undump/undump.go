@@ -1,13 +1,13 @@
-// Package undump makes another process not dumpable: from then on only who has
-// CAP_SYS_PTRACE may trace it, look into its memory or go through its root directory,
-// not who merely runs as its user.
+// Package undump makes another process not dumpable. From then on only a process with
+// CAP_SYS_PTRACE may trace it, look into its memory or go through its root directory; to run
+// as its user is not enough.
 //
-// Only a process itself can ask the kernel for that, so it is traced for a moment and
-// made to run prctl(PR_SET_DUMPABLE, 0) in place of the system call that it is blocked
-// in, which the kernel then begins again. Whatever fails, the process goes on as before.
+// Only a process itself can ask the kernel for that. So it is traced for a moment and made
+// to run prctl(PR_SET_DUMPABLE, 0) in place of the system call that it is blocked in, which
+// the kernel then begins again. Whatever fails, the process goes on as before.
 //
-// While it works, nothing else of the program may wait for any child: it would take
-// what the traced process has to say.
+// Meanwhile nothing else in this program may wait for any child: it would receive the
+// messages that the kernel sends about the traced process.
 package undump
 
 import (
@@ -22,8 +22,8 @@ func Process(pid int) error {
 	return onOwnThread(func() error { return undump(pid) })
 }
 
-// onOwnThread runs what traces on a thread that ends after it: the kernel then lets go
-// of whatever that still traces.
+// onOwnThread runs the action on a thread that ends after it. The kernel then detaches that
+// thread from whatever it still traces.
 func onOwnThread(action func() error) error {
 	done := make(chan error, 1)
 	go func() {

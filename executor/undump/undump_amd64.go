@@ -41,9 +41,9 @@ func attempt(pid int) error {
 // tracee is a process that this thread traces.
 type tracee struct {
 	pid int
-	// at is where it is stopped, if it is.
+	// at is where it is stopped, or running.
 	at stop
-	// signal is what it was to get when it was stopped, and gets at the end.
+	// signal was on its way to the process when it was stopped, and is passed on at the end.
 	signal unix.Signal
 }
 
@@ -53,10 +53,11 @@ const (
 	running stop = iota
 	// inCall is at the entry or exit of a system call.
 	inCall
-	// interrupted is where PTRACE_INTERRUPT stops it: after it the kernel looks for
-	// signals, and whether a system call that was interrupted is to begin again.
+	// interrupted is where PTRACE_INTERRUPT stops it. After this stop the kernel looks for
+	// signals, and decides whether a system call that was interrupted is to begin again.
 	interrupted
-	// signaled is there too, but it has a signal to deal with, or is stopped by one.
+	// signaled is the same place, but the process has a signal to deal with, or is stopped
+	// by one.
 	signaled
 )
 
@@ -81,8 +82,8 @@ func (t *tracee) makeUndumpable() error {
 	return errors.Join(err, t.restore(&own))
 }
 
-// checkBlocked wants the instruction before the one where it goes on to be the system
-// call that it is in.
+// checkBlocked returns an error unless the process is in a system call: the instruction
+// before the one at which it goes on must be a system call.
 func (t *tracee) checkBlocked(own *unix.PtraceRegs) error {
 	const userCode64 = 0x33
 	if own.Cs != userCode64 {

@@ -7,7 +7,7 @@ import (
 	"runtime"
 )
 
-// errArchitecture says that nobody has written down how system calls are made here.
+// errArchitecture says that this package does not know the registers of this architecture.
 var errArchitecture = errors.New("the executor cannot make another process not dumpable on " + runtime.GOARCH)
 
 func undump(int) error { return errArchitecture }

@@ -8,7 +8,6 @@ import (
 
 	executorapi "github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/process"
-	"github.com/opensandbox/operator/executor/store"
 )
 
 // taskTakes is how long a task runs: about what true does. It is over after the answer
@@ -71,14 +70,6 @@ func (t *shortTasks) change() {
 	t.changed = make(chan struct{})
 }
 
-// Get implements server.Tasks.
-func (t *shortTasks) Get(id string) (executorapi.Task, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	task, found := t.tasks[id]
-	return task, found
-}
-
 // Wait implements server.Tasks.
 func (t *shortTasks) Wait(ctx context.Context, since executorapi.Cursor) executorapi.TaskList {
 	for {
@@ -102,26 +93,6 @@ func (t *shortTasks) list() (executorapi.TaskList, <-chan struct{}) {
 		list.Tasks = append(list.Tasks, task)
 	}
 	return list, t.changed
-}
-
-// Logs implements server.Tasks.
-func (t *shortTasks) Logs(id string, _ store.Stream, _ int64) ([]byte, bool, error) {
-	_, found := t.Get(id)
-	return nil, found, nil
-}
-
-// Stop implements server.Tasks.
-func (t *shortTasks) Stop(id string) (*process.Attempt, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, found := t.tasks[id]; !found {
-		return nil, false
-	}
-	delete(t.tasks, id)
-	t.change()
-	over := make(chan struct{})
-	close(over)
-	return &process.Attempt{Done: over}, true
 }
 
 // Reset implements server.Tasks.

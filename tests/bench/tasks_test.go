@@ -50,9 +50,9 @@ func TestTheFloorFollowsATaskUntilItHasSucceeded(t *testing.T) {
 	c := executorclient.New(executorclient.Options{})
 	t.Cleanup(c.Close)
 	require.NoError(t, x.run(t.Context(), c, "a"))
-	task, err := c.Get(t.Context(), x.target, "a")
+	list, err := c.List(t.Context(), x.target, executorapi.Cursor{}, 0)
 	require.NoError(t, err)
-	require.Equal(t, executorapi.Succeeded, task.State)
+	require.Equal(t, executorapi.Succeeded, list.Tasks[0].State)
 	// The start, once more with the boot id that was told, a poll or two, and ours.
 	require.InDelta(t, 4.5, f.calls.Load(), 0.5)
 }
@@ -87,8 +87,9 @@ func TestExecutorsThatBootAreKnownByNobody(t *testing.T) {
 	require.NoError(t, x.run(t.Context(), c, "a"))
 	require.NoError(t, f.boot())
 	require.Zero(t, f.calls.Load())
-	_, err := c.Get(t.Context(), x.target, "a")
-	require.True(t, executorclient.IsNotFound(err), "%v", err)
+	list, err := c.List(t.Context(), x.target, executorapi.Cursor{}, 0)
+	require.NoError(t, err)
+	require.Empty(t, list.Tasks)
 	require.Equal(t, int64(2), f.calls.Load(), "the first call was refused: the boot id is another one")
 }
 

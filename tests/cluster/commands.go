@@ -104,7 +104,8 @@ func up(ctx context.Context, args []string) error {
 	return c.Up(ctx)
 }
 
-// apply merges what was asked for now with what a started cluster is.
+// apply takes over the choices of this call. A cluster that was started before keeps its own:
+// another choice for it is an error, and nodes are only added.
 func (o *options) apply(c *cluster.Cluster, choice settings.Choice, started bool) error {
 	if !started {
 		c.Choice = choice
@@ -194,8 +195,8 @@ func build(ctx context.Context, args []string) error {
 	}
 }
 
-// networkPolicies is not a flag of up: a test turns enforcement on for itself, in a
-// cluster that serves other tests without.
+// networkPolicies turns enforcement on or off. It is a command and no flag of up, because a
+// test turns it on for itself in a cluster where other tests run without it.
 func networkPolicies(ctx context.Context, args []string) error {
 	const name = "network-policies"
 	if len(args) == 0 {

@@ -47,8 +47,8 @@ func buildImage(_ context.Context, args []string) error {
 	return give(c, []string{*tag})
 }
 
-// give puts stored images onto the node, if it runs; otherwise it will fetch them
-// from the registry when it needs them.
+// give puts stored images onto the node, if it runs. If it does not, it fetches them from
+// the cluster's registry later, when a pod needs them.
 func give(c *cluster.Cluster, names []string) error {
 	for _, name := range names {
 		if !c.NodeRuns() {

@@ -28,8 +28,8 @@ type Program struct {
 	Package string
 	// Tags are build tags, LDFlags go to the linker.
 	Tags, LDFlags string
-	// Source is a folder, relative to Module, whose files the program is made of
-	// besides the pinned modules.
+	// Source is a folder, relative to Module, whose files are compiled into the program
+	// beside the pinned modules.
 	Source string
 }
 
@@ -43,7 +43,7 @@ const (
 	firewallModule    = "tests/firewall"
 )
 
-// kubernetesLDFlags sets the version, or clients see v0.0.0.
+// kubernetesLDFlags sets the version. Without it clients see v0.0.0.
 const kubernetesLDFlags = stripped +
 	" -X k8s.io/component-base/version.gitVersion=" + kubernetesVersion +
 	" -X k8s.io/client-go/pkg/version.gitVersion=" + kubernetesVersion +
@@ -122,7 +122,7 @@ func (b *Builder) Ensure(ctx context.Context, programs []Program) error {
 		return err
 	}
 	defer unlock()
-	// Look again: another builder may have done the work meanwhile.
+	// Look again: another builder may have compiled them while this one waited for the lock.
 	stale, keys, err := b.stale(programs, version)
 	if err != nil {
 		return err
@@ -142,7 +142,7 @@ func (b *Builder) Ensure(ctx context.Context, programs []Program) error {
 	return nil
 }
 
-// Key identifies what a built program was made of.
+// Key is a digest of everything that a built program was made of.
 func (b *Builder) Key(name string) string {
 	data, _ := os.ReadFile(b.keyPath(Program{Name: name}))
 	return string(data)
@@ -206,7 +206,7 @@ func (b *Builder) keyPath(program Program) string {
 	return filepath.Join(b.Bin, "."+strings.ReplaceAll(program.Name, "/", "-")+".key")
 }
 
-// lock keeps two builders out of the same folder.
+// lock makes two builders of the same folder wait for each other.
 func (b *Builder) lock() (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(b.Bin, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

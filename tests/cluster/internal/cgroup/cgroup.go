@@ -36,7 +36,7 @@ type tree struct {
 	unified bool
 }
 
-// Open finds the trees of this machine. It creates nothing.
+// Open finds the trees of control groups on this machine. It creates nothing.
 func Open(name string) (*Group, error) {
 	trees, err := findTrees()
 	if err != nil {
@@ -48,9 +48,9 @@ func Open(name string) (*Group, error) {
 	return &Group{name: name, trees: trees}, nil
 }
 
-// findTrees returns the unified tree if it is the only one; otherwise all trees of
-// version 1, and the unified one beside them: it has no controllers then, but runc
-// uses it to tell processes apart.
+// findTrees returns the unified tree of version 2 if it is the only one. Otherwise it returns
+// all trees of version 1, and the unified one beside them, which has no controllers then:
+// runc finds the processes of a container by it.
 func findTrees() ([]tree, error) {
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -103,8 +103,8 @@ func (g *Group) ensureIn(t tree) error {
 	if t.unified {
 		return enableControllers(g.dir(t))
 	}
-	// A new group of version 1's cpuset has no CPUs and no memory, and refuses
-	// processes until it has: take the parent's.
+	// A new group of version 1's cpuset has no CPUs and no memory and refuses processes
+	// until it has some, so it gets those of its parent.
 	for _, dir := range []string{g.dir(t), g.dir(t, programs)} {
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 			if err := inherit(dir, file); err != nil {
@@ -192,8 +192,8 @@ func (g *Group) KillAll(patience time.Duration) error {
 		for _, pid := range pids {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
-		// The kernel has no event for a whole tree that became empty, and the
-		// processes are not our children.
+		// Only looking again helps: the kernel has no event for a whole tree that
+		// becomes empty, and the processes are not our children.
 		time.Sleep(20 * time.Millisecond)
 	}
 }

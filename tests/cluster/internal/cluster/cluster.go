@@ -1,6 +1,5 @@
-// Package cluster starts, checks, repairs and stops one hermetic cluster. It is
-// called by the commands and calls all other packages; it decides in which order
-// things happen.
+// Package cluster starts, checks, repairs and stops one hermetic cluster. The commands call
+// it, and it calls all other packages: it decides in which order things happen.
 package cluster
 
 import (
@@ -22,7 +21,7 @@ import (
 	"github.com/opensandbox/operator/tests/cluster/internal/settings"
 )
 
-// Cluster is a cluster with the means to work on it.
+// Cluster is one cluster, with the programs, processes and images that it is worked on with.
 type Cluster struct {
 	*settings.Cluster
 	Host *prereq.Host
@@ -79,7 +78,7 @@ func (c *Cluster) space() *nodespace.Space {
 	}
 }
 
-// inNode calls start with the node's namespaces.
+// inNode calls start in the node's namespaces.
 func (c *Cluster) inNode(start func() error) error { return c.space().Do(start) }
 
 // step prints what happens, runs it, and prints how long it took.

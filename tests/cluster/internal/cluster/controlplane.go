@@ -113,7 +113,7 @@ func (c *Cluster) apiServer() (*process.Spec, error) {
 		"--etcd-certfile=" + c.Path("pki", "client.crt"), "--etcd-keyfile=" + c.Path("pki", "client.key"),
 		"--bind-address=" + c.APIServerIP(),
 		"--secure-port=" + strconv.Itoa(c.Port(settings.PortAPIServer)),
-		// Loopback would be refused here, also when there are no pods to tell it to.
+		// The API server refuses to advertise a loopback address, even where no pods read it.
 		"--advertise-address=" + c.HostIP(),
 		"--tls-cert-file=" + c.Path("pki", "server.crt"), "--tls-private-key-file=" + c.Path("pki", "server.key"),
 		"--client-ca-file=" + c.Path("pki", "ca.crt"),
@@ -129,7 +129,7 @@ func (c *Cluster) apiServer() (*process.Spec, error) {
 		"--kubelet-client-certificate=" + c.Path("pki", "client.crt"), "--kubelet-client-key=" + c.Path("pki", "client.key"),
 		"--audit-policy-file=" + policy,
 		"--audit-log-path=" + c.Path("audit.log"),
-		// One file, so that a test that counts does not lose lines to rotation.
+		// One file: a test that counts writes would miss those in a file that was rotated.
 		"--audit-log-maxsize=4096", "--audit-log-maxbackup=1",
 		"--max-requests-inflight=2000", "--max-mutating-requests-inflight=1000",
 	}

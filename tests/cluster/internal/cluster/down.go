@@ -11,8 +11,8 @@ import (
 	"github.com/opensandbox/operator/tests/cluster/internal/sysctl"
 )
 
-// stopOrder ends first what would restart or miss the others. The node's containers
-// end after containerd.
+// stopOrder ends first what would restart the others, or fail without them. The node's
+// containers end after containerd.
 var (
 	stopNode         = []string{"kwok", "firewall", "kubelet", "kube-proxy", "containerd"}
 	stopControlPlane = []string{"registry", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"}

@@ -31,9 +31,9 @@ func (c *Cluster) values() values {
 	return values{Cluster: c.Cluster, Pki: c.pki(), NodeName: settings.NodeName, PauseImage: PauseImage}
 }
 
-// write fills in the configuration file name and writes it to path, unless it is
-// there already. It returns a fingerprint of the content: the process that reads it
-// is restarted when that changes.
+// write fills in the configuration file of that name and writes it to the path, unless the
+// same content is there already. It returns a fingerprint of the content: when that changes,
+// the process that reads the file is restarted.
 func write(path, name string, v values) (string, error) {
 	var content bytes.Buffer
 	if err := templates.ExecuteTemplate(&content, name, v); err != nil {

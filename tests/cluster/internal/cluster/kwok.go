@@ -27,8 +27,9 @@ const (
 	kwokSubnet = "127.100.0.0/16"
 )
 
-// kwokFeatures are what a kubelet of this version declares of itself and pods of the
-// operator ask for: the scheduler keeps pods away from nodes that lack one.
+// kwokFeatures are features that a kubelet of this version declares in the status of its
+// node and that pods of the operator use. The scheduler puts such a pod only on nodes that
+// declare them.
 var kwokFeatures = []string{"RestartAllContainersOnContainerExits"}
 
 // startKwok starts kwok and creates the nodes that it simulates. Nodes from an

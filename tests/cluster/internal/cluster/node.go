@@ -172,8 +172,8 @@ func (c *Cluster) containerd() (*process.Spec, error) {
 	return c.nodeSpec("containerd", version, "--config", config), nil
 }
 
-// snapshotter is overlayfs where the state directory's file system can carry it; in
-// a container it often cannot.
+// snapshotter is overlayfs where the state directory's file system supports it. Inside of a
+// container it often does not.
 func (c *Cluster) snapshotter() (string, error) {
 	probe := c.Path("overlay-probe")
 	defer os.RemoveAll(probe)
@@ -206,8 +206,8 @@ func (c *Cluster) ensurePause() (string, error) {
 	return "on the node", c.Pull(PauseImage)
 }
 
-// Pull makes the node fetch an image from the cluster's registry, so that the node
-// has what the tag means now whatever the pods' pull policy is.
+// Pull makes the node fetch an image from the cluster's registry. The node then has the image
+// that the tag names now, whatever the pods' pull policy is.
 func (c *Cluster) Pull(ref string) error {
 	full, err := image.FullName(ref)
 	if err != nil {

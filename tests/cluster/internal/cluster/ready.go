@@ -24,17 +24,17 @@ import (
 )
 
 const (
-	// patience is for each step; a loaded machine with two cores needs a part of it.
+	// patience bounds each step. A busy machine with two cores needs a part of it.
 	patience = 90 * time.Second
-	// interval is between two looks. The looks are cheap and local.
+	// interval is the time between two checks, which are cheap and local.
 	interval = 50 * time.Millisecond
 )
 
 // check returns nil when the thing is ready, else why not.
 type check func(ctx context.Context) error
 
-// await looks until the check succeeds. It gives up early when the process name
-// (if it is not empty) has died.
+// await repeats the check until it succeeds. It gives up early when the process of that name
+// has died; an empty name stands for none.
 func (c *Cluster) await(ctx context.Context, name string, ready check) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -104,7 +104,7 @@ func (c *Cluster) containerdAnswers(context.Context) error {
 	return c.ctr("version")
 }
 
-// get expects 200 from a URL.
+// get fails unless the URL answers with 200.
 func (c *Cluster) get(ctx context.Context, url string) error {
 	_, err := c.fetch(ctx, url)
 	return err

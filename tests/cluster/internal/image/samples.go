@@ -24,7 +24,7 @@ const (
 	busyboxImage = "busybox:latest"
 )
 
-// recipe changes whenever this file makes the images differently.
+// recipe is raised whenever this file changes how the images are made.
 const recipe = "4"
 
 // Samples makes the sample images of the packages of this machine's distribution
@@ -36,8 +36,8 @@ type Samples struct {
 	Out  io.Writer
 }
 
-// Stale lists the images that are missing or were made differently. With force
-// these are all.
+// Stale lists the images that are missing or were made in another way. With force it lists
+// all.
 func (s *Samples) Stale(force bool) ([]string, error) {
 	key, err := sampleKey()
 	if err != nil {
@@ -48,8 +48,8 @@ func (s *Samples) Stale(force bool) ([]string, error) {
 	}), nil
 }
 
-// sampleKey depends on the distribution, not on the versions of its packages:
-// asking for those takes the network. The flag --force renews.
+// sampleKey depends on the distribution and not on the versions of its packages, because
+// asking for these takes the network. The flag --force makes the images anew.
 func sampleKey() (string, error) {
 	release, err := codename()
 	if err != nil {

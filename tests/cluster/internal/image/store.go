@@ -44,8 +44,8 @@ func FullName(ref string) (string, error) {
 	return full, nil
 }
 
-// Put stores an image under a name, in place of the one that had it. key may be
-// empty.
+// Put stores an image under a name, in place of the image that had the name before. The key
+// may be empty.
 func (s *Store) Put(ref string, img v1.Image, key string) error {
 	full, err := FullName(ref)
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *Store) Find(full string) (*v1.Descriptor, error) {
 	return nil, nil
 }
 
-// Key returns what the stored image was made of, or nothing.
+// Key returns the key that the image was stored with, or nothing.
 func (s *Store) Key(ref string) string {
 	full, err := FullName(ref)
 	if err != nil {
@@ -129,8 +129,8 @@ func (s *Store) lock() (unlock func(), err error) {
 	return func() { file.Close() }, nil
 }
 
-// collectGarbage removes what no name leads to any more: each build of an image
-// leaves the one before behind.
+// collectGarbage removes what no image uses any more: each new build of an image leaves
+// the layers of the last one behind.
 func collectGarbage(path layout.Path) error {
 	unused, err := path.GarbageCollect()
 	if err != nil {

@@ -227,7 +227,7 @@ func (w *workshop) unpack(ctx context.Context, root string, packages []string) e
 			return err
 		}
 	}
-	// apt downloads as the user _apt when that one may write to the folder.
+	// apt downloads as the user _apt, if that user may write to the folder.
 	download := append([]string{"download", "-o", "APT::Sandbox::User=root"}, packages...)
 	if err := run(ctx, downloads, "apt-get", download...); err != nil {
 		if err := run(ctx, downloads, "apt-get", "update"); err != nil {
@@ -258,8 +258,8 @@ func (w *workshop) layer(ctx context.Context, root string) (v1.Layer, error) {
 	return tarball.LayerFromFile(file, tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(gzip.BestSpeed))
 }
 
-// run runs a program. When ctx ends it is asked to stop and given time for it:
-// debootstrap has /proc mounted in the folder meanwhile, and takes it away itself.
+// run runs a program. When ctx ends, the program is asked to stop and gets time for it, since
+// debootstrap mounts /proc in the folder and must unmount it itself.
 func run(ctx context.Context, dir, program string, args ...string) error {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

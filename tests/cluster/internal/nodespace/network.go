@@ -37,8 +37,8 @@ func (s *Space) ensureLink() error {
 		return err
 	}
 	defer unix.Close(handle)
-	// The pair is created in both namespaces at once, so that no interface of a
-	// half-made cluster stays behind under a common name.
+	// Each end is created in its own namespace at once, so that a start that is interrupted
+	// leaves no interface with a common name behind on the host.
 	veth := &netlink.Veth{
 		LinkAttrs:     netlink.LinkAttrs{Name: net.HostInterface},
 		PeerName:      nodeInterface,

@@ -23,7 +23,8 @@ import (
 type Space struct {
 	// Name is the name of the network namespace, as 'ip netns' shows it.
 	Name string
-	// Dir holds the handle of the mount namespace. It must be short-lived storage.
+	// Dir holds the handle of the mount namespace. It must not survive a restart of the
+	// machine, as the namespace does not.
 	Dir string
 	// Network says how the node is linked to the host.
 	Network Network
@@ -149,8 +150,8 @@ func (s *Space) ensureMountNamespace() error {
 	return s.makeMountNamespace()
 }
 
-// makeMountNamespace fills a new mount namespace on one thread while another one,
-// still in the host's, keeps its handle.
+// makeMountNamespace makes and fills a mount namespace on one thread. Another thread, which
+// stays in the host's namespace, stores its handle there.
 func (s *Space) makeMountNamespace() error {
 	ready, kept, result := make(chan int, 1), make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -183,8 +184,8 @@ func (s *Space) makeMountNamespace() error {
 }
 
 func (s *Space) mountAll() error {
-	// Mounts made on the host later appear here, those made here stay here; within
-	// the node they must be shared, or volumes with mount propagation fail.
+	// Later mounts of the host appear in the node, and those of the node do not appear on
+	// the host. Within the node mounts are shared, or volumes with mount propagation fail.
 	for _, flag := range []uintptr{unix.MS_SLAVE, unix.MS_SHARED} {
 		if err := unix.Mount("", "/", "", flag|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("change the propagation of /: %w", err)

@@ -45,7 +45,7 @@ type Host struct {
 	LookPath func(program string) (string, error)
 	// Install installs Debian packages.
 	Install func(packages []string) error
-	// Out is told what is being installed.
+	// Out is where it is said what is being installed.
 	Out io.Writer
 }
 
@@ -72,7 +72,7 @@ func (h *Host) Linux() error {
 	return nil
 }
 
-// Root fails when the user is not root; what says what root is needed for.
+// Root fails when the user is not root. The argument says what root is needed for.
 func (h *Host) Root(what string) error {
 	if h.UID != 0 {
 		return fmt.Errorf("%s needs root, and this is user %d: run it as root (sudo -E env PATH=\"$PATH\" ...)", what, h.UID)

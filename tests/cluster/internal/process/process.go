@@ -1,7 +1,7 @@
-// Package process starts the cluster's programs detached from the terminal, and
-// stops them by their own recorded process id. A record is only believed while the
-// process that has the id started at the recorded time, so a reused id is never
-// signalled.
+// Package process starts the cluster's programs detached from the terminal, and stops them
+// by their own recorded process id. A record counts only while the process that has the id
+// was started at the recorded time, so that another process that has got the id since is
+// never signalled.
 package process
 
 import (
@@ -32,16 +32,15 @@ type Spec struct {
 	Env []string
 	// Version changes when the program or its configuration files change.
 	Version string
-	// Around runs start where the program belongs (in the node's namespaces, for
-	// example); nil is here.
+	// Around calls start where the program is to run, for example in the node's namespaces.
+	// Without it the program runs in those of this process.
 	Around func(start func() error) error
-	// Started is told the process id right after the start.
+	// Started is called with the process id right after the start.
 	Started func(pid int) error
 }
 
-// fingerprint changes when a running process no longer is what spec asks for. The
-// environment has no part in it: it differs from one of the user's shells to the
-// next.
+// fingerprint is another one when a running process is no longer what the spec asks for. The
+// environment is left out, because it differs from one of the user's shells to the next.
 func (s *Spec) fingerprint() string {
 	h := sha256.New()
 	for _, part := range append([]string{s.Path, s.Version}, s.Args...) {
@@ -206,8 +205,8 @@ func (r record) alive() bool {
 	return err == nil && startTime == r.startTime
 }
 
-// stop signals through a pidfd, which keeps pointing at the process that was
-// verified even if its id is given away meanwhile.
+// stop signals through a pidfd. That stays the process that was verified, even if its id is
+// given to another process meanwhile.
 func (r record) stop(grace time.Duration) error {
 	fd, err := unix.PidfdOpen(r.pid, 0)
 	if errors.Is(err, unix.ESRCH) {

@@ -23,13 +23,13 @@ import (
 type Server struct {
 	// Images is the folder of the image store.
 	Images string
-	// Allow lists the addresses that may ask. Pods may not: the server uses the
+	// Allow lists the addresses that may ask. Pods must not, because the server uses the
 	// user's own credentials at other registries.
 	Allow []string
 }
 
-// request is one parsed path: /v2/REPOSITORY/{manifests,blobs}/REFERENCE. The node
-// adds ?ns=HOST, the registry that it believes to talk to.
+// request is one parsed path: /v2/REPOSITORY/{manifests,blobs}/REFERENCE. The node adds
+// ?ns=HOST, the registry that the image's name asks for.
 type request struct {
 	host, repository, kind, reference string
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// outward reaches other registries. A machine without internet must hear quickly
-// that an image is not to be had.
+// outward is the client for other registries. Its timeouts are short, so that a machine
+// without internet learns quickly that it cannot get an image.
 var outward = &http.Transport{
 	Proxy:                 http.ProxyFromEnvironment,
 	DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,

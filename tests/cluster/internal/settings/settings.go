@@ -16,7 +16,7 @@ import (
 // so that several clusters can run on one machine.
 const MaxSlot = 9
 
-// NodeName is the name of the one real node.
+// NodeName is the name of the one node that is not simulated.
 const NodeName = "opensandbox-node"
 
 // Offsets of the ports within a slot; see Cluster.Port.

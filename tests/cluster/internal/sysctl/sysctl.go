@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// minima are limits that are raised when they are lower. Each container costs
-// inotify instances, and the default of 128 ends at some dozen pods.
+// minima are kernel limits that are raised where they are lower. Each container takes some
+// inotify instances, and the default of 128 is used up by some dozen pods.
 var minima = map[string]int{
 	"fs/inotify/max_user_instances": 8192,
 	"fs/inotify/max_user_watches":   524288,
