@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -72,19 +71,31 @@ func (t *templates) reconcile(ctx context.Context, o *object) (*view, time.Durat
 // list returns the pods of the BatchSandbox that the cache shows, by name. They are the
 // cache's own and must not be changed.
 func (t *templates) list(ctx context.Context, o *object) (map[string]*corev1.Pod, error) {
-	var list corev1.PodList
-	if err := t.client.List(ctx, &list, client.InNamespace(o.bs.Namespace),
-		client.MatchingFields{indexController: string(o.bs.UID)}, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing pods: %w", err)
+	list, err := t.controlledBy(ctx, o.owner.NamespacedName)
+	if err != nil {
+		return nil, err
 	}
-	pods := make(map[string]*corev1.Pod, len(list.Items))
-	there := make(map[types.UID]bool, len(list.Items))
-	for i := range list.Items {
-		pods[list.Items[i].Name], there[list.Items[i].UID] = &list.Items[i], true
-		delete(o.shards.creations, list.Items[i].Name)
+	pods := make(map[string]*corev1.Pod, len(list))
+	there := make(map[types.UID]bool, len(list))
+	for i := range list {
+		if _, uid, _ := podfeed.BatchSandboxOf(&list[i]); uid == o.bs.UID {
+			pods[list[i].Name], there[list[i].UID] = &list[i], true
+			delete(o.shards.creations, list[i].Name)
+		}
 	}
 	o.deleted.keep(there)
 	return pods, nil
+}
+
+// controlledBy returns the pods that a BatchSandbox of that name controls, or has
+// controlled. They are the cache's own.
+func (t *templates) controlledBy(ctx context.Context, name types.NamespacedName) ([]corev1.Pod, error) {
+	var list corev1.PodList
+	if err := t.client.List(ctx, &list, client.InNamespace(name.Namespace),
+		client.MatchingFields{podfeed.IndexBatchSandbox: name.Name}, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing the pods of BatchSandbox %s: %w", name, err)
+	}
+	return list.Items, nil
 }
 
 func (t *templates) remove(ctx context.Context, o *object, pods []shardPod) error {
@@ -249,15 +260,11 @@ func (t *templates) reconcileDelete(ctx context.Context, o *object) (waiting *vi
 
 // gone deletes the pods of a BatchSandbox that is gone or going. It returns when to go on.
 func (t *templates) gone(ctx context.Context, name types.NamespacedName, done *deletions) (time.Duration, error) {
-	var list corev1.PodList
-	if err := t.client.List(ctx, &list, client.InNamespace(name.Namespace),
-		client.MatchingLabels{v1alpha1.LabelBatchSandboxName: name.Name}, client.UnsafeDisableDeepCopy); err != nil {
-		return 0, fmt.Errorf("listing the pods of BatchSandbox %s: %w", name, err)
+	pods, err := t.controlledBy(ctx, name)
+	if err != nil {
+		return 0, err
 	}
-	pods := slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
-		ref := metav1.GetControllerOf(&pod)
-		return ref == nil || ref.Kind != v1alpha1.KindBatchSandbox || ref.Name != name.Name || pod.DeletionTimestamp != nil
-	})
+	pods = slices.DeleteFunc(pods, func(pod corev1.Pod) bool { return pod.DeletionTimestamp != nil })
 	return unlessUnfinished(inPass(ctx, t.clock, len(pods), func(i int) error {
 		return t.pods.delete(ctx, client.ObjectKeyFromObject(&pods[i]), pods[i].UID, done)
 	}))

@@ -14,9 +14,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
-	"github.com/opensandbox/operator/controllers/slowstart"
 )
 
 // maxBatch bounds the requests of a pass that are under way at a time.
@@ -51,7 +51,7 @@ func (p *pass) spread(ctx context.Context, n int, fn func(context.Context, int) 
 	var calls atomic.Int64
 	var failed atomic.Bool
 	// The budget ends between batches; a request that was sent is waited for.
-	_, err := slowstart.Run(budget, n, maxBatch, func(_ context.Context, i int) error {
+	_, err := apiwrite.SlowStart(budget, n, maxBatch, func(_ context.Context, i int) error {
 		calls.Add(1)
 		err := fn(ctx, i)
 		if err != nil {

@@ -132,14 +132,15 @@ func (r *Reconciler) sandboxes(ctx context.Context, bs *v1alpha1.BatchSandbox) (
 	}
 	var list corev1.PodList
 	if err := r.Client.List(ctx, &list, client.InNamespace(bs.Namespace),
-		client.MatchingFields{indexController: string(bs.UID)}, client.UnsafeDisableDeepCopy); err != nil {
+		client.MatchingFields{podfeed.IndexBatchSandbox: bs.Name}, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing pods: %w", err)
 	}
 	oldest := map[int32]*corev1.Pod{}
 	for i := range list.Items {
 		pod := &list.Items[i]
 		shard, err := strconv.ParseInt(pod.Labels[v1alpha1.LabelBatchSandboxPodIndex], 10, 32)
-		if err != nil || pod.DeletionTimestamp != nil || podfeed.Disrupted(pod) {
+		_, owner, _ := podfeed.BatchSandboxOf(pod)
+		if err != nil || owner != bs.UID || pod.DeletionTimestamp != nil || podfeed.Disrupted(pod) {
 			continue
 		}
 		if before := oldest[int32(shard)]; before == nil || pod.CreationTimestamp.Before(&before.CreationTimestamp) {

@@ -69,7 +69,7 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, 
 	return s.outcome
 }
 
-// Freed forgets pods that were stopped: they are not the BatchSandbox' any more, and
+// Freed forgets pods that were stopped: they are not the BatchSandbox's any more, and
 // may become so again. Results that are for good stay.
 func (r *Reconciler) Freed(bs *v1alpha1.BatchSandbox, pods []string) {
 	j := r.jobs.find(bs)

@@ -23,7 +23,7 @@ type Report struct {
 	Reason, Message string
 }
 
-// Stopping is how far the stopping of a sandbox' tasks has come.
+// Stopping is how far the stopping of a sandbox's tasks has come.
 type Stopping int
 
 const (

@@ -82,8 +82,11 @@ func TestAReleasePassThatTakesLongIsContinuedAfterOthers(t *testing.T) {
 			require.Equal(t, afterPass, w.mustReconcile("batch").RequeueAfter)
 			require.Positive(t, w.deletes())
 			require.Less(t, w.deletes(), many)
+			passes := 1
 			for w.mustReconcile("batch").RequeueAfter == afterPass {
+				passes++
 			}
+			require.LessOrEqual(t, passes, many)
 			require.Equal(t, many, w.deletes(), "each pod once")
 			var pods corev1.PodList
 			require.NoError(t, w.api.List(t.Context(), &pods))
@@ -102,7 +105,7 @@ func TestOnePodThatCannotBeDeletedHoldsUpNoOther(t *testing.T) {
 	}
 	_, err := w.reconcile("batch")
 	require.True(t, apierrors.IsForbidden(err), "%v", err)
-	require.Equal(t, `{"pods":["pod-0"]}`, w.get("batch").Annotations[v1alpha1.AnnotationAllocRelease])
+	require.JSONEq(t, `{"pods":["pod-0"]}`, w.get("batch").Annotations[v1alpha1.AnnotationAllocRelease])
 }
 
 func TestPodsThatCannotBeDeletedHoldUpTheOthersOnlyForAWhile(t *testing.T) {
