@@ -9,9 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
-
-	"github.com/opensandbox/operator/controllers/apiwrite"
 )
 
 const (
@@ -29,40 +28,44 @@ const (
 // errUnfinished says that the budget of a pass is used up, and that nothing went wrong.
 var errUnfinished = errors.New("more is left to be done")
 
-// inPass calls fn for 0 to n-1 in growing batches until the budget is used up, or until
+// inPass calls fn for 0 to n-1, passParallel at a time, until the budget is used up or
 // passFailures calls have failed. Its error tells of the first failure and of how many
 // there were. It begins anywhere: pods that cannot be deleted must not hold up the same
 // others each time.
 func inPass(ctx context.Context, c clock.PassiveClock, n int, fn func(int) error) error {
 	begin, start := c.Now(), rand.N(max(1, n)) //nolint:gosec // no secret
-	var mu sync.Mutex                          // guards first and failures
+	pass, stop := context.WithCancel(ctx)
+	defer stop()
+	var mu sync.Mutex // guards the others
 	var first error
-	failures := 0
-	_, stopped := apiwrite.SlowStart(ctx, n, passParallel, func(_ context.Context, i int) error {
+	failures, calls := 0, 0
+	workqueue.ParallelizeUntil(pass, passParallel, n, func(i int) {
 		if c.Since(begin) >= passBudget {
-			return errUnfinished
+			stop()
+			return
 		}
 		err := fn((start + i) % n)
-		if err == nil {
-			return nil
-		}
 		mu.Lock()
 		defer mu.Unlock()
-		first = cmp.Or(first, err)
-		if failures++; failures < passFailures {
-			return nil
+		if calls++; err == nil {
+			return
 		}
-		return err
+		first = cmp.Or(first, err)
+		if failures++; failures >= passFailures {
+			stop()
+		}
 	})
 	switch {
 	case failures > 1:
 		return fmt.Errorf("%w (and %d more)", first, failures-1)
 	case failures == 1:
 		return first
-	case errors.Is(stopped, errUnfinished):
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case calls < n:
 		return errUnfinished
 	}
-	return stopped
+	return nil
 }
 
 // unlessUnfinished returns when to go on with a pass that is unfinished, or its error.

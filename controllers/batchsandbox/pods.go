@@ -109,9 +109,16 @@ func (d *deletions) add(uid types.UID) {
 	d.uids[uid] = true
 }
 
-// keep forgets all but those that are there.
-func (d *deletions) keep(there map[types.UID]bool) {
+// keep forgets all but the n pods that are there.
+func (d *deletions) keep(n int, uidOf func(int) types.UID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if len(d.uids) == 0 {
+		return
+	}
+	there := make(map[types.UID]bool, n)
+	for i := range n {
+		there[uidOf(i)] = true
+	}
 	maps.DeleteFunc(d.uids, func(uid types.UID, _ bool) bool { return !there[uid] })
 }

@@ -51,7 +51,8 @@ func holdingOf(o *object) holding {
 func (r *releases) finish(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, error) {
 	if len(held.Releasing) == 0 {
 		o.recyclingSince = time.Time{}
-		o.deleted.keep(nil)
+		// Lost pods that could not be taken out of alloc-status yet are still held.
+		o.deleted.keep(len(held.Held), func(i int) types.UID { return held.Held[i].UID })
 		return 0, nil
 	}
 	if o.recyclingSince.IsZero() {

@@ -76,14 +76,13 @@ func (t *templates) list(ctx context.Context, o *object) (map[string]*corev1.Pod
 		return nil, err
 	}
 	pods := make(map[string]*corev1.Pod, len(list))
-	there := make(map[types.UID]bool, len(list))
 	for i := range list {
 		if _, uid, _ := podfeed.BatchSandboxOf(&list[i]); uid == o.bs.UID {
-			pods[list[i].Name], there[list[i].UID] = &list[i], true
+			pods[list[i].Name] = &list[i]
 			delete(o.shards.creations, list[i].Name)
 		}
 	}
-	o.deleted.keep(there)
+	o.deleted.keep(len(list), func(i int) types.UID { return list[i].UID })
 	return pods, nil
 }
 
