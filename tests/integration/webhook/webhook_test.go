@@ -158,7 +158,7 @@ func untilAsked(ctx context.Context) error {
 			return last != nil && strings.Contains(last.Error(), "unknown field"), nil
 		})
 		if err != nil {
-			return fmt.Errorf("the API server does not ask the webhook of %s about a misspelt field: %w", kind, errors.Join(err, last))
+			return fmt.Errorf("the API server does not ask the webhook of %s: %w", kind, errors.Join(err, last))
 		}
 	}
 	return nil
