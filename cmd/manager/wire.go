@@ -19,6 +19,7 @@ import (
 	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/ownnamespace"
+	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/pool"
 	"github.com/opensandbox/operator/controllers/startup"
@@ -52,9 +53,12 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 		pools: &wakequeue.Queue{}, sandboxes: &wakequeue.Queue{}, tasks: &wakequeue.Queue{},
 	}
 	p.ledger = ledger.New(ledger.Hooks{Pool: p.pools.WakeSoon, Owner: func(name types.NamespacedName) {
-		p.sandboxes.Wake(name)
+		p.sandboxes.WakeShared(name)
 		p.tasks.WakeSoon(name)
 	}})
+	if err := podfeed.Index(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
 	if err := p.addOwnNamespace(); err != nil {
 		return fmt.Errorf("setting up the watch over the operator's own namespace: %w", err)
 	}
@@ -132,7 +136,7 @@ func (p *parts) addSandboxesAndTasks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := tasks.SetupWithManager(ctx, p.mgr, p.taskWorkers); err != nil {
+	if err := tasks.SetupWithManager(p.mgr, p.taskWorkers); err != nil {
 		return err
 	}
 	return sandboxes.SetupWithManager(ctx, p.mgr, p.sandboxWorkers)

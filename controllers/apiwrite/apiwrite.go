@@ -1,5 +1,5 @@
-// Package apiwrite tells what is known after a write to the API server: what became of
-// one that failed, and which version of an object is the newest.
+// Package apiwrite is about writing to the API server: what became of a write that
+// failed, which version of an object is the newest, and how many like writes are sent.
 package apiwrite
 
 import (
@@ -14,10 +14,9 @@ import (
 // Refused says that the API server has answered that it did not do the write and
 // never will: a 4xx other than 408, 409 and 429, or that the object would be TooLarge.
 // After any other error (a timeout, another 5xx, a broken connection) the write may
-// have been done or may still be done.
-// A 409 is not among them because client-go repeats a request by itself when the
-// server asks for it, so that a conflict can be the answer to the second of two
-// sendings of which the first was done.
+// have been done or may still be done. So it may after a 409, which is ambiguous:
+// client-go repeats a request by itself where the server asks for it, and a conflict can
+// be the answer to the second of two sendings of which the first was done.
 func Refused(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {

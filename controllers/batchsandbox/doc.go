@@ -17,6 +17,7 @@
 //	claim.go                               writes an allocation and settles an unclear outcome
 //	status_write.go                        writes the status when it changed
 //	writer.go, pods.go, events.go          everything that is sent to the API server
+//	pass.go                                how many pods one reconcile goes through
 //	pooled_plan.go, template_plan.go, status.go   what is decided: pure functions
 //	object.go                              one BatchSandbox, and what is remembered of it
 package batchsandbox

@@ -1,23 +1,17 @@
 package batchsandbox
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/opensandbox/operator/controllers/slowstart"
 )
 
 // pods creates and deletes pods, as long as the lease is fresh: another leader may have
@@ -115,68 +109,16 @@ func (d *deletions) add(uid types.UID) {
 	d.uids[uid] = true
 }
 
-// keep forgets all but those that are there.
-func (d *deletions) keep(there map[types.UID]bool) {
+// keep forgets all but the n pods that are there.
+func (d *deletions) keep(n int, uidOf func(int) types.UID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if len(d.uids) == 0 {
+		return
+	}
+	there := make(map[types.UID]bool, n)
+	for i := range n {
+		there[uidOf(i)] = true
+	}
 	maps.DeleteFunc(d.uids, func(uid types.UID, _ bool) bool { return !there[uid] })
-}
-
-const (
-	// passParallel bounds the pods of one BatchSandbox that are deleted or recycled at a time.
-	passParallel = 32
-	// passFailures is after how many failures a pass stops.
-	passFailures = 3
-	// passBudget is how long one reconcile begins to delete or recycle pods: an API server
-	// that answers slowly must not keep a worker for as long as thousands of pods take.
-	passBudget = 5 * time.Second
-	// afterPass is when the next one may begin: others have had their turn by then.
-	afterPass = time.Millisecond
-)
-
-// errUnfinished says that the budget of a pass is used up, and that nothing went wrong.
-var errUnfinished = errors.New("more is left to be done")
-
-// inPass calls fn for 0 to n-1 in growing batches until the budget is used up, or until
-// passFailures calls have failed. Its error tells of the first failure and of how many
-// there were. It begins anywhere: pods that cannot be deleted must not hold up the same
-// others each time.
-func inPass(ctx context.Context, c clock.PassiveClock, n int, fn func(int) error) error {
-	begin, start := c.Now(), rand.N(max(1, n)) //nolint:gosec // no secret
-	var mu sync.Mutex                          // guards first and failures
-	var first error
-	failures := 0
-	_, stopped := slowstart.Run(ctx, n, passParallel, func(_ context.Context, i int) error {
-		if c.Since(begin) >= passBudget {
-			return errUnfinished
-		}
-		err := fn((start + i) % n)
-		if err == nil {
-			return nil
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		first = cmp.Or(first, err)
-		if failures++; failures < passFailures {
-			return nil
-		}
-		return err
-	})
-	switch {
-	case failures > 1:
-		return fmt.Errorf("%w (and %d more)", first, failures-1)
-	case failures == 1:
-		return first
-	case errors.Is(stopped, errUnfinished):
-		return errUnfinished
-	}
-	return stopped
-}
-
-// unlessUnfinished returns when to go on with a pass that is unfinished, or its error.
-func unlessUnfinished(err error) (time.Duration, error) {
-	if errors.Is(err, errUnfinished) {
-		return afterPass, nil
-	}
-	return 0, err
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/ledger"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // pooled brings BatchSandboxes that take from a pool to what they ask for.
@@ -104,7 +104,7 @@ func (p *pooled) disputed(o *object, held *ledger.Allocation) []string {
 // allocate brings what is held to what is asked for with at most one write, and held up
 // to date with it. It returns when to come back for more, and what stands in the way.
 func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, *blocked, error) {
-	plan := planPooled(held.Held, o.bs.DesiredReplicas(), taskreport.Released(o.bs))
+	plan := planPooled(held.Held, o.bs.DesiredReplicas(), shardtask.Released(o.bs))
 	if err := p.releases.deleteLost(ctx, o, plan.lost); err != nil {
 		again, err := unlessUnfinished(err)
 		return again, nil, err
@@ -181,7 +181,7 @@ func (p *pooled) whyMissing(ctx context.Context, o *object, missing int) *blocke
 		return nil
 	}
 	pool := &v1alpha1.Pool{}
-	err := p.client.Get(ctx, o.pool, pool)
+	err := p.client.Get(ctx, o.pool, pool, client.UnsafeDisableDeepCopy)
 	switch {
 	case apierrors.IsNotFound(err):
 		return &blocked{v1alpha1.ReasonPoolNotFound, fmt.Sprintf("spec.poolRef: namespace %s has no Pool %q; waiting for it", o.pool.Namespace, o.pool.Name)}

@@ -48,10 +48,10 @@ func emptyShards(pods []ledger.HeldPod, replicas int32, released map[int32]bool)
 	var empty []int32
 	next := 0
 	for shard := range replicas {
-		switch {
-		case next < len(pods) && pods[next].Shard == shard:
+		for next < len(pods) && pods[next].Shard < shard {
 			next++
-		case !released[shard]:
+		}
+		if filled := next < len(pods) && pods[next].Shard == shard; !filled && !released[shard] {
 			empty = append(empty, shard)
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 	"github.com/opensandbox/operator/controllers/wiring"
 )
@@ -56,10 +56,10 @@ type Config struct {
 // when they would answer something else.
 type Tasks interface {
 	// Report returns what is known of the tasks of a BatchSandbox.
-	Report(bs *v1alpha1.BatchSandbox) taskreport.Report
+	Report(bs *v1alpha1.BatchSandbox) shardtask.Report
 	// Stop ends all tasks of a pod, restarts its containers in place where restart says
 	// so and the pod allows it, and says how far that has come.
-	Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) taskreport.Stopping
+	Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) shardtask.Stopping
 	// Freed forgets that pods were stopped, before they may be claimed again.
 	Freed(bs *v1alpha1.BatchSandbox, pods []string)
 }
@@ -69,9 +69,11 @@ type Reconciler struct {
 	config    Config
 	memory    memory
 	writer    *writer
+	claims    *claims
 	pooled    *pooled
 	templates *templates
 	statuses  *statuses
+	events    announcer
 }
 
 // New returns a Reconciler, or an error that names what is missing.
@@ -87,6 +89,8 @@ func New(c Config) (*Reconciler, error) {
 	return &Reconciler{
 		config:   c,
 		writer:   writer,
+		claims:   claims,
+		events:   announcer,
 		pooled:   &pooled{ledger: c.Ledger, client: c.Client, claims: claims, releases: releases, events: announcer, clock: c.Clock},
 		statuses: &statuses{writer: writer, tasks: c.Tasks, events: announcer, clock: c.Clock},
 		templates: &templates{
@@ -144,9 +148,9 @@ func (r *Reconciler) reconcileNormal(ctx context.Context, o *object) (time.Durat
 		return r.expire(ctx, o, expire.Time)
 	}
 	seen, again, err := r.half(o).reconcile(ctx, o)
-	if seen != nil && r.pooled.claims.mayMove(o) {
+	if seen != nil && r.claims.mayMove(o) {
 		sent, later, statusErr := r.statuses.write(ctx, o, seen)
-		r.pooled.claims.noteStatus(o, sent)
+		r.claims.noteStatus(o, sent)
 		again, err = soonest(again, later), errors.Join(err, statusErr)
 	}
 	if expire != nil {
@@ -190,7 +194,7 @@ func (r *Reconciler) expire(ctx context.Context, o *object, at time.Time) (time.
 	case err != nil:
 		return 0, fmt.Errorf("deleting it, since its time has ended: %w", err)
 	}
-	r.pooled.events.expired(o.bs, at)
+	r.events.expired(o.bs, at)
 	return 0, nil
 }
 

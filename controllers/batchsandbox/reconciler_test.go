@@ -32,8 +32,9 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
@@ -72,7 +73,7 @@ func newWorld(t testing.TB, objects ...client.Object) *world {
 	w := &world{t: t, clock: clocktesting.NewFakeClock(now), recorder: events.NewFakeRecorder(100)}
 	w.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
 		WithStatusSubresource(&v1alpha1.BatchSandbox{}, &corev1.Pod{}).
-		WithIndex(&corev1.Pod{}, indexController, controllerUID).
+		WithIndex(&corev1.Pod{}, podfeed.IndexBatchSandbox, podfeed.IndexedBatchSandbox).
 		Build()
 	w.Ledger = ledger.New(ledger.Hooks{Owner: func(name types.NamespacedName) { w.woken = append(w.woken, name) }})
 	w.connect(interceptor.NewClient(w.api, interceptor.Funcs{
@@ -136,10 +137,10 @@ func (w *world) connect(c client.Client) {
 // noTasks stands for the task reconciler where no BatchSandbox has a task.
 type noTasks struct{}
 
-func (noTasks) Report(*v1alpha1.BatchSandbox) taskreport.Report { return taskreport.Report{} }
-func (noTasks) Freed(*v1alpha1.BatchSandbox, []string)          {}
-func (noTasks) Stop(*v1alpha1.BatchSandbox, string, types.UID, bool) taskreport.Stopping {
-	return taskreport.Stopped
+func (noTasks) Report(*v1alpha1.BatchSandbox) shardtask.Report { return shardtask.Report{} }
+func (noTasks) Freed(*v1alpha1.BatchSandbox, []string)         {}
+func (noTasks) Stop(*v1alpha1.BatchSandbox, string, types.UID, bool) shardtask.Stopping {
+	return shardtask.Stopped
 }
 
 func (w *world) send(write string, do func() error) error {

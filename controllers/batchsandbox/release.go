@@ -17,7 +17,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // releases makes pool pods clean that were given up, and lets go of them when the object
@@ -51,7 +51,8 @@ func holdingOf(o *object) holding {
 func (r *releases) finish(ctx context.Context, o *object, held *ledger.Allocation) (time.Duration, error) {
 	if len(held.Releasing) == 0 {
 		o.recyclingSince = time.Time{}
-		o.deleted.keep(nil)
+		// Lost pods that could not be taken out of alloc-status yet are still held.
+		o.deleted.keep(len(held.Held), func(i int) types.UID { return held.Held[i].UID })
 		return 0, nil
 	}
 	if o.recyclingSince.IsZero() {
@@ -139,7 +140,7 @@ func (r *releases) recycle(ctx context.Context, from holding, pods []ledger.Held
 // recycleStrategy is that of the pool; a pool that is going or gone takes nothing back.
 func (r *releases) recycleStrategy(ctx context.Context, key ledger.Key) (v1alpha1.RecycleType, error) {
 	pool := &v1alpha1.Pool{}
-	err := r.client.Get(ctx, key, pool)
+	err := r.client.Get(ctx, key, pool, client.UnsafeDisableDeepCopy)
 	switch {
 	case apierrors.IsNotFound(err):
 		return v1alpha1.RecycleDelete, nil
@@ -164,14 +165,14 @@ func (r *releases) recycleOne(ctx context.Context, from holding, h *ledger.HeldP
 	restart := strategy == v1alpha1.RecycleRestart
 	if from.bs != nil && (from.bs.Spec.TaskTemplate != nil || restart) && runs {
 		switch r.tasks.Stop(from.bs, h.Name, h.UID, restart) {
-		case taskreport.StillStopping:
+		case shardtask.StillStopping:
 			return errStopping
-		case taskreport.Restarted:
+		case shardtask.Restarted:
 			r.ledger.MarkClean(from.pool, from.owner.UID, h.Name)
 			return nil
-		case taskreport.Unstoppable:
+		case shardtask.Unstoppable:
 			strategy = v1alpha1.RecycleDelete
-		case taskreport.Stopped:
+		case shardtask.Stopped:
 		}
 	}
 	if strategy == v1alpha1.RecycleNoop && runs && h.Seen {

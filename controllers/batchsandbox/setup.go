@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -20,12 +19,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 )
 
 const (
-	// indexController finds pods by the UID of the BatchSandbox that controls them.
-	indexController = "batchsandbox.controllerUID"
 	// indexPoolRef finds BatchSandboxes by spec.poolRef.
 	indexPoolRef = "batchsandbox.poolRef"
 
@@ -33,11 +31,8 @@ const (
 )
 
 // SetupWithManager registers the reconciler. workers is how many BatchSandboxes are
-// reconciled at a time.
+// reconciled at a time. The pod cache must have the indexes of podfeed.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, workers int) error {
-	if err := mgr.GetFieldIndexer().IndexField(ctx, &corev1.Pod{}, indexController, controllerUID); err != nil {
-		return fmt.Errorf("indexing pods by controller: %w", err)
-	}
 	if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.BatchSandbox{}, indexPoolRef, func(obj client.Object) []string {
 		if bs, ok := obj.(*v1alpha1.BatchSandbox); ok && bs.Spec.PoolRef != "" {
 			return []string{bs.Spec.PoolRef}
@@ -49,7 +44,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("batchsandbox").
 		For(&v1alpha1.BatchSandbox{}).
-		Watches(&corev1.Pod{}, podHandler()).
+		Watches(&corev1.Pod{}, wakequeue.OnPods(controlledBy)).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingOn), builder.WithPredicates(poolComesOrGoes())).
 		WatchesRawSource(r.config.Wakes).
 		WithOptions(controller.Options{
@@ -59,28 +54,11 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		Complete(r)
 }
 
-func controllerUID(obj client.Object) []string {
-	ref := metav1.GetControllerOf(obj)
-	if ref == nil || ref.Kind != v1alpha1.KindBatchSandbox {
-		return nil
-	}
-	return []string{string(ref.UID)}
-}
-
-// podHandler enqueues the BatchSandbox that controls a template-mode pod. Pool pods
-// reach their holder through the ledger.
-func podHandler() handler.EventHandler {
-	enqueue := func(obj client.Object, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-		if ref := metav1.GetControllerOf(obj); ref != nil && ref.Kind == v1alpha1.KindBatchSandbox {
-			queue.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: ref.Name}}, wakequeue.Settle)
-		}
-	}
-	type limiter = workqueue.TypedRateLimitingInterface[reconcile.Request]
-	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q limiter) { enqueue(e.Object, q) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q limiter) { enqueue(e.ObjectNew, q) },
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q limiter) { enqueue(e.Object, q) },
-	}
+// controlledBy names the BatchSandbox that controls a template-mode pod. Pool pods reach
+// their holder through the ledger.
+func controlledBy(pod client.Object) (types.NamespacedName, bool) {
+	name, _, ok := podfeed.BatchSandboxOf(pod)
+	return name, ok
 }
 
 // waitingOn returns the BatchSandboxes of a Pool, so that they show that it has

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // view is what a reconcile saw of a BatchSandbox.
@@ -23,7 +23,7 @@ type view struct {
 	// deleting says what the deletion waits for; nil when nothing is deleted or waited for.
 	deleting *blocked
 	// tasks is what is known of the tasks; nil without any.
-	tasks *taskreport.Report
+	tasks *shardtask.Report
 }
 
 // blocked is a reason of a condition.
@@ -109,10 +109,10 @@ func cutMessage(text string) string {
 }
 
 // setTasks takes the report of the tasks into the status and returns its condition.
-func setTasks(status *v1alpha1.BatchSandboxStatus, tasks *taskreport.Report) metav1.Condition {
+func setTasks(status *v1alpha1.BatchSandboxStatus, tasks *shardtask.Report) metav1.Condition {
 	status.TaskPending, status.TaskRunning, status.TaskUnknown = tasks.Pending, tasks.Running, tasks.Unknown
 	status.TaskSucceed, status.TaskFailed = int32(len(tasks.Succeeded)), int32(len(tasks.Failed)) //nolint:gosec // bounded by spec.replicas
-	status.SucceededShards, status.FailedShards = taskreport.FormatShards(tasks.Succeeded), taskreport.FormatShards(tasks.Failed)
+	status.SucceededShards, status.FailedShards = shardtask.FormatShards(tasks.Succeeded), shardtask.FormatShards(tasks.Failed)
 	status.FailedTasks = tasks.FailedTasks
 	c := metav1.Condition{Type: v1alpha1.ConditionTasksCompleted, Status: metav1.ConditionFalse, Reason: tasks.Reason, Message: tasks.Message}
 	if tasks.Completed {
@@ -125,7 +125,7 @@ const endedMessage = "the containers of %d sandboxes finished by themselves and 
 
 func readyCondition(bs *v1alpha1.BatchSandbox, v *view) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
-	desired := bs.DesiredReplicas() - int32(len(taskreport.Released(bs))) //nolint:gosec // bounded by spec.replicas
+	desired := bs.DesiredReplicas() - int32(len(shardtask.Released(bs))) //nolint:gosec // bounded by spec.replicas
 	switch {
 	case v.blocked != nil:
 		c.Reason, c.Message = v.blocked.reason, v.blocked.message

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 func batch(replicas int32, options ...func(*v1alpha1.BatchSandbox)) *v1alpha1.BatchSandbox {
@@ -117,7 +117,7 @@ func TestADeletionThatWaitsSaysWhatFor(t *testing.T) {
 }
 
 func TestALongMessageDoesNotFreezeTheStatus(t *testing.T) {
-	v := &view{tasks: &taskreport.Report{Reason: v1alpha1.ReasonTaskTemplateInvalid, Message: strings.Repeat("\u00e9", 40000)}}
+	v := &view{tasks: &shardtask.Report{Reason: v1alpha1.ReasonTaskTemplateInvalid, Message: strings.Repeat("\u00e9", 40000)}}
 	bs := batch(1)
 	bs.Spec.TaskTemplate = &v1alpha1.TaskTemplate{}
 	status := statusOf(bs, v, now)
@@ -131,7 +131,7 @@ func TestTasksAreShown(t *testing.T) {
 	bs := batch(4)
 	bs.Spec.TaskTemplate = &v1alpha1.TaskTemplate{}
 	bs.Spec.TaskResourcePolicyWhenCompleted = v1alpha1.TaskResourceRelease
-	v := &view{total: 4, ready: 4, tasks: &taskreport.Report{Running: 1, Succeeded: []int32{0, 1}, Failed: []int32{3}, Reason: "TasksRunning"}}
+	v := &view{total: 4, ready: 4, tasks: &shardtask.Report{Running: 1, Succeeded: []int32{0, 1}, Failed: []int32{3}, Reason: "TasksRunning"}}
 	bs.Status = statusOf(bs, v, now)
 	require.Equal(t, "0-1", bs.Status.SucceededShards)
 	require.Equal(t, "3", bs.Status.FailedShards)

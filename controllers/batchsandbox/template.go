@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -19,7 +18,7 @@ import (
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/podfeed"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // templates brings BatchSandboxes that are made from a template to what they ask for.
@@ -48,7 +47,7 @@ func (t *templates) reconcile(ctx context.Context, o *object) (*view, time.Durat
 	if err := t.creator.check(ctx, o, pods); err != nil {
 		return viewTemplate(o, pods), 0, err
 	}
-	plan := planTemplate(planned(pods, &o.shards), o.bs.DesiredReplicas(), taskreport.Released(o.bs), o.shards.failures, t.clock.Now())
+	plan := planTemplate(planned(pods, &o.shards), o.bs.DesiredReplicas(), shardtask.Released(o.bs), o.shards.failures, t.clock.Now())
 	if err := t.remove(ctx, o, plan.remove); err != nil {
 		again, err := unlessUnfinished(err)
 		return viewTemplate(o, pods), again, err
@@ -72,19 +71,30 @@ func (t *templates) reconcile(ctx context.Context, o *object) (*view, time.Durat
 // list returns the pods of the BatchSandbox that the cache shows, by name. They are the
 // cache's own and must not be changed.
 func (t *templates) list(ctx context.Context, o *object) (map[string]*corev1.Pod, error) {
-	var list corev1.PodList
-	if err := t.client.List(ctx, &list, client.InNamespace(o.bs.Namespace),
-		client.MatchingFields{indexController: string(o.bs.UID)}, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing pods: %w", err)
+	list, err := t.controlledBy(ctx, o.owner.NamespacedName)
+	if err != nil {
+		return nil, err
 	}
-	pods := make(map[string]*corev1.Pod, len(list.Items))
-	there := make(map[types.UID]bool, len(list.Items))
-	for i := range list.Items {
-		pods[list.Items[i].Name], there[list.Items[i].UID] = &list.Items[i], true
-		delete(o.shards.creations, list.Items[i].Name)
+	pods := make(map[string]*corev1.Pod, len(list))
+	for i := range list {
+		if _, uid, _ := podfeed.BatchSandboxOf(&list[i]); uid == o.bs.UID {
+			pods[list[i].Name] = &list[i]
+			delete(o.shards.creations, list[i].Name)
+		}
 	}
-	o.deleted.keep(there)
+	o.deleted.keep(len(list), func(i int) types.UID { return list[i].UID })
 	return pods, nil
+}
+
+// controlledBy returns the pods that a BatchSandbox of that name controls, or has
+// controlled. They are the cache's own.
+func (t *templates) controlledBy(ctx context.Context, name types.NamespacedName) ([]corev1.Pod, error) {
+	var list corev1.PodList
+	if err := t.client.List(ctx, &list, client.InNamespace(name.Namespace),
+		client.MatchingFields{podfeed.IndexBatchSandbox: name.Name}, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing the pods of BatchSandbox %s: %w", name, err)
+	}
+	return list.Items, nil
 }
 
 func (t *templates) remove(ctx context.Context, o *object, pods []shardPod) error {
@@ -129,7 +139,7 @@ func shardOf(pod *corev1.Pod) int32 {
 // writeEndpoints patches the annotation when the pods' addresses changed: at once
 // when every sandbox has one, otherwise not more often than the object's size allows.
 func (t *templates) writeEndpoints(ctx context.Context, o *object, pods map[string]*corev1.Pod) (time.Duration, error) {
-	replicas, released := o.bs.DesiredReplicas(), taskreport.Released(o.bs)
+	replicas, released := o.bs.DesiredReplicas(), shardtask.Released(o.bs)
 	ips := make([]string, replicas)
 	filled := int32(0)
 	for _, pod := range pods {
@@ -184,7 +194,7 @@ func (t *templates) patch(ctx context.Context, o *object, fields map[string]any)
 // viewTemplate returns what is to be seen of a BatchSandbox with these pods.
 func viewTemplate(o *object, pods map[string]*corev1.Pod) *view {
 	v := &view{}
-	released := taskreport.Released(o.bs)
+	released := shardtask.Released(o.bs)
 	for _, pod := range pods {
 		if shard := shardOf(pod); pod.DeletionTimestamp != nil || shard < 0 || shard >= o.bs.DesiredReplicas() || released[shard] {
 			continue
@@ -231,7 +241,7 @@ func (t *templates) reconcileDelete(ctx context.Context, o *object) (waiting *vi
 	stopping := 0
 	for _, pod := range pods {
 		if pod.DeletionTimestamp == nil && !podfeed.Finished(pod) &&
-			t.tasks.Stop(o.bs, pod.Name, pod.UID, false) == taskreport.StillStopping {
+			t.tasks.Stop(o.bs, pod.Name, pod.UID, false) == shardtask.StillStopping {
 			stopping++
 		}
 	}
@@ -249,15 +259,11 @@ func (t *templates) reconcileDelete(ctx context.Context, o *object) (waiting *vi
 
 // gone deletes the pods of a BatchSandbox that is gone or going. It returns when to go on.
 func (t *templates) gone(ctx context.Context, name types.NamespacedName, done *deletions) (time.Duration, error) {
-	var list corev1.PodList
-	if err := t.client.List(ctx, &list, client.InNamespace(name.Namespace),
-		client.MatchingLabels{v1alpha1.LabelBatchSandboxName: name.Name}, client.UnsafeDisableDeepCopy); err != nil {
-		return 0, fmt.Errorf("listing the pods of BatchSandbox %s: %w", name, err)
+	pods, err := t.controlledBy(ctx, name)
+	if err != nil {
+		return 0, err
 	}
-	pods := slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
-		ref := metav1.GetControllerOf(&pod)
-		return ref == nil || ref.Kind != v1alpha1.KindBatchSandbox || ref.Name != name.Name || pod.DeletionTimestamp != nil
-	})
+	pods = slices.DeleteFunc(pods, func(pod corev1.Pod) bool { return pod.DeletionTimestamp != nil })
 	return unlessUnfinished(inPass(ctx, t.clock, len(pods), func(i int) error {
 		return t.pods.delete(ctx, client.ObjectKeyFromObject(&pods[i]), pods[i].UID, done)
 	}))

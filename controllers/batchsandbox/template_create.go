@@ -13,7 +13,6 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/slowstart"
 )
 
 const (
@@ -80,7 +79,7 @@ func (c *creator) create(ctx context.Context, o *object, shards []int32, there m
 		}
 		wanted[i] = pod
 	}
-	_, err := slowstart.Run(ctx, len(shards), createParallel, func(ctx context.Context, i int) error {
+	_, err := apiwrite.SlowStart(ctx, len(shards), createParallel, func(ctx context.Context, i int) error {
 		err := c.createOne(ctx, o, shards[i], wanted[i])
 		if !errors.Is(err, errNameTaken) {
 			return err

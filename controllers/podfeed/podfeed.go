@@ -25,15 +25,20 @@ import (
 // neither. It is no protection: whoever may write pods in a namespace can forge an owner
 // reference as well as a label. The namespace is the trust boundary.
 func PoolOf(obj metav1.Object) (ledger.Key, types.UID, bool) {
+	return controllerOf(obj, v1alpha1.KindPool)
+}
+
+// controllerOf returns the object of that kind of ours that controls obj.
+func controllerOf(obj metav1.Object, kind string) (types.NamespacedName, types.UID, bool) {
 	ref := metav1.GetControllerOf(obj)
-	if ref == nil || ref.Kind != v1alpha1.KindPool {
-		return ledger.Key{}, "", false
+	if ref == nil || ref.Kind != kind {
+		return types.NamespacedName{}, "", false
 	}
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil || gv.Group != v1alpha1.GroupName {
-		return ledger.Key{}, "", false
+		return types.NamespacedName{}, "", false
 	}
-	return ledger.Key{Namespace: obj.GetNamespace(), Name: ref.Name}, ref.UID, true
+	return types.NamespacedName{Namespace: obj.GetNamespace(), Name: ref.Name}, ref.UID, true
 }
 
 // Facts returns what the ledger is to know of a pool pod.

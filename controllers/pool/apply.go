@@ -14,9 +14,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
-	"github.com/opensandbox/operator/controllers/slowstart"
 )
 
 // maxBatch bounds the requests of a pass that are under way at a time.
@@ -51,7 +51,7 @@ func (p *pass) spread(ctx context.Context, n int, fn func(context.Context, int) 
 	var calls atomic.Int64
 	var failed atomic.Bool
 	// The budget ends between batches; a request that was sent is waited for.
-	_, err := slowstart.Run(budget, n, maxBatch, func(_ context.Context, i int) error {
+	_, err := apiwrite.SlowStart(budget, n, maxBatch, func(_ context.Context, i int) error {
 		calls.Add(1)
 		err := fn(ctx, i)
 		if err != nil {
@@ -150,19 +150,18 @@ func (p *pass) lookUp(ctx context.Context, name string) (*corev1.Pod, error) {
 // verify asks the API server for pods that the cache should have shown, or that may
 // never have been created.
 func (p *pass) verify(ctx context.Context, names []string) error {
-	var errs []error
-	for _, name := range names {
-		pod, err := p.lookUp(ctx, name)
+	return p.spread(ctx, len(names), func(ctx context.Context, i int) error {
+		pod, err := p.lookUp(ctx, names[i])
 		switch {
 		case err != nil:
-			errs = append(errs, err)
+			return err
 		case pod == nil:
-			p.Ledger.AbortCreate(p.key, name)
+			p.Ledger.AbortCreate(p.key, names[i])
 		default:
 			// The cache will show it: taken in from here, it would stay for ever if the
 			// cache never showed it nor its end.
-			p.confirm(name, pod)
+			p.confirm(names[i], pod)
 		}
-	}
-	return errors.Join(errs...)
+		return nil
+	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -130,4 +131,16 @@ func TestAStatusIsWrittenAtOnceAndThenOnceASecond(t *testing.T) {
 	live := &v1alpha1.Pool{}
 	require.NoError(t, b.Client.Get(t.Context(), key, live))
 	assert.Equal(t, int32(2), live.Status.Available)
+}
+
+func TestAStatusIsNotWrittenOverANewerObject(t *testing.T) {
+	b := newBench(t, capacity(2, 2, 0, 4))
+	newer := b.pool.DeepCopy()
+	newer.Labels = map[string]string{"somebody": "else"}
+	require.NoError(t, b.Client.Update(t.Context(), newer))
+	snapshot := snapshotOf(0, pods(1))
+	err := b.writeStatus(t.Context(), &snapshot, 0)
+	assert.True(t, apierrors.IsConflict(err), err)
+	require.NoError(t, b.Client.Get(t.Context(), key, newer))
+	assert.Empty(t, newer.Status)
 }

@@ -50,7 +50,7 @@ func (p *pass) run(ctx context.Context) (time.Duration, error) {
 	})
 	p.due(plan.Wait)
 	applyErr := p.apply(ctx, &plan)
-	snapshot = p.Ledger.Snapshot(p.key) // free if nothing was done
+	snapshot = p.Ledger.Snapshot(p.key) // costs nothing where nothing was done
 	if deleting && p.isDone(snapshot) {
 		if applyErr != nil {
 			return 0, applyErr

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,6 +30,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
@@ -467,6 +470,16 @@ func TestAPodThatTheLastLeaderHasMadeAndAllocatedSinceTheFirstLookIsNotLost(t *t
 	for _, h := range held {
 		require.False(t, h.Lost(), h.Name)
 	}
+}
+
+func TestATakeoverLeavesOneLineInTheLog(t *testing.T) {
+	w := newWorld(t, pod("a"), batch("whole", 1, `{"pods":["a"]}`), batch("waiting", 1, ""), batch("garbled", 1, "{"), templated("templated"))
+	var lines []string
+	logger := funcr.New(func(_, args string) { lines = append(lines, args) }, funcr.Options{})
+	require.NoError(t, w.Start(log.IntoContext(t.Context(), logger)))
+	lines = slices.DeleteFunc(lines, func(line string) bool { return !strings.Contains(line, `"level"=0`) })
+	require.Len(t, lines, 1)
+	require.Regexp(t, `"msg"="took over" "term"="me/3" "duration"="[0-9.]+m?s" "batchSandboxes"=4 "pooled"=3 "unreadable"=1 "touched"=2 "doubleAllocations"=0`, lines[0])
 }
 
 func TestTheOwnNamespaceIsLookedAtBeforeTheGateOpens(t *testing.T) {

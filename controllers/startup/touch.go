@@ -19,7 +19,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // touchParallel bounds the touches under way.
@@ -62,7 +62,7 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 	if err != nil {
 		return true
 	}
-	released := taskreport.Released(bs)
+	released := shardtask.Released(bs)
 	held := len(released)
 	for shard, name := range record.Pods {
 		if name != "" && !released[int32(shard)] && s.Ledger.Usable(record.Pool, name) && int32(shard) < bs.DesiredReplicas() {

@@ -32,7 +32,7 @@ import (
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
@@ -149,10 +149,10 @@ func (b *bench) renew(t *testing.T, all bool) {
 }
 
 // stopped gives the sandbox up and returns the outcome.
-func (b *bench) stopped(t *testing.T, restart bool) taskreport.Stopping {
+func (b *bench) stopped(t *testing.T, restart bool) shardtask.Stopping {
 	t.Helper()
-	outcome := func() taskreport.Stopping { return b.Stop(b.bs, b.pod.Name, b.pod.UID, restart) }
-	require.Eventually(t, func() bool { return outcome() != taskreport.StillStopping }, patience, poll)
+	outcome := func() shardtask.Stopping { return b.Stop(b.bs, b.pod.Name, b.pod.UID, restart) }
+	require.Eventually(t, func() bool { return outcome() != shardtask.StillStopping }, patience, poll)
 	return outcome()
 }
 
@@ -168,15 +168,15 @@ func TestARestartIsBelievedWhenTheKubeletRestartedAllAtOnce(t *testing.T) {
 				b.renew(t, all)
 			})
 			if all {
-				require.Equal(t, taskreport.Restarted, b.stopped(t, true))
+				require.Equal(t, shardtask.Restarted, b.stopped(t, true))
 				return
 			}
 			time := clocktesting.NewFakeClock(now)
 			b.Clock = time
-			require.Equal(t, taskreport.StillStopping, b.Stop(b.bs, b.pod.Name, b.pod.UID, true))
+			require.Equal(t, shardtask.StillStopping, b.Stop(b.bs, b.pod.Name, b.pod.UID, true))
 			require.Eventually(t, time.HasWaiters, patience, poll)
 			time.Step(restartPatience)
-			require.Equal(t, taskreport.Stopped, b.stopped(t, true))
+			require.Equal(t, shardtask.Stopped, b.stopped(t, true))
 		})
 	}
 }
@@ -193,7 +193,7 @@ func TestARestartThatSomebodyElseMayHaveAskedForIsNotBelieved(t *testing.T) {
 		}
 		_ = json.NewEncoder(w).Encode(executorapi.ResetAnswer{})
 	})
-	require.Equal(t, taskreport.Stopped, b.stopped(t, true))
+	require.Equal(t, shardtask.Stopped, b.stopped(t, true))
 }
 
 func TestAnExecutorThatRestartedIsAskedAgainOnlyWithAFreshLease(t *testing.T) {
@@ -239,7 +239,7 @@ func TestWhatWasGivenUpIsNotFollowed(t *testing.T) {
 	})
 	j := b.jobs.of(b.bs)
 	before := map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}}
-	require.Equal(t, taskreport.Stopped, b.stopped(t, false))
+	require.Equal(t, shardtask.Stopped, b.stopped(t, false))
 	b.Freed(b.bs, []string{"p"})
 	b.apply(b.bs, j, before) // the ledger does not hold the pod
 	require.Empty(t, j.followers)
@@ -249,7 +249,7 @@ func TestASandboxThatComesBackToItsShardRunsTheTaskAgain(t *testing.T) {
 	b := newBench(t, func(_ *bench, w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(exiting) })
 	j := b.jobs.of(b.bs)
 	j.records[0] = &record{pod: "uid-p", podName: "p", state: succeeded}
-	require.Equal(t, taskreport.Stopped, b.stopped(t, false))
+	require.Equal(t, shardtask.Stopped, b.stopped(t, false))
 	b.Freed(b.bs, []string{"p"})
 	require.Equal(t, int32(1), b.Report(b.bs).Pending)
 

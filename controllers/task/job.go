@@ -8,7 +8,7 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/apiwrite"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // job is what is known of the tasks of one BatchSandbox.
@@ -47,7 +47,7 @@ type following struct {
 type stop struct {
 	pod     string
 	cancel  context.CancelFunc
-	outcome taskreport.Stopping
+	outcome shardtask.Stopping
 }
 
 // jobs holds the jobs by name. The zero value is ready to use.
@@ -183,7 +183,7 @@ func (j *job) isReady(pod types.UID) bool {
 	return j.ready[pod]
 }
 
-func (j *job) report(replicas int32) taskreport.Report {
+func (j *job) report(replicas int32) shardtask.Report {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return report(j.records, replicas)

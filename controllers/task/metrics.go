@@ -4,7 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // Results, as they stand in the label result. An executor's own words are no labels:
@@ -34,8 +34,8 @@ var (
 	}, []string{"result"})
 )
 
-var stopResults = map[taskreport.Stopping]string{
-	taskreport.Stopped: "stopped", taskreport.Restarted: "restarted", taskreport.Unstoppable: "unstoppable",
+var stopResults = map[shardtask.Stopping]string{
+	shardtask.Stopped: "stopped", shardtask.Restarted: "restarted", shardtask.Unstoppable: "unstoppable",
 }
 
 func init() { metrics.Registry.MustRegister(dispatches, ends, unanswered, stops) }

@@ -36,7 +36,7 @@ type plan struct {
 // decide compares the sandboxes of the shards 0 to replicas-1 with what is known of
 // their tasks. A result of a shard that is released is for good; any other one is
 // good for the sandbox it came from. That of a record without a sandbox, read from
-// the status, is shown until the sandbox' executor has said whether it is its.
+// the status, is shown until the sandbox's executor has said whether it is its own.
 func decide(records map[int32]*record, sandboxes map[int32]sandbox, replicas int32, release bool) plan {
 	var p plan
 	for shard := range replicas {

@@ -22,8 +22,7 @@ import (
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
-	"github.com/opensandbox/operator/controllers/taskreport"
-	"github.com/opensandbox/operator/controllers/tasktemplate"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 	"github.com/opensandbox/operator/controllers/wiring"
 	executorclient "github.com/opensandbox/operator/executor/client"
@@ -121,7 +120,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 }
 
 // Report returns what is known of the tasks of a BatchSandbox.
-func (r *Reconciler) Report(bs *v1alpha1.BatchSandbox) taskreport.Report {
+func (r *Reconciler) Report(bs *v1alpha1.BatchSandbox) shardtask.Report {
 	return r.jobs.of(bs).report(bs.DesiredReplicas())
 }
 
@@ -132,14 +131,15 @@ func (r *Reconciler) sandboxes(ctx context.Context, bs *v1alpha1.BatchSandbox) (
 	}
 	var list corev1.PodList
 	if err := r.Client.List(ctx, &list, client.InNamespace(bs.Namespace),
-		client.MatchingFields{indexController: string(bs.UID)}, client.UnsafeDisableDeepCopy); err != nil {
+		client.MatchingFields{podfeed.IndexBatchSandbox: bs.Name}, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing pods: %w", err)
 	}
 	oldest := map[int32]*corev1.Pod{}
 	for i := range list.Items {
 		pod := &list.Items[i]
 		shard, err := strconv.ParseInt(pod.Labels[v1alpha1.LabelBatchSandboxPodIndex], 10, 32)
-		if err != nil || pod.DeletionTimestamp != nil || podfeed.Disrupted(pod) {
+		_, owner, _ := podfeed.BatchSandboxOf(pod)
+		if err != nil || owner != bs.UID || pod.DeletionTimestamp != nil || podfeed.Disrupted(pod) {
 			continue
 		}
 		if before := oldest[int32(shard)]; before == nil || pod.CreationTimestamp.Before(&before.CreationTimestamp) {
@@ -205,13 +205,13 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 		j.ready[s.uid], there[s.uid] = s.ready, true
 	}
 	for uid, s := range j.stops {
-		if s.outcome != taskreport.StillStopping && !there[uid] && !releasing[uid] {
+		if s.outcome != shardtask.StillStopping && !there[uid] && !releasing[uid] {
 			delete(j.stops, uid)
 		}
 	}
 	p := decide(j.records, sandboxes, bs.DesiredReplicas(), release)
 	if n := len(p.again); n > 0 {
-		r.event(bs, v1alpha1.EventTaskRunsAgain, fmt.Sprintf("the sandboxes of %d shards (%s) were lost: their tasks run again in new ones", n, taskreport.FormatShards(p.again)))
+		r.event(bs, v1alpha1.EventTaskRunsAgain, fmt.Sprintf("the sandboxes of %d shards (%s) were lost: their tasks run again in new ones", n, shardtask.FormatShards(p.again)))
 	}
 	for _, shard := range p.reset {
 		if rec := j.records[shard]; rec != nil {
@@ -267,7 +267,7 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 		delay = rand.N(seededSpread) //nolint:gosec // to spread dials
 	}
 	j.records[s.shard] = rec
-	spec, err := tasktemplate.ForShard(bs, s.shard)
+	spec, err := shardtask.ForShard(bs, s.shard)
 	if err != nil {
 		rec.invalid = err.Error()
 		return

@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
 )
@@ -121,10 +121,10 @@ func cut(text string, most int) string {
 // seed returns what the status says of the tasks.
 func seed(bs *v1alpha1.BatchSandbox) map[int32]*record {
 	records := map[int32]*record{}
-	for _, shard := range taskreport.ParseShards(bs.Status.SucceededShards) {
+	for _, shard := range shardtask.ParseShards(bs.Status.SucceededShards) {
 		records[shard] = &record{state: succeeded}
 	}
-	for _, shard := range taskreport.ParseShards(bs.Status.FailedShards) {
+	for _, shard := range shardtask.ParseShards(bs.Status.FailedShards) {
 		records[shard] = &record{state: failed, failure: v1alpha1.FailedTask{Shard: shard}}
 	}
 	for _, failure := range bs.Status.FailedTasks {
@@ -136,8 +136,8 @@ func seed(bs *v1alpha1.BatchSandbox) map[int32]*record {
 }
 
 // report sums up what is known of the shards 0 to replicas-1.
-func report(records map[int32]*record, replicas int32) taskreport.Report {
-	var r taskreport.Report
+func report(records map[int32]*record, replicas int32) shardtask.Report {
+	var r shardtask.Report
 	why := reasons{}
 	for shard := range replicas {
 		rec := records[shard]

@@ -10,7 +10,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
 )
@@ -83,7 +83,7 @@ func TestTheReportSumsUp(t *testing.T) {
 	}
 	r := report(records, 8)
 	failure.Shard = 1
-	require.Equal(t, taskreport.Report{
+	require.Equal(t, shardtask.Report{
 		Pending: 2, Running: 1, Unknown: 1, Succeeded: []int32{0, 7}, Failed: []int32{1}, FailedTasks: []v1alpha1.FailedTask{failure},
 		Reason: v1alpha1.ReasonExecutorMissing, Message: r.Message,
 	}, r)

@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/taskreport"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
 )
@@ -29,9 +29,9 @@ const (
 // Stop ends all tasks of a pod that the BatchSandbox holds or has given up, and says
 // how far that has come. Where restart says so and the pod allows it, all containers
 // are restarted in place after it. It returns at once; OnChange says when to ask again.
-func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) taskreport.Stopping {
+func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, restart bool) shardtask.Stopping {
 	if uid == "" {
-		return taskreport.Unstoppable // nobody has seen it yet
+		return shardtask.Unstoppable // nobody has seen it yet
 	}
 	j := r.jobs.of(bs)
 	j.mu.Lock()
@@ -69,7 +69,7 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, 
 	return s.outcome
 }
 
-// Freed forgets pods that were stopped: they are not the BatchSandbox' any more, and
+// Freed forgets pods that were stopped: they are not the BatchSandbox's any more, and
 // may become so again. Results that are for good stay.
 func (r *Reconciler) Freed(bs *v1alpha1.BatchSandbox, pods []string) {
 	j := r.jobs.find(bs)
@@ -86,7 +86,7 @@ func (r *Reconciler) Freed(bs *v1alpha1.BatchSandbox, pods []string) {
 	})
 }
 
-func (j *job) finishStop(s *stop, uid types.UID, outcome taskreport.Stopping) {
+func (j *job) finishStop(s *stop, uid types.UID, outcome shardtask.Stopping) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s.outcome = outcome
@@ -98,7 +98,7 @@ func (j *job) finishStop(s *stop, uid types.UID, outcome taskreport.Stopping) {
 }
 
 // end resets the executor of a pod until it has ended its tasks or is given up.
-func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.UID, restart bool) taskreport.Stopping {
+func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.UID, restart bool) shardtask.Stopping {
 	var before *containers
 	if restart {
 		before = r.restartable(ctx, namespace, pod, uid)
@@ -120,11 +120,11 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 		case err == nil, errors.Is(err, errGone), errors.Is(err, errNoExecutor):
 			r.Executors.Forget(string(uid))
 			if err == nil && before != nil && r.restarted(ctx, namespace, pod, uid, before) {
-				return taskreport.Restarted
+				return shardtask.Restarted
 			}
-			return taskreport.Stopped
+			return shardtask.Stopped
 		case executorclient.Reason(err) == executorapi.ProblemProcessesRemain:
-			return taskreport.Unstoppable
+			return shardtask.Unstoppable
 		default:
 			// A restart that this or an earlier leader has asked for may be on its way:
 			// another one could come when the sandbox is lent on.
@@ -134,10 +134,10 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 			}
 		}
 		if now.Sub(answered) >= unreachableFor || now.Sub(began) >= stopPatience {
-			return taskreport.Unstoppable
+			return shardtask.Unstoppable
 		}
 		if !pauses.sleep(ctx, pauses.nextPause()) {
-			return taskreport.StillStopping
+			return shardtask.StillStopping
 		}
 	}
 }

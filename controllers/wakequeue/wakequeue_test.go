@@ -1,7 +1,10 @@
 package wakequeue
 
 import (
+	"strconv"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -27,4 +30,50 @@ func TestWakesFromBeforeTheStartAreNotLost(t *testing.T) {
 	got, _ = q.Get()
 	assert.Equal(t, key, got.NamespacedName)
 	assert.Zero(t, q.Len(), "one item for many wakes")
+}
+
+// A batch that fills is woken for each pod that becomes ready.
+func TestManyWakesShareAReconcile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wakes := &Queue{}
+		q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+		require.NoError(t, wakes.Start(t.Context(), q))
+		begin := time.Now()
+		var reconciled []time.Duration
+		go func() {
+			for {
+				item, over := q.Get()
+				if over {
+					return
+				}
+				reconciled = append(reconciled, time.Since(begin))
+				q.Done(item)
+			}
+		}()
+		const pods, apart = 4800, 10 * time.Millisecond
+		for range pods {
+			wakes.WakeShared(key)
+			time.Sleep(apart)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.Less(t, len(reconciled), int(pods*apart/Share)+2, "instead of one for each pod")
+		assert.Zero(t, reconciled[0], "the first is not kept waiting")
+		last := (pods - 1) * apart
+		assert.GreaterOrEqual(t, reconciled[len(reconciled)-1], last, "the last is not lost")
+		assert.LessOrEqual(t, reconciled[len(reconciled)-1], last+Share)
+
+		reconciled = nil
+		rested := time.Since(begin)
+		wakes.WakeShared(key)
+		synctest.Wait()
+		assert.Equal(t, []time.Duration{rested}, reconciled, "one that has rested is not kept waiting")
+
+		for i := range 2 * manyNames {
+			wakes.WakeShared(types.NamespacedName{Name: strconv.Itoa(i)})
+			time.Sleep(time.Millisecond)
+		}
+		assert.LessOrEqual(t, len(wakes.shared), manyNames, "those that rest are forgotten")
+		q.ShutDown()
+	})
 }

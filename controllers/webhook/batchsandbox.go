@@ -19,7 +19,7 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/podtemplate"
-	"github.com/opensandbox/operator/controllers/tasktemplate"
+	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
 // On CREATE only: a hand-out updates the object and must not wait for a webhook, and
@@ -180,7 +180,7 @@ func checkTasks(bs *v1alpha1.BatchSandbox) []metav1.StatusCause {
 		return nil
 	}
 	for _, shard := range differentShards(bs, bs.Spec.ShardTaskPatches) {
-		if _, err := tasktemplate.ForShard(bs, shard); err != nil {
+		if _, err := shardtask.ForShard(bs, shard); err != nil {
 			return []metav1.StatusCause{causeOf(err, "spec.taskTemplate")}
 		}
 	}

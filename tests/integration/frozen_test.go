@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,9 +25,7 @@ func compete(t *testing.T, name, namespace string) *process {
 	log, err := os.Create(filepath.Join(filepath.Dir(operator.log.Name()), name+".log"))
 	require.NoError(t, err)
 	evidence.File(t, log.Name())
-	p := &process{binary: operator.binary, kubeconfig: operator.kubeconfig, name: name, namespace: namespace, log: log, flags: []string{
-		"--leader-elect", "--leader-elect-lease-duration=12s", "--leader-elect-renew-deadline=8s", "--leader-elect-retry-period=1s",
-	}}
+	p := &process{binary: operator.binary, kubeconfig: operator.kubeconfig, name: name, namespace: namespace, flags: []string{"--leader-elect"}, log: log}
 	require.NoError(t, p.start())
 	t.Cleanup(p.kill)
 	return p
@@ -80,7 +77,7 @@ func TestALeaderThatWasFrozenWritesNothingMore(t *testing.T) {
 	require.NoError(t, api.Create(t.Context(), before))
 	until(t, before, ready(1))
 	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Allocated == 1 && p.Status.Available == 2 })
-	compete(t, "second", own) // waits for the lease
+	second := compete(t, "second", own) // waits for the lease
 
 	require.NoError(t, first.cmd.Process.Signal(syscall.SIGSTOP))
 	// Had it not been frozen, it would have done all this. The second one does.
@@ -90,11 +87,16 @@ func TestALeaderThatWasFrozenWritesNothingMore(t *testing.T) {
 	until(t, during, ready(4))
 	require.NoError(t, api.Delete(t.Context(), before))
 	gone(t, before)
-	full := func(p *v1alpha1.Pool) bool {
-		return p.Status.Total == 14 && p.Status.Allocated == 4 && p.Status.Available == 10
+	numbers := func(total, allocated, available int32) func(*v1alpha1.Pool) bool {
+		return func(p *v1alpha1.Pool) bool {
+			return p.Status.Total == total && p.Status.Allocated == allocated && p.Status.Available == available
+		}
 	}
-	until(t, pool, full)
+	until(t, pool, numbers(14, 4, 10))
 
+	// It wakes up while the lease is the second one's, and finds something to do.
+	second.kill()
+	change(t, pool, func(p *v1alpha1.Pool) { p.Spec.CapacitySpec.BufferMin, p.Spec.CapacitySpec.BufferMax = 12, 12 })
 	thawed := time.Now()
 	require.NoError(t, first.cmd.Process.Signal(syscall.SIGCONT))
 	require.Error(t, first.cmd.Wait(), "it ends when it finds out, and says so")
@@ -102,9 +104,11 @@ func TestALeaderThatWasFrozenWritesNothingMore(t *testing.T) {
 		return strings.HasPrefix(r.UserAgent, "first/") && r.RequestReceivedTimestamp.After(thawed) &&
 			r.ResponseStatus.Code < 300 && r.ObjectRef.Resource != "events"
 	}), "writes of the leader that was frozen")
+	require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(pool), pool))
+	require.True(t, numbers(14, 4, 10)(pool), "the pool's status: %+v", pool.Status)
 
-	require.NoError(t, api.Get(context.Background(), client.ObjectKeyFromObject(pool), pool))
-	require.True(t, full(pool), "the pool's status: %+v", pool.Status)
+	compete(t, "third", own)
+	until(t, pool, numbers(16, 4, 12))
 	requireDisjoint(t, during)
 	require.LessOrEqual(t, most(), 16, "poolMax")
 }

@@ -222,8 +222,13 @@ func ready(n int32) func(*v1alpha1.BatchSandbox) bool {
 	}
 }
 
+// held returns the pods that the BatchSandbox holds; none where it says nothing, as between
+// the loss of its only sandbox and the next.
 func held(t *testing.T, bs *v1alpha1.BatchSandbox) []string {
 	t.Helper()
+	if bs.Annotations[v1alpha1.AnnotationAllocStatus] == "" {
+		return nil
+	}
 	var status v1alpha1.AllocStatus
 	require.NoError(t, json.Unmarshal([]byte(bs.Annotations[v1alpha1.AnnotationAllocStatus]), &status))
 	return status.Pods
@@ -403,7 +408,10 @@ func TestAHeldPodThatIsHiddenFromTheOperatorIsNotLentAgain(t *testing.T) {
 				change(t, pod, func(pod *corev1.Pod) { delete(pod.Labels, v1alpha1.LabelManagedBy) })
 			})
 			gone(t, pod)
-			until(t, bs, func(bs *v1alpha1.BatchSandbox) bool { return ready(1)(bs) && held(t, bs)[0] != first })
+			until(t, bs, func(bs *v1alpha1.BatchSandbox) bool {
+				now := held(t, bs)
+				return ready(1)(bs) && len(now) == 1 && now[0] != first
+			})
 		})
 	}
 }

@@ -1,6 +1,4 @@
-// Package slowstart runs many like calls in parallel in growing batches (1, 2, 4,
-// ...), so that a call that cannot succeed is tried once and not a thousand times.
-package slowstart
+package apiwrite
 
 import (
 	"context"
@@ -8,11 +6,12 @@ import (
 	"sync"
 )
 
-// Run calls fn for 0 to n-1. A batch runs in parallel; the next one, twice as
-// large, starts when the last had no error. maxBatch bounds a batch; 0 is no bound.
+// SlowStart calls fn for 0 to n-1 in growing batches (1, 2, 4, ...), so that a call that
+// cannot succeed is tried once and not a thousand times. A batch runs in parallel; the
+// next one, twice as large, starts when the last had no error. maxBatch bounds a batch; 0 is no bound.
 // It returns how many calls succeeded and the joined errors of the batch that
 // failed. A context that ends stops it between batches.
-func Run(ctx context.Context, n, maxBatch int, fn func(context.Context, int) error) (int, error) {
+func SlowStart(ctx context.Context, n, maxBatch int, fn func(context.Context, int) error) (int, error) {
 	succeeded := 0
 	for start, size := 0, 1; start < n; start, size = start+size, size*2 {
 		if maxBatch > 0 {

@@ -1,4 +1,4 @@
-package taskreport
+package shardtask
 
 import (
 	"testing"

@@ -1,6 +1,4 @@
-// Package tasktemplate makes the task of one shard from the task template of its
-// BatchSandbox. It is pure. The task reconciler and the webhook call it.
-package tasktemplate
+package shardtask
 
 import (
 	"bytes"

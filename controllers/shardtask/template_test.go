@@ -1,4 +1,4 @@
-package tasktemplate
+package shardtask
 
 import (
 	"strings"

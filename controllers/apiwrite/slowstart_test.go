@@ -1,4 +1,4 @@
-package slowstart
+package apiwrite
 
 import (
 	"context"
@@ -9,11 +9,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestRunCallsEachIndexOnce(t *testing.T) {
+func TestSlowStartCallsEachIndexOnce(t *testing.T) {
 	for _, n := range []int{0, 1, 2, 3, 7, 100} {
 		var mu sync.Mutex
 		seen := map[int]int{}
-		done, err := Run(t.Context(), n, 16, func(_ context.Context, i int) error {
+		done, err := SlowStart(t.Context(), n, 16, func(_ context.Context, i int) error {
 			mu.Lock()
 			defer mu.Unlock()
 			seen[i]++
@@ -25,11 +25,11 @@ func TestRunCallsEachIndexOnce(t *testing.T) {
 	}
 }
 
-func TestRunStopsAfterTheFirstBatchWithAnError(t *testing.T) {
+func TestSlowStartStopsAfterTheFirstBatchWithAnError(t *testing.T) {
 	refused := errors.New("refused")
 	var mu sync.Mutex
 	calls := 0
-	done, err := Run(t.Context(), 1000, 0, func(_ context.Context, i int) error {
+	done, err := SlowStart(t.Context(), 1000, 0, func(_ context.Context, i int) error {
 		mu.Lock()
 		defer mu.Unlock()
 		calls++
@@ -43,9 +43,9 @@ func TestRunStopsAfterTheFirstBatchWithAnError(t *testing.T) {
 	require.Equal(t, 2, done)
 }
 
-func TestRunStopsWhenTheContextEnds(t *testing.T) {
+func TestSlowStartStopsWhenTheContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	done, err := Run(ctx, 10, 0, func(context.Context, int) error { cancel(); return nil })
+	done, err := SlowStart(ctx, 10, 0, func(context.Context, int) error { cancel(); return nil })
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, 1, done)
 }

@@ -1,6 +1,8 @@
-// Package taskreport is what the task reconciler tells the batchsandbox reconciler,
-// which writes it to the status, and how that is read back. It holds values only.
-package taskreport
+// Package shardtask is about the tasks of a BatchSandbox, one for each shard: the task that
+// its spec makes for a shard, what is known of the tasks, and how the status says that. It
+// is pure. The task reconciler, the batchsandbox reconciler, which writes the status, the
+// start of a leader and the webhook call it.
+package shardtask
 
 import (
 	"slices"
@@ -10,7 +12,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
-// Report is what is known of the tasks of one BatchSandbox.
+// Report is what the task reconciler tells of the tasks of one BatchSandbox.
 type Report struct {
 	// Pending, Running and Unknown as in the status.
 	Pending, Running, Unknown int32
@@ -23,7 +25,7 @@ type Report struct {
 	Reason, Message string
 }
 
-// Stopping is how far the stopping of a sandbox' tasks has come.
+// Stopping is how far the stopping of a sandbox's tasks has come.
 type Stopping int
 
 const (
