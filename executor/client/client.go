@@ -70,7 +70,7 @@ type Client struct {
 func New(o Options) *Client {
 	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
 	o.DialTimeout = cmp.Or(o.DialTimeout, 3*time.Second)
-	dialer := &pinning{Dialer: net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}}
+	dialer := &pinning{Dialer: net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}, handshake: o.Timeout}
 	transport := &http.Transport{
 		Proxy:                  nil,
 		DialTLSContext:         dialer.dial,
@@ -94,7 +94,10 @@ func New(o Options) *Client {
 
 // pinning dials the executor that the request is for. The requests name a host by the
 // pod's UID, so that no connection of one pod is used for another of its address.
-type pinning struct{ net.Dialer }
+type pinning struct {
+	net.Dialer
+	handshake time.Duration // how long it may take
+}
 
 type targetKey struct{}
 
@@ -105,7 +108,7 @@ func (d *pinning) dial(ctx context.Context, network, _ string) (net.Conn, error)
 		return nil, err
 	}
 	conn := tls.Client(plain, link.PinnedTo(t.PublicKey))
-	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, d.handshake)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("TLS: %w", err), plain.Close())

@@ -70,7 +70,7 @@ func New(config Config) *Server {
 func (s *Server) HTTPServer(ctx context.Context) *http.Server {
 	return &http.Server{
 		Handler:           s,
-		ReadHeaderTimeout: 5 * time.Second, // the TLS handshake, too
+		ReadHeaderTimeout: 10 * time.Second, // the TLS handshake, too
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      writeTimeout, // of what begin does not begin
 		IdleTimeout:       2 * time.Minute,
