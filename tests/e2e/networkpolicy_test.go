@@ -53,7 +53,7 @@ const nothing = "nothing"
 
 var (
 	// The executor wants a token, httpd has no page.
-	sandboxOpen   = ports{"tcp/80": "200", "tcp/5757": "404", "tcp/5758": "401", "tcp/5759": "404", "udp/5758": "200"}
+	sandboxOpen   = ports{"tcp/80": "200", "tcp/5757": "404", "tcp/5758": "400", "tcp/5759": "404", "udp/5758": "200"}
 	sandboxClosed = ports{"tcp/80": "200", "tcp/5757": "404", "tcp/5758": nothing, "tcp/5759": "404", "udp/5758": "200"}
 	// Metrics and webhook want TLS, what answers the kubelet's probes has no such page.
 	operatorOpen   = ports{"tcp/8443": "400", "tcp/9443": "400", "tcp/8081": "404"}
