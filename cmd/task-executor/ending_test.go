@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -55,20 +56,37 @@ func TestAnExecutorThatIsKilledAndComesBack(t *testing.T) {
 	assert.Equal(t, lost, again, "it does not run twice")
 }
 
+// The files that the kernel shows of a process are its user's, but root's where it is not
+// dumpable.
 func TestNobodyCanLookIntoEitherHalf(t *testing.T) {
-	e := newPod(t)
-	pids := append(e.launchers(), e.cmd.Process.Pid)
-	require.Len(t, pids, 2)
-	for _, pid := range pids {
-		var owner syscall.Stat_t
-		require.NoError(t, syscall.Stat("/proc/"+strconv.Itoa(pid)+"/environ", &owner))
-		assert.Zero(t, owner.Uid, "of a process that is not dumpable the files are root's")
+	const user = 65532
+	owner := func(pid int) uint32 {
+		var s syscall.Stat_t
+		require.NoError(t, syscall.Stat("/proc/"+strconv.Itoa(pid)+"/environ", &s))
+		return s.Uid
 	}
-	// Root with all capabilities, as this test, may look. Of another user's process the
-	// files would be that user's.
-	plain, err := os.Stat("/proc/self/environ")
-	require.NoError(t, err)
-	assert.NotNil(t, plain)
+	asUser := func(command ...string) int {
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+		require.NoError(t, cmd.Start())
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		})
+		return cmd.Process.Pid
+	}
+	require.Equal(t, uint32(user), owner(asUser("sleep", "1000")), "of any other process they are")
+	launcher := asUser(binary, "launch")
+	require.Eventually(t, func() bool { return owner(launcher) == 0 }, patience, patience/1000)
+
+	e := prepare(t)
+	for _, dir := range []string{e.launcherDir, e.workingDir, e.stateDir} {
+		require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
+		require.NoError(t, os.Chown(dir, user, user))
+	}
+	e.user = user
+	e.start()
+	require.Zero(t, owner(e.cmd.Process.Pid))
 }
 
 func TestSIGTERMEndsTheExecutorAndItsTask(t *testing.T) {

@@ -40,6 +40,10 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // another user runs it, too
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	binary = filepath.Join(dir, "task-executor")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -63,6 +67,8 @@ type executor struct {
 	target      client.Target
 	launcherDir string
 	workingDir  string // of the launcher
+	stateDir    string
+	user        uint32
 	env         []string
 	command     []string
 
@@ -105,14 +111,14 @@ func prepare(t *testing.T, args ...string) *executor {
 	signer := token.NewSigner(key)
 	e := &executor{
 		Client: client.New(client.Options{Timeout: time.Minute, DialTimeout: time.Minute}),
-		t:      t, launcherDir: t.TempDir(), workingDir: t.TempDir(),
+		t:      t, launcherDir: t.TempDir(), workingDir: t.TempDir(), stateDir: t.TempDir(),
 		target: client.Target{PodUID: podUID, Signer: signer, PublicKey: signer.PublicKey()},
 		env: []string{
 			api.EnvPodUID + "=" + podUID, api.EnvPublicKeys + "=" + token.FormatPublicKeys(signer.PublicKey()),
 			api.EnvTLSKey + "=" + token.FormatSeed(key),
 		},
 	}
-	e.command = append([]string{binary, "--state-dir", t.TempDir(), "--launcher-dir", e.launcherDir, "--listen", "127.0.0.1:0"}, args...)
+	e.command = append([]string{binary, "--state-dir", e.stateDir, "--launcher-dir", e.launcherDir, "--listen", "127.0.0.1:0"}, args...)
 	t.Cleanup(e.Close)
 	return e
 }
@@ -125,6 +131,7 @@ func (e *executor) start() {
 	e.t.Helper()
 	e.cmd = exec.Command(e.command[0], e.command[1:]...)
 	e.cmd.Env = e.env
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: e.user, Gid: e.user}}
 	e.cmd.Stdout = &e.stdout
 	e.stderr = &output{}
 	e.cmd.Stderr = io.MultiWriter(e.stderr, os.Stderr)
