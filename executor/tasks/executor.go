@@ -210,8 +210,8 @@ func (e *Executor) Close() {
 
 const (
 	// endPatience is how long a launcher may take, beyond the grace, to end what it has
-	// started.
-	endPatience = 10 * time.Second
+	// started: a fork bomb on a busy machine takes it.
+	endPatience = 45 * time.Second
 	// cleanPatience is how long it may take to clean.
 	cleanPatience = 3 * time.Second
 )

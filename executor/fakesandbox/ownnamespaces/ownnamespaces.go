@@ -1,5 +1,6 @@
-// Package ownnamespaces runs tests in an IPC and a mount namespace of their own, as a pod
-// has them, so that nothing of the machine is emptied. That needs root.
+// Package ownnamespaces runs tests in an IPC, a mount and a process namespace of their own,
+// so that nothing of the machine is emptied, and nothing that they start outlives them.
+// That needs root.
 package ownnamespaces
 
 import (
@@ -7,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -25,10 +27,11 @@ func Run(m *testing.M) int {
 		}
 		return m.Run()
 	}
+	runtime.LockOSThread() // the tests die with the thread that started them
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inNamespaces+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC | syscall.CLONE_NEWNS}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	err := cmd.Run()
 	if ended := new(exec.ExitError); err != nil && !errors.As(err, &ended) {
 		fmt.Fprintln(os.Stderr, "these tests need root:", err)
@@ -43,7 +46,7 @@ func ownMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	for dir, kind := range map[string]string{"/dev/shm": "tmpfs", "/dev/mqueue": "mqueue"} {
+	for dir, kind := range map[string]string{"/dev/shm": "tmpfs", "/dev/mqueue": "mqueue", "/proc": "proc"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
