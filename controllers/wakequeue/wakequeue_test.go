@@ -8,8 +8,12 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
@@ -75,5 +79,35 @@ func TestManyWakesShareAReconcile(t *testing.T) {
 		}
 		assert.LessOrEqual(t, len(wakes.shared), manyNames, "those that rest are forgotten")
 		q.ShutDown()
+	})
+}
+
+// A pod whose controller reference is taken away is one less for the object that it names.
+func TestAPodThatIsTakenAwayWakesTheOneThatHadIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		owned := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Labels: map[string]string{"of": "first"}}}
+		moved, free := owned.DeepCopy(), owned.DeepCopy()
+		moved.Labels["of"], free.Labels = "second", nil
+		woken := func(before, after client.Object) []string {
+			q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+			defer q.ShutDown()
+			OnPods(func(pod client.Object) (types.NamespacedName, bool) {
+				name := pod.GetLabels()["of"]
+				return types.NamespacedName{Namespace: pod.GetNamespace(), Name: name}, name != ""
+			}).Update(t.Context(), event.UpdateEvent{ObjectOld: before, ObjectNew: after}, q)
+			time.Sleep(2 * Settle)
+			synctest.Wait()
+			var names []string
+			for q.Len() > 0 {
+				item, _ := q.Get()
+				names = append(names, item.Name)
+				q.Done(item)
+			}
+			return names
+		}
+		assert.Equal(t, []string{"first"}, woken(owned, owned))
+		assert.Equal(t, []string{"first"}, woken(free, owned))
+		assert.Equal(t, []string{"first"}, woken(owned, free))
+		assert.ElementsMatch(t, []string{"first", "second"}, woken(owned, moved))
 	})
 }
