@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
@@ -74,6 +75,39 @@ func TestManyWakesShareAReconcile(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		assert.LessOrEqual(t, len(wakes.shared), manyNames, "those that rest are forgotten")
+		q.ShutDown()
+	})
+}
+
+// The queue of a controller keeps one entry for an object: what has it reconciled at once
+// takes the entry that was to wait.
+func TestAWakeIsNotLostBehindAReconcileThatCameEarlier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wakes := &Queue{}
+		q := priorityqueue.New[reconcile.Request]("test")
+		require.NoError(t, wakes.Start(t.Context(), q))
+		begin := time.Now()
+		var reconciled []time.Duration
+		go func() {
+			for {
+				item, over := q.Get()
+				if over {
+					return
+				}
+				reconciled = append(reconciled, time.Since(begin))
+				q.Done(item)
+			}
+		}()
+		wakes.WakeShared(key)
+		time.Sleep(Share / 5)
+		wakes.WakeShared(key) // to wait until Share has passed
+		time.Sleep(Share / 5)
+		q.Add(reconcile.Request{NamespacedName: key}) // the object itself has changed
+		time.Sleep(Share / 5)
+		wakes.WakeShared(key)
+		time.Sleep(Share)
+		synctest.Wait()
+		assert.Equal(t, []time.Duration{0, 2 * Share / 5, Share}, reconciled)
 		q.ShutDown()
 	})
 }
