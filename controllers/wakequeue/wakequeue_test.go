@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
@@ -109,5 +110,38 @@ func TestAPodThatIsTakenAwayWakesTheOneThatHadIt(t *testing.T) {
 		assert.Equal(t, []string{"first"}, woken(free, owned))
 		assert.Equal(t, []string{"first"}, woken(owned, free))
 		assert.ElementsMatch(t, []string{"first", "second"}, woken(owned, moved))
+	})
+}
+
+// The queue of a controller keeps one entry for an object: what has it reconciled at once
+// takes the entry that was to wait.
+func TestAWakeIsNotLostBehindAReconcileThatCameEarlier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		wakes := &Queue{}
+		q := priorityqueue.New[reconcile.Request]("test")
+		require.NoError(t, wakes.Start(t.Context(), q))
+		begin := time.Now()
+		var reconciled []time.Duration
+		go func() {
+			for {
+				item, over := q.Get()
+				if over {
+					return
+				}
+				reconciled = append(reconciled, time.Since(begin))
+				q.Done(item)
+			}
+		}()
+		wakes.WakeShared(key)
+		time.Sleep(Share / 5)
+		wakes.WakeShared(key) // to wait until Share has passed
+		time.Sleep(Share / 5)
+		q.Add(reconcile.Request{NamespacedName: key}) // the object itself has changed
+		time.Sleep(Share / 5)
+		wakes.WakeShared(key)
+		time.Sleep(Share)
+		synctest.Wait()
+		assert.Equal(t, []time.Duration{0, 2 * Share / 5, Share}, reconciled)
+		q.ShutDown()
 	})
 }
