@@ -50,6 +50,9 @@ type Pod struct {
 	Ready    bool
 	// ReadySince is since when the pod is Ready; zero while it is not.
 	ReadySince time.Time
+	// StartingSince is since when a pod that is not Ready has been on its way to become so:
+	// since it got its node, or was last Ready. Zero where that is not known yet.
+	StartingSince time.Time
 	// Terminating: the pod has a deletion timestamp.
 	Terminating bool
 	// Finished: the pod's phase is Failed or Succeeded, for good.

@@ -45,7 +45,7 @@ func controllerOf(obj metav1.Object, kind string) (types.NamespacedName, types.U
 func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
 	_, evict := pod.Labels[v1alpha1.LabelPoolEvict]
 	since, ready := readySince(pod)
-	return ledger.Pod{
+	facts := ledger.Pod{
 		Name:        pod.Name,
 		UID:         pod.UID,
 		PoolUID:     pool,
@@ -61,6 +61,26 @@ func Facts(pod *corev1.Pod, pool types.UID) ledger.Pod {
 		Evict:       evict,
 		Problem:     Problem(pod),
 	}
+	if !ready {
+		facts.StartingSince = startingSince(pod)
+	}
+	return facts
+}
+
+// startingSince is since when a pod that is not Ready has been on its way to become so.
+// The time at which it was last Ready does not count where containers have restarted:
+// a pod that crashes again and again may be Ready for a moment each time. Nor does it
+// where the pod has finished and never becomes Ready again.
+func startingSince(pod *corev1.Pod) time.Time {
+	counts := Restarts(pod) == 0 && !Finished(pod)
+	var since time.Time
+	for _, c := range pod.Status.Conditions {
+		started := c.Type == corev1.PodScheduled && c.Status == corev1.ConditionTrue || c.Type == corev1.PodReady && counts
+		if started && c.LastTransitionTime.After(since) {
+			since = c.LastTransitionTime.Time
+		}
+	}
+	return since
 }
 
 // Ready says that the pod has the condition Ready.

@@ -135,7 +135,14 @@ func TestFacts(t *testing.T) {
 	pod.DeletionTimestamp = &created
 	pod.Labels[v1alpha1.LabelPoolEvict] = ""
 	pod.Status.Conditions[1].Status = corev1.ConditionFalse
+	node := metav1.NewTime(created.Add(time.Second))
+	pod.Status.Conditions[0].LastTransitionTime = node
+	want.StartingSince = node.Time // containers have restarted
 	want.Terminating, want.Evict, want.Ready, want.ReadySince = true, true, false, time.Time{}
+	require.Equal(t, want, Facts(pod, "pool-uid"))
+
+	pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses = nil, nil
+	want.Restarts, want.StartingSince = 0, ready.Time
 	require.Equal(t, want, Facts(pod, "pool-uid"))
 }
 

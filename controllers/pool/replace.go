@@ -20,7 +20,16 @@ var defaultUpdateMaxUnavailable = intstr.FromString(v1alpha1.DefaultUpdateMaxUna
 // called when it will have. A pod that waits for a node never is: another one would
 // wait as well, and a cluster that grows on demand would grow for both.
 func (d *decision) isOverdue(pod *ledger.PodState) bool {
-	if usable(pod) || waitsForNode(pod) || !d.due(pod.Created.Add(overdueAfter)) {
+	if usable(pod) || waitsForNode(pod) {
+		return false
+	}
+	// Not since it was made: a pod that has waited long for its node, or was ready until a
+	// moment ago, would be overdue at once, and the pool would make others for all of them.
+	since := pod.Created
+	if pod.StartingSince.After(since) {
+		since = pod.StartingSince
+	}
+	if !d.due(since.Add(overdueAfter)) {
 		return false
 	}
 	allowed := d.allowedAge()
@@ -29,7 +38,7 @@ func (d *decision) isOverdue(pod *ledger.PodState) bool {
 		// pool whose pods can never start would soon have poolMax of them.
 		allowed = max(allowed, d.delay())
 	}
-	return d.due(pod.Created.Add(allowed))
+	return d.due(since.Add(allowed))
 }
 
 // allowedAge is how old an idle pod that is not ready may become before it is overdue.

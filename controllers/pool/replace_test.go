@@ -4,7 +4,12 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podfeed"
 )
 
 func TestDecideReplace(t *testing.T) {
@@ -202,6 +207,42 @@ func TestDecideOverdue(t *testing.T) {
 		{
 			name: "a pool that is deleted retires them", spec: capacity(1, 1, 0, 9), deleting: true,
 			pods: groups{pods(2, notReady)}, retire: []string{"0", "1"},
+		},
+	})
+}
+
+// How long a pod has been starting does not depend on how long it had waited for its node,
+// nor on how old it was when it ceased to be ready.
+func TestAPodIsOverdueForTheTimeThatItHasBeenStarting(t *testing.T) {
+	idle := func(restarts int32, conditions ...corev1.PodCondition) ledger.PodState {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "0", UID: "uid", CreationTimestamp: metav1.NewTime(now.Add(-time.Hour)),
+			Labels: map[string]string{v1alpha1.LabelPoolRevision: currentRev}}}
+		pod.Status.Conditions, pod.Status.ContainerStatuses = conditions, []corev1.ContainerStatus{{RestartCount: restarts}}
+		return ledger.PodState{Pod: podfeed.Facts(pod, poolUID), State: ledger.Idle}
+	}
+	condition := func(kind corev1.PodConditionType, status corev1.ConditionStatus, ago time.Duration) corev1.PodCondition {
+		return corev1.PodCondition{Type: kind, Status: status, LastTransitionTime: metav1.NewTime(now.Add(-ago))}
+	}
+	scheduled := condition(corev1.PodScheduled, corev1.ConditionTrue, 59*time.Minute)
+	spec := capacity(1, 1, 0, 9)
+	runCases(t, []planCase{
+		{
+			name: "a pod that got its node a moment ago, after a long wait", spec: spec,
+			pods: groups{{idle(0, condition(corev1.PodScheduled, corev1.ConditionTrue, 10*time.Second))}}, wait: 50 * time.Second,
+		},
+		{
+			name: "a pod that was ready a moment ago, as one whose node was not heard of", spec: spec,
+			pods: groups{{idle(0, scheduled, condition(corev1.PodReady, corev1.ConditionFalse, 10*time.Second))}}, wait: 50 * time.Second,
+		},
+		{
+			name: "a pod that has not been ready for a minute", spec: spec,
+			pods:   groups{{idle(0, scheduled, condition(corev1.PodReady, corev1.ConditionFalse, time.Minute))}},
+			retire: []string{"0"}, create: 1,
+		},
+		{
+			name: "a pod that crashes is ready in between, which does not count", spec: spec,
+			pods:   groups{{idle(1, scheduled, condition(corev1.PodReady, corev1.ConditionFalse, 10*time.Second))}},
+			retire: []string{"0"}, create: 1,
 		},
 	})
 }

@@ -78,7 +78,7 @@ func (s *Startup) waitForPod(ctx context.Context, pod *metav1.PartialObjectMetad
 				return true, nil
 			}
 			s.Ledger.Observe(key, podfeed.Facts(cached, poolUID))
-			return true, nil
+			return s.isCached(ctx, cached, key)
 		case err != nil && !apierrors.IsNotFound(err):
 			return false, err
 		case !lookLive:
@@ -94,6 +94,19 @@ func (s *Startup) waitForPod(ctx context.Context, pod *metav1.PartialObjectMetad
 		return fmt.Errorf("waiting for the cache to show pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	return nil
+}
+
+// isCached says that the cache still shows the pod as it was observed. Otherwise the
+// handler may have told the ledger of the change before the older copy was observed, and
+// does not tell it again: a pod that is gone would be lent.
+func (s *Startup) isCached(ctx context.Context, observed *corev1.Pod, key ledger.Key) (bool, error) {
+	now := &corev1.Pod{}
+	err := s.Cache.Get(ctx, client.ObjectKeyFromObject(observed), now)
+	if apierrors.IsNotFound(err) || err == nil && now.UID != observed.UID {
+		s.Ledger.ObserveGone(key, observed.Name, observed.UID)
+		return true, nil
+	}
+	return err == nil && now.ResourceVersion == observed.ResourceVersion, err
 }
 
 // markGonePods marks the pods that the cache still shows although they have left.

@@ -34,6 +34,7 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podfeed"
 )
 
 var now = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -305,6 +306,47 @@ func TestAPodThatIsGoneIsNotLentAlthoughTheCacheShowsIt(t *testing.T) {
 	require.NoError(t, w.api.Delete(t.Context(), pod("a")))
 	require.NoError(t, w.start())
 	require.Equal(t, []string{"b"}, w.claims())
+}
+
+// seenCache calls seen after a pod was read from it, before the reader has it.
+type seenCache struct {
+	lateCache
+	seen func(pod string)
+}
+
+func (c seenCache) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	err := c.lateCache.Get(ctx, key, obj, opts...)
+	if _, ok := obj.(*corev1.Pod); ok && err == nil {
+		c.seen(key.Name)
+	}
+	return err
+}
+
+// The handler of the cache tells the ledger of a change while the start holds an older
+// copy of the pod in its hands.
+func TestAPodThatChangesWhileItIsLookedAtIsAsItIsNow(t *testing.T) {
+	w := newWorld(t, pod("a"), pod("b"), pod("c"))
+	var gone, secondLook, unready bool
+	w.Cache = seenCache{lateCache{client: w.cached}, func(name string) {
+		switch {
+		case name == "a" && !gone:
+			gone = true
+			require.NoError(t, w.api.Delete(t.Context(), pod("a")))
+			require.NoError(t, w.cached.Delete(t.Context(), pod("a")))
+			w.Ledger.ObserveGone(poolKey, "a", "uid-a")
+		case name == "c":
+			secondLook = true
+		case name == "b" && secondLook && !unready:
+			unready = true
+			changed := pod("b")
+			changed.Status.Conditions = nil
+			require.NoError(t, w.cached.Status().Update(t.Context(), changed))
+			w.Ledger.Observe(poolKey, podfeed.Facts(changed, "pool-uid"))
+		}
+	}}
+	require.NoError(t, w.start())
+	require.True(t, gone && unready)
+	require.Equal(t, []string{"c"}, w.claims())
 }
 
 // leave has the named pod leave while it is waited for: it is in the list, and neither

@@ -300,6 +300,18 @@ func TestTheTaskOfASandboxThatHasEndedHasFailed(t *testing.T) {
 	require.Equal(t, "p", report.FailedTasks[0].Sandbox)
 }
 
+// An answer that was under way when the sandbox was seen to have ended comes too late.
+func TestALateAnswerDoesNotUndoTheEndOfASandbox(t *testing.T) {
+	for _, answer := range []executorapi.TaskState{executorapi.Running, executorapi.Succeeded} {
+		bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "b", UID: "b"}}
+		j := (&jobs{}).of(bs)
+		j.records[0] = &record{pod: "p", podName: "p", state: running}
+		j.sandboxEnded(sandbox{shard: 0, pod: "p", uid: "p", ended: true})
+		j.update(0, "p", func(rec *record) { rec.learn(&executorapi.Task{State: answer}, time.Now()) })
+		require.Equal(t, []int32{0}, j.report(1).Failed, "the executor said %s", answer)
+	}
+}
+
 func TestAFollowerEndsWithItsRecord(t *testing.T) {
 	b := newBench(t, func(_ *bench, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
 	b.bs.Spec.PoolRef = ""

@@ -146,7 +146,7 @@ func (j *job) sandboxEnded(s sandbox) {
 		rec = &record{pod: s.uid, podName: s.pod}
 		j.records[s.shard] = rec
 	}
-	rec.stale, rec.unknown = false, false
+	rec.stale, rec.unknown, rec.over = false, false, true
 	if before := *rec; !rec.ended() {
 		rec.fail(v1alpha1.ReasonSandboxEnded, "the containers of the sandbox finished before the task")
 		countChange(&before, rec)
@@ -164,13 +164,14 @@ func (j *job) left(shard int32, f *following) bool {
 	return len(j.followers) == 0 && !j.dropped
 }
 
-// update changes the record of a shard while it is that of the pod, and says whether
-// it was.
+// update changes the record of a shard while it is that of the pod and the pod has not
+// ended, and says whether that was so. A follower that was told to end may still have an
+// answer in its hands.
 func (j *job) update(shard int32, pod types.UID, change func(*record)) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	rec := j.records[shard]
-	if rec == nil || rec.pod != pod || j.dropped {
+	if rec == nil || rec.pod != pod || rec.over || j.dropped {
 		return false
 	}
 	change(rec)

@@ -44,6 +44,8 @@ type record struct {
 	unknown bool
 	// stopped: the task was ended, because its sandbox is given back.
 	stopped bool
+	// over: the sandbox has ended, so that nobody has anything more to say of the task.
+	over bool
 
 	// Why the task cannot run, or not as it should.
 	missing bool   // the pod has no executor

@@ -22,7 +22,10 @@ func OnPods(of func(client.Object) (types.NamespacedName, bool)) handler.EventHa
 	}
 	return handler.Funcs{
 		CreateFunc: func(_ context.Context, e event.CreateEvent, q limiter) { enqueue(e.Object, q) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q limiter) { enqueue(e.ObjectNew, q) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q limiter) {
+			enqueue(e.ObjectOld, q) // which has lost the pod where the names differ
+			enqueue(e.ObjectNew, q)
+		},
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q limiter) { enqueue(e.Object, q) },
 	}
 }

@@ -59,18 +59,17 @@ func (q *Queue) WakeSoon(name types.NamespacedName) { q.WakeAfter(name, Settle) 
 func (q *Queue) WakeShared(name types.NamespacedName) {
 	now := time.Now()
 	q.mu.Lock()
-	last := q.shared[name]
-	at := last.Add(Share)
-	if at.Before(now) {
-		at = now
-	}
-	if !last.After(now) {
+	at := q.shared[name]
+	if !at.After(now) {
+		if at = at.Add(Share); at.Before(now) {
+			at = now
+		}
 		q.remember(name, at, now)
 	}
 	q.mu.Unlock()
-	if !last.After(now) { // otherwise the next reconcile is still to come, and will see it
-		q.WakeAfter(name, at.Sub(now))
-	}
+	// Also where it waits for that time already: something else may have had it reconciled
+	// since, and that took it out of the queue.
+	q.WakeAfter(name, at.Sub(now))
 }
 
 func (q *Queue) remember(name types.NamespacedName, at, now time.Time) {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,6 +52,25 @@ func readCSV(t *testing.T) csv {
 	return c
 }
 
+// An API server before 1.30 drops optionalOldSelf, and then refuses the whole CRD, since
+// the rule does not compile without it (feature gate CRDValidationRatcheting).
+func TestTheOldestKubernetesTakesTheRulesOfTheCRDs(t *testing.T) {
+	oldest := readCSV(t).Spec.MinKubeVersion
+	var minor int
+	_, err := fmt.Sscanf(oldest, "1.%d.", &minor)
+	require.NoError(t, err, oldest)
+	files, err := filepath.Glob(filepath.Join(root, "bundle/manifests/sandbox.opensandbox.io_*.yaml"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		if strings.Contains(string(text), "optionalOldSelf:") {
+			assert.GreaterOrEqual(t, minor, 30, "minKubeVersion %s is too old for %s", oldest, filepath.Base(file))
+		}
+	}
+}
+
 func TestTheCSVSaysWhatUsersSee(t *testing.T) {
 	c := readCSV(t)
 	supported := map[string]bool{}
@@ -66,7 +86,7 @@ func TestTheCSVSaysWhatUsersSee(t *testing.T) {
 	assert.Contains(t, images["controller"], "/controller:")
 	assert.Contains(t, images["task-executor"], "/task-executor:")
 	assert.Equal(t, images["controller"], c.Metadata.Annotations["containerImage"])
-	assert.Equal(t, "1.29.0", c.Spec.MinKubeVersion)
+	assert.Equal(t, "1.30.0", c.Spec.MinKubeVersion)
 	assert.NotEmpty(t, c.Spec.Icon[0].Base64data)
 	assert.NotEmpty(t, c.Spec.Links[0].URL)
 	for _, kind := range []string{`"kind": "Pool"`, `"kind": "BatchSandbox"`} {

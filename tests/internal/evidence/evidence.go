@@ -62,7 +62,7 @@ func OnFailure(t *testing.T, config *rest.Config, namespaces ...string) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		for _, namespace := range namespaces {
-			if err := keep(ctx, config, filepath.Join(t.ArtifactDir(), namespace), namespace); err != nil {
+			if err := keep(ctx, config, filepath.Join(folder(t), namespace), namespace); err != nil {
 				t.Logf("not all of namespace %s could be kept: %s", namespace, err)
 			}
 		}
@@ -79,12 +79,22 @@ func File(t *testing.T, path string) {
 		}
 		text, err := os.ReadFile(path)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(t.ArtifactDir(), filepath.Base(path)), text, 0o600)
+			err = os.WriteFile(filepath.Join(folder(t), filepath.Base(path)), text, 0o600)
 		}
 		if err != nil {
 			t.Logf("%s could not be kept: %s", path, err)
 		}
 	})
+}
+
+// folder returns the test's artifact folder, made in it under the name of the test: Go
+// 1.26 numbers the artifact folders only.
+func folder(t *testing.T) string {
+	path := filepath.Join(t.ArtifactDir(), filepath.FromSlash(t.Name()))
+	if err := os.MkdirAll(path, 0o750); err != nil {
+		t.Logf("no folder for what the test leaves: %s", err)
+	}
+	return path
 }
 
 func keep(ctx context.Context, config *rest.Config, folder, namespace string) error {
