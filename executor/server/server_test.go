@@ -454,7 +454,9 @@ func (f *fixture) dial() net.Conn {
 // A sandbox reaches its executor's port. What it opens costs little, and it cannot take
 // the turn of who calls from elsewhere.
 func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
-	f := newFixture(t, func(s *http.Server) { s.ReadHeaderTimeout = time.Hour }) // it closes none of them
+	f := newFixture(t, func(s *http.Server) { // whose own limits close none of them
+		s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout = time.Hour, time.Hour, time.Hour
+	})
 	closed := make(chan struct{}, 400)
 	for range 400 {
 		conn := f.dial()
