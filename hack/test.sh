@@ -26,17 +26,33 @@ run_suites() {
   done
 }
 
+# finish leaves nothing of an interrupted run behind.
+finish() {
+  local status=$? lane
+  for lane in "${lanes[@]}"; do kill -- "-$lane" 2>/dev/null || true; done
+  [[ $started == no ]] || bin/cluster down
+  exit "$status"
+}
+
+lanes=() # the process groups of the suites
+started=no
+trap finish EXIT
 rm -rf "$TEST_ARTIFACTS"
 mkdir -p "$TEST_ARTIFACTS"
 # What is compiled beside the tests makes them slow: first of all.
 bin/cluster build
-cluster_runs || trap 'bin/cluster down' EXIT
+cluster_runs || started=yes
 # shellcheck disable=SC2119 # no flags
 use_cluster
 began=$SECONDS
+set -m # each lane in a process group of its own, for finish
 run_suites "${without_node[@]}" &
-run_suites "${on_cluster[@]}"
-wait
+lanes+=($!)
+run_suites "${on_cluster[@]}" &
+lanes+=($!)
+set +m
+wait "${lanes[@]}"
+lanes=()
 
 say "Results after $((SECONDS - began)) s"
 cat "$TEST_ARTIFACTS/results"
@@ -49,4 +65,4 @@ while read -r target result _; do
   sed -n '/^The suite "/,$p' "$TEST_ARTIFACTS/$target.log" | grep . || tail -n 30 "$TEST_ARTIFACTS/$target.log"
 done <"$TEST_ARTIFACTS/results"
 echo "What the tests printed, and what failing ones left, is in $TEST_ARTIFACTS"
-exit "$failed"
+((failed == 0))
