@@ -33,12 +33,12 @@ func TestAnExecutorThatIsKilledAndComesBack(t *testing.T) {
 	e := newExecutor(t)
 	e.startTask("ended", e.request("sh", "-c", "echo kept >&2; exit 5"))
 	ended := e.awaitTask("ended")
-	e.startTask("running", e.request("sh", "-c", "(setsid sleep 730173017301 &); exec sleep 730173017301"))
-	require.Eventually(t, func() bool { return processes(t, "730173017301") > 1 }, patience, patience/1000)
+	e.startTask("running", e.request("sh", "-c", "(setsid sleep "+asleep(7301)+" &); exec sleep "+asleep(7301)))
+	require.Eventually(t, func() bool { return processes(t, asleep(7301)) > 1 }, patience, patience/1000)
 
 	require.NoError(t, e.cmd.Process.Kill())
 	e.awaitEnd()
-	require.Eventually(t, func() bool { return processes(t, "730173017301") == 0 }, patience, patience/1000, "its tasks die with it")
+	require.Eventually(t, func() bool { return processes(t, asleep(7301)) == 0 }, patience, patience/1000, "its tasks die with it")
 
 	e.start()
 	assert.Equal(t, ended, e.awaitTask("ended"))
@@ -46,7 +46,7 @@ func TestAnExecutorThatIsKilledAndComesBack(t *testing.T) {
 	lost := e.awaitTask("running")
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
 	assert.Nil(t, lost.ExitCode)
-	again := e.startTask("running", e.request("sh", "-c", "(setsid sleep 730173017301 &); exec sleep 730173017301"))
+	again := e.startTask("running", e.request("sh", "-c", "(setsid sleep "+asleep(7301)+" &); exec sleep "+asleep(7301)))
 	assert.Equal(t, lost, again, "it does not run twice")
 }
 
@@ -55,9 +55,9 @@ const killer = `kill -9 $(awk '/^PPid/{print $2}' /proc/$PPID/status); `
 
 func TestATaskThatKillsTheExecutor(t *testing.T) {
 	e := newExecutor(t)
-	_, _ = e.Start(t.Context(), e.target, "a", e.request("sh", "-c", killer+"sleep 730273027302; exit 0"))
+	_, _ = e.Start(t.Context(), e.target, "a", e.request("sh", "-c", killer+"sleep "+asleep(7302)+"; exit 0"))
 	e.awaitEnd()
-	require.Eventually(t, func() bool { return processes(t, "730273027302") == 0 }, patience, patience/1000)
+	require.Eventually(t, func() bool { return processes(t, asleep(7302)) == 0 }, patience, patience/1000)
 	e.start()
 	task := e.awaitTask("a")
 	assert.Equal(t, api.Failed, task.State)
@@ -66,18 +66,18 @@ func TestATaskThatKillsTheExecutor(t *testing.T) {
 
 func TestATaskThatKillsItsSupervisorLeavesNothing(t *testing.T) {
 	e := newExecutor(t)
-	script := `trap "" TERM; (while :; do (setsid sleep 730373037303 &) ; sleep 0.02; done) & sleep 0.3; kill -9 $PPID; exec sleep 730373037303`
+	script := `trap "" TERM; (while :; do (setsid sleep ` + asleep(7303) + ` &) ; sleep 0.02; done) & sleep 0.3; kill -9 $PPID; exec sleep ` + asleep(7303)
 	e.startTask("a", e.request("sh", "-c", script))
 	task := e.awaitTask("a")
 	assert.Equal(t, api.ReasonSupervisorLost, task.Reason)
-	require.Eventually(t, func() bool { return processes(t, "730373037303") == 0 }, patience, patience/1000)
+	require.Eventually(t, func() bool { return processes(t, asleep(7303)) == 0 }, patience, patience/1000)
 	e.startTask("b", e.request("true"))
 	assert.Equal(t, api.Succeeded, e.awaitTask("b").State, "the executor goes on")
 }
 
 func TestAResetEndsWhatSomebodyTraces(t *testing.T) {
 	e := newExecutor(t)
-	e.startTask("a", e.request("sh", "-c", `echo $$ > /tmp/pid; exec sleep 730673067306`))
+	e.startTask("a", e.request("sh", "-c", `echo $$ > /tmp/pid; exec sleep `+asleep(7306)))
 	pid := 0
 	require.Eventually(t, func() bool {
 		text, _ := os.ReadFile(e.sandbox.Path("tmp/pid"))
@@ -114,7 +114,7 @@ func TestSIGTERMEndsTasksWithGrace(t *testing.T) {
 
 func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	e := newExecutor(t, "--restart-exit-code", "77")
-	e.startTask("a", e.request("sleep", "730473047304"))
+	e.startTask("a", e.request("sleep", asleep(7304)))
 	before, err := e.Info(t.Context(), e.target)
 	require.NoError(t, err)
 	body, err := json.Marshal(e.request("touch", "/tmp/replayed"))
@@ -125,7 +125,7 @@ func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, answer.Exiting)
 	assert.Equal(t, 77, e.awaitEnd())
-	assert.Zero(t, processes(t, "730473047304"))
+	assert.Zero(t, processes(t, asleep(7304)))
 	e.start()
 	after, err := e.Info(t.Context(), e.target)
 	require.NoError(t, err)

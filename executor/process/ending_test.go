@@ -21,14 +21,14 @@ func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	// The first process says that it was asked, its child ignores it.
-	request := f.request("sh", "-c", `trap 'echo asked' TERM; sh -c "trap '' TERM; while :; do sleep 710171017101; done" & while :; do wait; done`)
+	request := f.request("sh", "-c", `trap 'echo asked' TERM; sh -c "trap '' TERM; while :; do sleep `+asleep(7101)+`; done" & while :; do wait; done`)
 	request.Spec.TimeoutSeconds = 3
 	task := f.run(request)
 	assert.Equal(t, api.ReasonTimeout, task.Reason)
 	assert.Equal(t, int32(9), task.Signal)
 	assert.Equal(t, "did not end within 3s", task.Message)
 	assert.Equal(t, "asked\n", f.stdout.String())
-	assert.Zero(t, processes(t, "710171017101"))
+	assert.Zero(t, processes(t, asleep(7101)))
 }
 
 func TestATimeoutGivesTimeToEndInOrder(t *testing.T) {
@@ -48,23 +48,23 @@ func TestWhatATaskLeavesLivesUntilTheTaskIsDeleted(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
 	// A daemon, twice removed from its parent and in a session of its own, that
 	// goes on forking.
-	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep 710271027102 &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
+	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep ` + asleep(7102) + ` &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
 	task := f.run(f.request("sh", "-c", script))
 	assert.Equal(t, api.Succeeded, task.State)
-	eventually(t, "it forks on", func() bool { return processes(t, "710271027102") > 3 })
+	eventually(t, "it forks on", func() bool { return processes(t, asleep(7102)) > 3 })
 	f.reset()
-	assert.Zero(t, processes(t, "710271027102"))
+	assert.Zero(t, processes(t, asleep(7102)))
 	_, found := f.get("a")
 	assert.False(t, found)
 }
 
 func TestStoppingKillsAForkBomb(t *testing.T) {
 	f := newFixture(t, fakesandbox.Options{})
-	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep 600.7103 & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
+	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep ` + asleep(7103) + ` & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
 	f.start("a", f.request("sh", "-c", script))
-	eventually(t, "it has spread", func() bool { return processes(t, "600.7103") > 100 })
+	eventually(t, "it has spread", func() bool { return processes(t, asleep(7103)) > 100 })
 	f.reset()
-	assert.Zero(t, processes(t, "600.7103"))
+	assert.Zero(t, processes(t, asleep(7103)))
 }
 
 func TestStoppingGivesGrace(t *testing.T) {
@@ -83,11 +83,11 @@ func TestStoppingGivesGrace(t *testing.T) {
 func TestATaskThatKillsItsSupervisorFails(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
-	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep 710471047104"))
+	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep "+asleep(7104)))
 	assert.Equal(t, api.Failed, task.State)
 	assert.Equal(t, api.ReasonSupervisorLost, task.Reason)
 	assert.Nil(t, task.ExitCode, "it is not known")
-	eventually(t, "it dies with its supervisor", func() bool { return processes(t, "710471047104") == 0 })
+	eventually(t, "it dies with its supervisor", func() bool { return processes(t, asleep(7104)) == 0 })
 }
 
 func TestAProcessWhoseMainThreadHasEndedIsKilled(t *testing.T) {
@@ -110,13 +110,13 @@ func TestAProcessWhoseMainThreadHasEndedIsKilled(t *testing.T) {
 func TestATaskThatStopsItsSupervisorCanBeEnded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
-	request := f.request("sh", "-c", "until [ -e /tmp/go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep 710571057105")
+	request := f.request("sh", "-c", "until [ -e /tmp/go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep "+asleep(7105))
 	request.Spec.TimeoutSeconds = 2
 	f.start("a", request)
 	require.NoError(t, os.WriteFile(f.sandbox.Path("tmp/go"), nil, 0o644))
 	task := f.ended("a")
 	assert.Equal(t, api.ReasonTimeout, task.Reason)
-	assert.Zero(t, processes(t, "710571057105"))
+	assert.Zero(t, processes(t, asleep(7105)))
 	f.reset()
 }
 
@@ -177,13 +177,13 @@ func TestAnOutputThatNobodyReadsDoesNotHoldATaskUp(t *testing.T) {
 func TestResetStopsAndWipesEverything(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
-	f.start("a", f.request("sh", "-c", "trap '' TERM; sleep 710671067106"))
+	f.start("a", f.request("sh", "-c", "trap '' TERM; sleep "+asleep(7106)))
 	f.start("b", f.request("true"))
 	grace, before := int64(0), f.BootID()
 	stopped, err := f.Reset(t.Context(), before, &grace, false)
 	require.NoError(t, err)
 	assert.Equal(t, 2, stopped)
-	assert.Zero(t, processes(t, "710671067106"))
+	assert.Zero(t, processes(t, asleep(7106)))
 	records, _, err := f.store.Load()
 	require.NoError(t, err)
 	assert.Empty(t, records)
@@ -204,7 +204,7 @@ func TestRecordsOutliveTheExecutor(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, fakesandbox.Options{})
 	f.run(f.request("sh", "-c", "echo kept >&2; exit 4"))
-	f.start("running", f.request("sleep", "710771077107"))
+	f.start("running", f.request("sleep", asleep(7107)))
 	ended, _ := f.get("a")
 	// Another executor finds the same records, and the first one's task is a leftover. Its
 	// records are copies, since the first one lives on here and would write to them.
@@ -220,7 +220,7 @@ func TestRecordsOutliveTheExecutor(t *testing.T) {
 	require.True(t, found)
 	assert.Equal(t, api.Failed, lost.State)
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
-	assert.Zero(t, processes(t, "710771077107"))
-	f.start("running", f.request("sleep", "710771077107"))
-	assert.Zero(t, processes(t, "710771077107"), "it does not run again")
+	assert.Zero(t, processes(t, asleep(7107)))
+	f.start("running", f.request("sleep", asleep(7107)))
+	assert.Zero(t, processes(t, asleep(7107)), "it does not run again")
 }

@@ -3,6 +3,7 @@ package process_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -132,6 +133,10 @@ func (f *fixture) reset() {
 	_, err := f.Reset(f.t.Context(), f.BootID(), nil, false)
 	require.NoError(f.t, err)
 }
+
+// asleep is for how many seconds a process of a test sleeps. The fraction is of this test
+// process, so that processes finds its own, and not those of another one.
+func asleep(seconds int) string { return fmt.Sprintf("%d.%07d", seconds, os.Getpid()) }
 
 // processes counts those with that text in their arguments, anywhere.
 func processes(t *testing.T, text string) int {
