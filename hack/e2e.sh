@@ -11,5 +11,6 @@ source hack/lib.sh
 cluster_runs || trap 'bin/cluster down' EXIT
 # shellcheck disable=SC2119 # no flags
 use_cluster
+hack/clear-cluster.sh
 deploy_built
 hack/go-test.sh e2e -v -timeout 45m ./tests/e2e/...

@@ -28,13 +28,13 @@ run_suites() {
 
 # finish leaves nothing of an interrupted run behind.
 finish() {
-  local status=$?
-  [[ -z $beside ]] || kill -- "-$beside" 2>/dev/null || true
+  local status=$? lane
+  for lane in "${lanes[@]}"; do kill -- "-$lane" 2>/dev/null || true; done
   [[ $started == no ]] || bin/cluster down
   exit "$status"
 }
 
-beside='' # the process group of the suites that run in the background
+lanes=() # the process groups of the suites
 started=no
 trap finish EXIT
 rm -rf "$TEST_ARTIFACTS"
@@ -45,13 +45,14 @@ cluster_runs || started=yes
 # shellcheck disable=SC2119 # no flags
 use_cluster
 began=$SECONDS
-set -m # in a process group of its own: a shell's background commands ignore Ctrl-C
+set -m # each lane in a process group of its own, for finish
 run_suites "${without_node[@]}" &
-beside=$!
+lanes+=($!)
+run_suites "${on_cluster[@]}" &
+lanes+=($!)
 set +m
-run_suites "${on_cluster[@]}"
-wait "$beside"
-beside=''
+wait "${lanes[@]}"
+lanes=()
 
 say "Results after $((SECONDS - began)) s"
 cat "$TEST_ARTIFACTS/results"

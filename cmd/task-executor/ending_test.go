@@ -41,18 +41,18 @@ func TestTheOutputSaysWhoseItIs(t *testing.T) {
 
 func TestAnExecutorThatIsKilledAndComesBack(t *testing.T) {
 	e := newPod(t)
-	e.startTask(e.request("sh", "-c", "(setsid sleep 730173017301 &); exec sleep 730173017301"))
-	require.Eventually(t, func() bool { return processes(t, "730173017301") > 1 }, patience, patience/1000)
+	e.startTask(e.request("sh", "-c", "(setsid sleep "+asleep(7301)+" &); exec sleep "+asleep(7301)))
+	require.Eventually(t, func() bool { return processes(t, asleep(7301)) > 1 }, patience, patience/1000)
 
 	require.NoError(t, e.cmd.Process.Kill())
 	e.awaitEnd()
-	require.Eventually(t, func() bool { return processes(t, "730173017301") == 0 }, patience, patience/1000, "its task dies with it")
+	require.Eventually(t, func() bool { return processes(t, asleep(7301)) == 0 }, patience, patience/1000, "its task dies with it")
 
 	e.start()
 	lost := e.awaitTask()
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
 	assert.Nil(t, lost.ExitCode)
-	again := e.startTask(e.request("sh", "-c", "(setsid sleep 730173017301 &); exec sleep 730173017301"))
+	again := e.startTask(e.request("sh", "-c", "(setsid sleep "+asleep(7301)+" &); exec sleep "+asleep(7301)))
 	assert.Equal(t, lost, again, "it does not run twice")
 }
 
@@ -91,17 +91,17 @@ func TestNobodyCanLookIntoEitherHalf(t *testing.T) {
 
 func TestSIGTERMEndsTheExecutorAndItsTask(t *testing.T) {
 	e := newPod(t)
-	e.startTask(e.request("sleep", "730573057305"))
+	e.startTask(e.request("sleep", asleep(7305)))
 	require.NoError(t, e.cmd.Process.Signal(syscall.SIGTERM))
 	assert.Equal(t, 0, e.awaitEnd())
-	require.Eventually(t, func() bool { return processes(t, "730573057305") == 0 }, patience, patience/1000)
+	require.Eventually(t, func() bool { return processes(t, asleep(7305)) == 0 }, patience, patience/1000)
 	e.start()
 	assert.Contains(t, []string{api.ReasonExecutorRestarted, api.ReasonLauncherLost}, e.awaitTask().Reason)
 }
 
 func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	e := newPod(t)
-	e.startTask(e.request("sleep", "730473047304"))
+	e.startTask(e.request("sleep", asleep(7304)))
 	before, err := e.List(t.Context(), e.target, api.Cursor{}, 0)
 	require.NoError(t, err)
 	body, err := json.Marshal(e.request("touch", "/tmp/replayed"))
@@ -112,7 +112,7 @@ func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, answer.Exiting)
 	assert.Equal(t, api.RestartExitCode, e.awaitEnd())
-	assert.Zero(t, processes(t, "730473047304"))
+	assert.Zero(t, processes(t, asleep(7304)))
 	e.killLaunchers() // as the kubelet does
 	require.NoFileExists(t, filepath.Join(e.launcherDir, "offer.json"))
 	e.start()

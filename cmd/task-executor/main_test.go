@@ -223,6 +223,10 @@ func (e *executor) awaitTask() api.Task {
 	return task
 }
 
+// asleep is for how many seconds a process of a test sleeps. The fraction is of this test
+// process, so that processes finds its own, and not those of another one.
+func asleep(seconds int) string { return fmt.Sprintf("%d.%07d", seconds, os.Getpid()) }
+
 // processes counts those with that text in their arguments.
 func processes(t *testing.T, text string) int {
 	t.Helper()

@@ -203,8 +203,8 @@ func (c *claims) undo(o *object, claimed []string) {
 	c.ledger.Unclaim(o.pool, o.owner, claimed)
 }
 
-// drop drops a claim whose write may have been visible for a while: somebody may have
-// read its endpoints. Its pods are never lent again.
+// drop ends a claim whose write may have been visible for a while: somebody may have
+// read its endpoints. Its pods are never handed out again.
 func (c *claims) drop(o *object, w *allocationWrite) {
 	o.unclear = nil
 	c.ledger.SetDemand(o.pool, o.owner, 0)

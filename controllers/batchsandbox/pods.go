@@ -15,7 +15,7 @@ import (
 )
 
 // pods creates and deletes pods, as long as the lease is fresh: another leader may have
-// lent a pod on, or may make those that are missing itself.
+// handed a pod on, or may make those that are missing itself.
 type pods struct {
 	client client.Client
 	live   client.Reader

@@ -93,8 +93,8 @@ func (p *pooled) disputed(o *object, held *ledger.Allocation) []string {
 	own := append(names(held.Held), names(held.Releasing)...)
 	var found []string
 	for _, pod := range p.ledger.Snapshot(o.pool).Pods {
-		lent := pod.State == ledger.Held || pod.State == ledger.Releasing
-		if lent && slices.Contains(record.Pods, pod.Name) && !slices.Contains(own, pod.Name) {
+		taken := pod.State == ledger.Held || pod.State == ledger.Releasing
+		if taken && slices.Contains(record.Pods, pod.Name) && !slices.Contains(own, pod.Name) {
 			found = append(found, pod.Name)
 		}
 	}
@@ -186,7 +186,7 @@ func (p *pooled) whyMissing(ctx context.Context, o *object, missing int) *blocke
 	case apierrors.IsNotFound(err):
 		return &blocked{v1alpha1.ReasonPoolNotFound, fmt.Sprintf("spec.poolRef: namespace %s has no Pool %q; waiting for it", o.pool.Namespace, o.pool.Name)}
 	case err == nil && pool.DeletionTimestamp != nil:
-		return &blocked{v1alpha1.ReasonPoolDeleting, fmt.Sprintf("spec.poolRef: Pool %q is being deleted and lends nothing more", o.pool.Name)}
+		return &blocked{v1alpha1.ReasonPoolDeleting, fmt.Sprintf("spec.poolRef: Pool %q is being deleted and hands out nothing more", o.pool.Name)}
 	}
 	return &blocked{v1alpha1.ReasonPoolExhausted, fmt.Sprintf("waiting for %d of %d sandboxes: Pool %q has no more that are ready", missing, o.bs.DesiredReplicas(), o.pool.Name)}
 }

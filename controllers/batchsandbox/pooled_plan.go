@@ -21,8 +21,9 @@ type pooledPlan struct {
 	empty []int32
 }
 
-// planPooled, which is given the held pods by shard, decides what to keep, drop and give up so that shards 0 to replicas-1,
-// except those that are released, each have one live pod.
+// planPooled decides which of the held pods, given in the order of their shards, to keep,
+// to drop and to release, so that each of the shards 0 to replicas-1 that is not released
+// has one pod that is not lost.
 func planPooled(held []ledger.HeldPod, replicas int32, released map[int32]bool) pooledPlan {
 	if !slices.ContainsFunc(held, func(h ledger.HeldPod) bool { return h.Lost() || h.Shard >= replicas || released[h.Shard] }) {
 		return pooledPlan{keep: held, empty: emptyShards(held, replicas, released)}

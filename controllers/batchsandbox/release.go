@@ -182,7 +182,7 @@ func (r *releases) recycleOne(ctx context.Context, from holding, h *ledger.HeldP
 	return r.delete(ctx, from, h)
 }
 
-// deleteLost deletes lost pods that nothing else deletes: those that have ended,
+// deleteLost deletes lost pods that nothing else deletes: those that were evicted,
 // and those that the cache no longer shows although nobody saw them terminate.
 func (r *releases) deleteLost(ctx context.Context, o *object, lost []ledger.HeldPod) error {
 	return inPass(ctx, r.clock, len(lost), func(i int) error { return r.delete(ctx, holdingOf(o), &lost[i]) })

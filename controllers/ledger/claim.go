@@ -39,7 +39,7 @@ func (l *Ledger) Claim(key Key, owner Owner, shards []int32) []Grant {
 		for _, shard := range shards[:n] {
 			e := p.next()
 			h.held = append(h.held, e)
-			p.set(e, &held{lent: lent{holder: h}, shard: shard, base: e.Restarts})
+			p.set(e, &held{holding: holding{holder: h}, shard: shard, base: e.Restarts})
 			grants = append(grants, Grant{Shard: shard, Pod: e.Pod})
 		}
 		p.setDemand(owner, len(shards)-n)
@@ -60,7 +60,7 @@ func (l *Ledger) Unclaim(key Key, owner Owner, names []string) {
 
 // Discard ends the holding of pods that were lost, when the write that takes them out
 // of alloc-status is confirmed, or of a claim whose write may have been visible for a
-// while. They are never lent again.
+// while. They are never handed out again.
 func (l *Ledger) Discard(key Key, owner types.UID, names []string) {
 	l.with(key, func(p *pool) {
 		p.endHolding(owner, names, func(e *entry) { p.set(e, retiring{}) })

@@ -110,7 +110,7 @@ func TestClaim(t *testing.T) {
 			},
 			owner: y, n: 2,
 		},
-		"gets nothing from a pool that does not lend": {
+		"gets nothing from a pool that hands nothing out": {
 			pods:   []string{"a"},
 			before: func(b *book) { b.SetPool(poolKey, "pool-uid", "r1", false) },
 			owner:  x, n: 1,

@@ -66,7 +66,7 @@ type Pod struct {
 	Problem string
 }
 
-// Dead says that nothing can run in the pod any more, so that it is never lent.
+// Dead says that nothing can run in the pod any more, so that it is never handed out.
 func (p *Pod) Dead() bool { return p.Terminating || p.Finished }
 
 // Ended says that the pod's containers have finished by themselves. A sandbox that has
@@ -82,7 +82,7 @@ type Hooks struct {
 	// Pool: the pods or the demand of a pool changed.
 	Pool func(Key)
 	// Owner: a pod that the owner holds changed, pods it waits for are there, or the
-	// pool that it waits for begins or ceases to lend.
+	// pool that it waits for begins or ceases to hand pods out.
 	Owner func(types.NamespacedName)
 }
 
@@ -153,14 +153,14 @@ func (l *Ledger) lock(key Key) *pool {
 }
 
 // SetPool tells which Pool object stands behind key: its UID, the revision of its
-// current template and whether it lends pods. An empty uid says that there is none.
-func (l *Ledger) SetPool(key Key, uid types.UID, revision string, lending bool) {
+// current template and whether it hands pods out. An empty uid says that there is none.
+func (l *Ledger) SetPool(key Key, uid types.UID, revision string, handsOut bool) {
 	l.with(key, func(p *pool) {
-		if p.uid == uid && p.revision == revision && p.lending == lending {
+		if p.uid == uid && p.revision == revision && p.handsOut == handsOut {
 			return
 		}
 		wasOpen := p.open()
-		p.uid, p.revision, p.lending = uid, revision, lending
+		p.uid, p.revision, p.handsOut = uid, revision, handsOut
 		p.requeueAll()
 		if p.open() != wasOpen {
 			p.wakeAllWaiting()
@@ -204,7 +204,7 @@ func (l *Ledger) know(key Key, owner Owner) {
 // released.
 //
 // Delete the pods that are set aside (PodsSetAside) before the object goes: after
-// that nothing names them any more, and a leader that starts anew would lend them.
+// that nothing names them any more, and a leader that starts anew would hand them out.
 func (l *Ledger) ForgetOwner(key Key, owner Owner) bool {
 	done := true
 	l.with(key, func(p *pool) {

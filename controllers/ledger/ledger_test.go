@@ -27,7 +27,7 @@ type book struct {
 	owners []string
 }
 
-// newBook returns a ledger with one pool that lends and holds the named ready pods.
+// newBook returns a ledger with one pool that hands pods out and holds the named ready pods.
 func newBook(t *testing.T, pods ...string) *book {
 	b := &book{t: t}
 	b.Ledger = New(Hooks{
@@ -58,7 +58,7 @@ func (b *book) wakes() []string {
 	return slices.Compact(woken)
 }
 
-// ready is a pod of the pool that can be lent.
+// ready is a pod of the pool that can be handed out.
 func ready(name string) Pod {
 	return Pod{Name: name, UID: types.UID("uid-" + name), PoolUID: "pool-uid", Revision: "r1", Created: epoch, IP: "10.0.0.1", Ready: true}
 }
@@ -154,34 +154,34 @@ func (p *pool) auditQueues() error {
 			queued[t.entry]++
 		}
 	}
-	lendable := 0
+	claimable := 0
 	for name, e := range p.pods {
 		if e.Name != name {
 			return fmt.Errorf("entry %s stands under the name %s", e.Name, name)
 		}
 		want := 0
-		if p.lendable(e) {
+		if p.claimable(e) {
 			want = 1
 		}
-		lendable += want
+		claimable += want
 		if queued[e] != want || e.queued != (want == 1) {
-			return fmt.Errorf("pod %s: lendable %d, in the queues %d times, queued %v", name, want, queued[e], e.queued)
+			return fmt.Errorf("pod %s: claimable %d, in the queues %d times, queued %v", name, want, queued[e], e.queued)
 		}
 	}
-	if p.available != lendable || len(queued) != lendable {
-		return fmt.Errorf("available %d, in the queues %d, want %d", p.available, len(queued), lendable)
+	if p.available != claimable || len(queued) != claimable {
+		return fmt.Errorf("available %d, in the queues %d, want %d", p.available, len(queued), claimable)
 	}
 	return nil
 }
 
 func (p *pool) auditHolders() error {
-	lent, listed, unreadable := 0, 0, 0
+	withHolder, listed, unreadable := 0, 0, 0
 	for name, e := range p.pods {
-		l := e.lent()
+		l := e.holding()
 		if l == nil {
 			continue
 		}
-		lent++
+		withHolder++
 		if p.holders[l.holder.owner.UID] != l.holder {
 			return fmt.Errorf("pod %s has a holder that the pool does not know", name)
 		}
@@ -208,8 +208,8 @@ func (p *pool) auditHolders() error {
 			}
 		}
 	}
-	if lent != listed || p.unreadable != unreadable {
-		return fmt.Errorf("%d pods in the lists of holders, want %d; unreadable %d, want %d", listed, lent, p.unreadable, unreadable)
+	if withHolder != listed || p.unreadable != unreadable {
+		return fmt.Errorf("%d pods in the lists of holders, want %d; unreadable %d, want %d", listed, withHolder, p.unreadable, unreadable)
 	}
 	return nil
 }

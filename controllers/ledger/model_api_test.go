@@ -96,13 +96,13 @@ type server struct {
 
 	revision string
 	cap      int
-	lending  bool
+	handsOut bool
 }
 
 func newServer(dice func(string, int) int, fail func(string, ...any)) *server {
 	return &server{
 		dice: dice, fail: fail, boxes: map[string]*object{}, pods: map[string]*machine{}, unnamed: map[types.UID]bool{},
-		revision: "r1", cap: 3, lending: true,
+		revision: "r1", cap: 3, handsOut: true,
 	}
 }
 

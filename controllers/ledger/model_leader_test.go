@@ -106,7 +106,7 @@ func (o *operator) deliverBoxes(n int) {
 // reconcilePool sends at most one write for the pool.
 func (o *operator) reconcilePool() {
 	o.poolQueued = false
-	o.ledger.SetPool(poolKey, "pool-uid", o.revision, o.lending)
+	o.ledger.SetPool(poolKey, "pool-uid", o.revision, o.handsOut)
 	for _, name := range slices.Sorted(maps.Keys(o.creating)) {
 		o.create(name)
 		return

@@ -16,7 +16,7 @@ func (p *pool) observe(facts Pod) {
 	if e.seen && e.Pod == facts && !e.gone() {
 		return
 	}
-	if l := e.lent(); l != nil && !p.observeLent(e, l, facts) {
+	if l := e.holding(); l != nil && !p.observeHeld(e, l, facts) {
 		return
 	}
 	if _, ok := e.state.(*creating); ok {
@@ -46,10 +46,10 @@ func (p *pool) admit(facts Pod) {
 	p.changed = true
 }
 
-// observeLent takes in what is shown under the name of a pod that is held or being
+// observeHeld takes in what is shown under the name of a pod that is held or being
 // released, and says whether it is that pod, and the pod still exists. When another pod
 // is shown, the holder has lost its own: a name is given to one pod at a time.
-func (p *pool) observeLent(e *entry, l *lent, facts Pod) bool {
+func (p *pool) observeHeld(e *entry, l *holding, facts Pod) bool {
 	if known := e.UID != "" || l.gone; known && e.UID != facts.UID {
 		l.gone, l.successor = true, &facts
 		p.refresh(e)
@@ -69,22 +69,22 @@ func (l *Ledger) ObserveGone(key Key, name string, uid types.UID) {
 		if e == nil {
 			return
 		}
-		lent := e.lent()
-		if lent != nil && lent.successor != nil && (uid == "" || uid == lent.successor.UID) {
-			lent.successor = nil
+		h := e.holding()
+		if h != nil && h.successor != nil && (uid == "" || uid == h.successor.UID) {
+			h.successor = nil
 		}
 		switch {
 		case uid != "" && e.UID != "" && e.UID != uid:
-		case lent == nil:
+		case h == nil:
 			p.remove(e)
 		default:
-			p.markGone(e, lent)
+			p.markGone(e, h)
 		}
 	})
 }
 
 // markGone tells the holder of a pod that the pod no longer exists.
-func (p *pool) markGone(e *entry, l *lent) {
+func (p *pool) markGone(e *entry, l *holding) {
 	l.gone = true
 	p.refresh(e)
 	p.changed = true
@@ -92,7 +92,7 @@ func (p *pool) markGone(e *entry, l *lent) {
 }
 
 // MarkDeleted notes that the API server has taken the deletion of a pod, or that the
-// pod has left its pool; the cache may show either later. The pod is lent no more and
+// pod has left its pool; the cache may show either later. The pod is handed out no more and
 // does not count any more.
 func (l *Ledger) MarkDeleted(key Key, name string, uid types.UID) {
 	l.with(key, func(p *pool) {

@@ -66,7 +66,7 @@ func TestAPodThatReappearsUnderTheSameName(t *testing.T) {
 }
 
 // A pod that is being deleted, or has finished, never comes back to life, so an event
-// that shows it alive is a late one: taken at its word, it would lend the pod.
+// that shows it alive is a late one: taken at its word, it would hand the pod out.
 func TestALateEventDoesNotBringAPodBackToLife(t *testing.T) {
 	x := box("x", 0)
 	ends := map[string]func(*Pod){
@@ -107,7 +107,7 @@ func TestALateEventDoesNotBringAPodBackToLife(t *testing.T) {
 // cache does not show it yet.
 func TestAPodThatIsKnownToBeDeleted(t *testing.T) {
 	x := box("x", 0)
-	t.Run("is not lent", func(t *testing.T) {
+	t.Run("is not handed out", func(t *testing.T) {
 		b := newBook(t, "p")
 		b.MarkDeleted(poolKey, "p", "uid-p")
 		require.Empty(t, b.claim(x, 1))

@@ -23,7 +23,7 @@ type pool struct {
 	key      Key
 	uid      types.UID
 	revision string
-	lending  bool
+	handsOut bool
 	removed  bool // from the ledger: nobody may use this value any more
 
 	pods    map[string]*entry
@@ -52,7 +52,7 @@ func newPool(key Key) *pool {
 	return &pool{key: key, pods: map[string]*entry{}, holders: map[types.UID]*holder{}, waiting: newQueue()}
 }
 
-func (p *pool) open() bool { return p.uid != "" && p.lending }
+func (p *pool) open() bool { return p.uid != "" && p.handsOut }
 
 // unused says that nothing would be lost if the pool were made anew.
 func (p *pool) unused() bool {
@@ -125,10 +125,10 @@ func (p *pool) set(e *entry, s state) {
 func (p *pool) refresh(e *entry) {
 	p.shown[e.index] = e.podState()
 	p.snapshot = nil
-	if l := e.lent(); l != nil {
+	if l := e.holding(); l != nil {
 		l.holder.shown = nil
 	}
-	want := p.lendable(e)
+	want := p.claimable(e)
 	if want == e.queued {
 		return
 	}
@@ -141,8 +141,8 @@ func (p *pool) refresh(e *entry) {
 	p.enqueue(e)
 }
 
-// lendable says that a claim may take the pod.
-func (p *pool) lendable(e *entry) bool {
+// claimable says that a claim may take the pod.
+func (p *pool) claimable(e *entry) bool {
 	return e.state == idle{} && e.seen && e.Ready && !e.Dead() && !e.Evict && !e.deleted && e.PoolUID == p.uid
 }
 
@@ -165,7 +165,7 @@ func (p *pool) requeueAll() {
 	p.current, p.outdated, p.available = nil, nil, 0
 	entries := make([]*entry, 0, len(p.pods))
 	for _, e := range p.pods {
-		e.queued = p.lendable(e)
+		e.queued = p.claimable(e)
 		if e.queued {
 			entries = append(entries, e)
 		}

@@ -175,7 +175,7 @@ func (w *world) changePool() {
 	case 0:
 		w.revision = fmt.Sprint("r", w.next())
 	case 1:
-		w.lending = !w.lending
+		w.handsOut = !w.handsOut
 	default:
 		w.cap = w.dice("size of the pool", 5)
 	}
@@ -266,14 +266,14 @@ func (w *world) checkHeld(o *object, name string) {
 	if h := p.holders[o.uid]; h != nil && h.unreadable {
 		return
 	}
-	if e == nil || e.lent() == nil || e.lent().holder.owner.UID != o.uid {
+	if e == nil || e.holding() == nil || e.holding().holder.owner.UID != o.uid {
 		w.fail("%s is allocated to %s, and in the ledger it is %+v", name, o.uid, e)
 	}
 }
 
 // settle lets everything that is under way come to its end, without new faults.
 func (w *world) settle() {
-	w.calm, w.lending = true, true
+	w.calm, w.handsOut = true, true
 	if w.cap == 0 {
 		w.cap = 1
 	}
@@ -335,7 +335,7 @@ func (w *world) checkSettled() {
 		w.fail("%d pods exist, %d in the ledger, want %d", len(w.pods), len(p.pods), max(held, w.cap))
 	}
 	if p.available != len(p.pods)-held {
-		w.fail("%d pods can be lent, want %d", p.available, len(p.pods)-held)
+		w.fail("%d pods can be handed out, want %d", p.available, len(p.pods)-held)
 	}
 	if demand := p.waiting.total(); demand != want-held {
 		w.fail("the demand is %d, want %d", demand, want-held)

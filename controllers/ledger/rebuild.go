@@ -27,7 +27,7 @@ type Conflict struct {
 }
 
 // Rebuild fills the ledger of a leader that starts. Call it once with all records,
-// after the pods were observed and before anything is lent, and CompleteRebuild
+// after the pods were observed and before anything is handed out, and CompleteRebuild
 // after it.
 //
 // A pod that two records name is given to neither: it is retired, and the conflict
@@ -94,24 +94,24 @@ func (p *pool) conflicts(records []Record) []Conflict {
 // state from or were never seen; the latter exist no more where unseenAreGone. It returns
 // the names of the pods that another holder has.
 func (p *pool) takeIn(h *holder, r *Record, from State, unseenAreGone bool) (others []string) {
-	free := func(name string) (*entry, lent) {
+	free := func(name string) (*entry, holding) {
 		e := p.pods[name]
 		switch {
 		case name == "":
 		case e == nil:
-			return p.add(&entry{Pod: Pod{Name: name}, state: setAside{}}), lent{holder: h, gone: unseenAreGone}
+			return p.add(&entry{Pod: Pod{Name: name}, state: setAside{}}), holding{holder: h, gone: unseenAreGone}
 		case e.state.kind() == from:
-			return e, lent{holder: h}
-		case e.lent() != nil && e.lent().holder != h:
+			return e, holding{holder: h}
+		case e.holding() != nil && e.holding().holder != h:
 			others = append(others, name)
 		}
-		return nil, lent{}
+		return nil, holding{}
 	}
 	// Releases first: a pod that stands in both lists is given up.
 	for _, name := range r.Releasing {
 		if e, by := free(name); e != nil {
 			h.releasing = append(h.releasing, e)
-			p.set(e, &releasing{lent: by})
+			p.set(e, &releasing{holding: by})
 		}
 	}
 	for shard, name := range r.Pods {
@@ -119,7 +119,7 @@ func (p *pool) takeIn(h *holder, r *Record, from State, unseenAreGone bool) (oth
 		if e == nil {
 			continue
 		}
-		s := &held{lent: by, shard: int32(shard)}
+		s := &held{holding: by, shard: int32(shard)}
 		if shard < len(r.Restarts) {
 			s.base = r.Restarts[shard]
 		}
@@ -151,8 +151,8 @@ func (l *Ledger) CompleteRebuild() {
 				if e.seen {
 					continue
 				}
-				if lent := e.lent(); lent != nil {
-					p.markGone(e, lent)
+				if h := e.holding(); h != nil {
+					p.markGone(e, h)
 				} else if e.state == (retiring{}) {
 					p.remove(e)
 				}

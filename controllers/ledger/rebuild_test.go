@@ -178,7 +178,7 @@ func TestTheEndOfAnOwnerThatCannotBeRead(t *testing.T) {
 		require.Empty(t, b.Lookup(x.NamespacedName))
 		b.check()
 	})
-	t.Run("leaves what may be another unreadable owner's, and lends none of it", func(t *testing.T) {
+	t.Run("leaves what may be another unreadable owner's, and hands none of it out", func(t *testing.T) {
 		b := newBook(t, "p", "q")
 		b.Rebuild([]Record{unreadable(x), unreadable(y)})
 		require.True(t, b.ForgetOwner(poolKey, x))

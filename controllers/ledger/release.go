@@ -17,7 +17,7 @@ func (l *Ledger) BeginRelease(key Key, owner types.UID, names []string) {
 			e := p.pods[name]
 			if s := h.holds(e); s != nil {
 				h.releasing = append(h.releasing, e)
-				p.set(e, &releasing{lent: s.lent})
+				p.set(e, &releasing{holding: s.holding})
 			}
 		}
 		h.prune()

@@ -89,7 +89,7 @@ func TestThePathOfAPod(t *testing.T) {
 	}
 }
 
-// A pool that is being deleted takes back what it has lent, and lends it to nobody.
+// A pool that is being deleted takes back what it has handed out, and hands it to nobody.
 func TestADeletingPoolTakesPodsBack(t *testing.T) {
 	x, y := box("x", 0), box("y", 1)
 	b := newBook(t, "clean", "dirty", "unclaimed")
@@ -174,5 +174,5 @@ func TestCreation(t *testing.T) {
 	}
 	b := newBook(t, "p")
 	require.Equal(t, []string{"q"}, b.BeginCreate(poolKey, []string{"p", "q"}), "the names that were free")
-	require.Empty(t, b.claim(box("x", 0), 2)[1:], "a reserved pod is not lent")
+	require.Empty(t, b.claim(box("x", 0), 2)[1:], "a reserved pod is not handed out")
 }

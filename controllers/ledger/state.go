@@ -13,7 +13,7 @@ const (
 	Held
 	// Releasing: given up by its holder, not clean yet.
 	Releasing
-	// Retiring: to be deleted; never lent again.
+	// Retiring: to be deleted; never handed out again.
 	Retiring
 	// SetAside: an allocation that cannot be read may name it.
 	SetAside
@@ -30,13 +30,13 @@ type (
 	}
 	idle struct{}
 	held struct {
-		lent
+		holding
 		shard int32
 		// base is the restart count at hand-over.
 		base int32
 	}
 	releasing struct {
-		lent
+		holding
 		// clean: recycling has left the pod clean.
 		clean bool
 	}
@@ -44,9 +44,9 @@ type (
 	setAside struct{}
 )
 
-// lent is what a held pod and one that is being released have in common: both have a
+// holding is what a held pod and one that is being released have in common: both have a
 // holder, whose annotations name them.
-type lent struct {
+type holding struct {
 	holder *holder
 	// gone: the pod no longer exists, and its holder has not let it go yet.
 	gone bool
@@ -79,19 +79,19 @@ type entry struct {
 	index int
 }
 
-// lent returns the part of the state that concerns the pod's holder; nil where it has none.
-func (e *entry) lent() *lent {
+// holding returns the part of the state that concerns the pod's holder; nil where it has none.
+func (e *entry) holding() *holding {
 	switch s := e.state.(type) {
 	case *held:
-		return &s.lent
+		return &s.holding
 	case *releasing:
-		return &s.lent
+		return &s.holding
 	}
 	return nil
 }
 
 func (e *entry) gone() bool {
-	l := e.lent()
+	l := e.holding()
 	return l != nil && l.gone
 }
 

@@ -110,12 +110,12 @@ func TestWakes(t *testing.T) {
 			do:   func(b *book) { b.SetPool(poolKey, "pool-uid", "r1", true) },
 			want: []string{"x", "y"},
 		},
-		"a pool that lends no more wakes all that wait": {
+		"a pool that hands out no more wakes all that wait": {
 			before: func(b *book) { b.SetDemand(poolKey, x, 1); b.SetDemand(poolKey, y, 1) },
 			do:     func(b *book) { b.SetPool(poolKey, "pool-uid", "r1", false) },
 			want:   []string{"x", "y"},
 		},
-		"a pod that becomes ready while the pool does not lend wakes nobody": {
+		"a pod that becomes ready while the pool hands nothing out wakes nobody": {
 			before: func(b *book) { b.SetPool(poolKey, "pool-uid", "r1", false); b.SetDemand(poolKey, x, 1) },
 			do:     func(b *book) { b.Observe(poolKey, ready("p")) },
 		},

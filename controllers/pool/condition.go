@@ -101,7 +101,7 @@ func (f *facts) ready(last *metav1.Condition) metav1.Condition {
 	state := f.numbers()
 	switch {
 	case f.deleting:
-		return condition(metav1.ConditionFalse, v1alpha1.ReasonPoolDeleting, "the pool is being deleted and lends nothing more")
+		return condition(metav1.ConditionFalse, v1alpha1.ReasonPoolDeleting, "the pool is being deleted and hands out nothing more")
 	case f.failure != nil:
 		return condition(metav1.ConditionFalse, f.failure.reason, cut(f.failure.message))
 	case filled && failing > 0:

@@ -107,7 +107,7 @@ func TestReadyCondition(t *testing.T) {
 		{
 			name: "a pool that is deleted", spec: capacity(1, 4, 0, 10), snapshot: snapshotOf(0, pods(2)),
 			change: func(f *facts) { f.deleting = true },
-			status: metav1.ConditionFalse, reason: v1alpha1.ReasonPoolDeleting, message: "the pool is being deleted and lends nothing more",
+			status: metav1.ConditionFalse, reason: v1alpha1.ReasonPoolDeleting, message: "the pool is being deleted and hands out nothing more",
 		},
 		{
 			name: "a very long message is cut", spec: capacity(1, 4, 0, 10), snapshot: snapshotOf(0),

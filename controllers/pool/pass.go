@@ -81,7 +81,7 @@ func hasFinalizer(pool *v1alpha1.Pool) bool {
 	return controllerutil.ContainsFinalizer(pool, v1alpha1.FinalizerPoolAllocation)
 }
 
-// addFinalizer comes before the first pod: a Pool must outlive what it lends.
+// addFinalizer comes before the first pod: a Pool must outlive what it hands out.
 func (p *pass) addFinalizer(ctx context.Context) error {
 	if hasFinalizer(p.pool) {
 		return nil

@@ -120,7 +120,7 @@ func Decide(in *Input) Plan {
 type decision struct {
 	in   *Input
 	plan Plan
-	// held counts the live pods that are lent, being recycled or set aside.
+	// held counts the live pods that are held, being recycled or set aside.
 	held int
 	// creating pods the cache has not shown yet.
 	creating []*ledger.PodState
@@ -207,7 +207,7 @@ func (d *decision) available() int {
 	return n
 }
 
-// usable says that an idle pod can be lent.
+// usable says that an idle pod can be handed out.
 func usable(pod *ledger.PodState) bool { return pod.Ready && !pod.Finished }
 
 func (d *decision) outdated(pod *ledger.PodState) bool { return pod.Revision != d.in.Revision }

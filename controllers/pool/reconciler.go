@@ -1,6 +1,6 @@
 // Package pool reconciles Pools: it keeps each at its size, replaces pods that fail
 // or are out of date, deletes those that are out of use, and lets a Pool go when
-// every pod it has lent has come back. Decide, which is pure, says what to do; the
+// every pod it has handed out has come back. Decide, which is pure, says what to do; the
 // rest of the package does it. Who holds which pod is the ledger's business.
 package pool
 
@@ -36,7 +36,7 @@ const conflictRetry = 100 * time.Millisecond
 // Config is what a Reconciler works with.
 type Config struct {
 	// Client reads Pools from the cache and writes them. Like Refill, it must refuse to
-	// write with an old lease: another leader may have started, which may have lent what
+	// write with an old lease: another leader may have started, which may have handed out what
 	// this one takes for idle, or filled the pool.
 	Client client.Client
 	// APIReader reads pods from the API server.

@@ -20,8 +20,8 @@ import (
 )
 
 // waitForPods returns when the ledger has taken in every pool pod as the API server
-// has it now, or newer, and lends none that is gone: an older copy may show a pod as
-// idle and ready that the last leader has lent and deleted since.
+// has it now, or newer, and hands none out that is gone: an older copy may show a pod as
+// idle and ready that the last leader has handed out and deleted since.
 func (s *Startup) waitForPods(ctx context.Context) error {
 	listed := map[types.UID]bool{}
 	shown := client.MatchingLabels{v1alpha1.LabelManagedBy: v1alpha1.ManagedBy}
@@ -98,7 +98,7 @@ func (s *Startup) waitForPod(ctx context.Context, pod *metav1.PartialObjectMetad
 
 // isCached says that the cache still shows the pod as it was observed. Otherwise the
 // handler may have told the ledger of the change before the older copy was observed, and
-// does not tell it again: a pod that is gone would be lent.
+// does not tell it again: a pod that is gone would be handed out.
 func (s *Startup) isCached(ctx context.Context, observed *corev1.Pod, key ledger.Key) (bool, error) {
 	now := &corev1.Pod{}
 	err := s.Cache.Get(ctx, client.ObjectKeyFromObject(observed), now)

@@ -75,7 +75,7 @@ type takeover struct {
 }
 
 // Start implements manager.Runnable. An error ends the process: a ledger that is
-// not rebuilt must not lend.
+// not rebuilt must hand nothing out.
 func (s *Startup) Start(ctx context.Context) error {
 	begin := s.Clock.Now()
 	done, err := s.takeOver(ctx)

@@ -454,7 +454,7 @@ func TestTheGateStaysClosedUntilTheCacheHasCaughtUp(t *testing.T) {
 			func(w *world) client.Object {
 				live := pod("a")
 				require.NoError(w.t, w.api.Get(w.t.Context(), client.ObjectKeyFromObject(live), live))
-				live.Labels[v1alpha1.LabelPoolEvict] = "" // it is not to be lent any more
+				live.Labels[v1alpha1.LabelPoolEvict] = "" // it is not to be handed out any more
 				require.NoError(w.t, w.api.Update(w.t.Context(), live))
 				return live
 			},

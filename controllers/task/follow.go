@@ -135,7 +135,7 @@ func give(slots []chan struct{}) {
 	}
 }
 
-// send sends the task while nobody else may have lent the sandbox on.
+// send sends the task while nobody else may have handed the sandbox on.
 func (f *follower) send(ctx context.Context, target executorclient.Target, request executorapi.TaskRequest) (executorapi.Task, error) {
 	if err := f.Fresh(); err != nil {
 		return executorapi.Task{}, err

@@ -127,7 +127,7 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 			return shardtask.Unstoppable
 		default:
 			// A restart that this or an earlier leader has asked for may be on its way:
-			// another one could come when the sandbox is lent on.
+			// another one could come when the sandbox is handed on.
 			before, request.Restart = nil, false
 			if executorclient.Reason(err) != "" {
 				answered = now
@@ -142,7 +142,7 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 	}
 }
 
-// errNotFresh says that another leader may have lent the pod on.
+// errNotFresh says that another leader may have handed the pod on.
 var errNotFresh = errors.New("not resetting an executor")
 
 func (r *Reconciler) reset(ctx context.Context, namespace, pod string, uid types.UID, request executorapi.ResetRequest) error {

@@ -37,6 +37,18 @@ func TestWakesFromBeforeTheStartAreNotLost(t *testing.T) {
 	assert.Zero(t, q.Len(), "one item for many wakes")
 }
 
+// work is what a controller does with its queue, until that is shut down.
+func work(q workqueue.TypedRateLimitingInterface[reconcile.Request], reconcile func()) {
+	for {
+		item, over := q.Get()
+		if over {
+			return
+		}
+		reconcile()
+		q.Done(item)
+	}
+}
+
 // A batch that fills is woken for each pod that becomes ready.
 func TestManyWakesShareAReconcile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -45,16 +57,7 @@ func TestManyWakesShareAReconcile(t *testing.T) {
 		require.NoError(t, wakes.Start(t.Context(), q))
 		begin := time.Now()
 		var reconciled []time.Duration
-		go func() {
-			for {
-				item, over := q.Get()
-				if over {
-					return
-				}
-				reconciled = append(reconciled, time.Since(begin))
-				q.Done(item)
-			}
-		}()
+		go work(q, func() { reconciled = append(reconciled, time.Since(begin)) })
 		const pods, apart = 4800, 10 * time.Millisecond
 		for range pods {
 			wakes.WakeShared(key)
@@ -122,16 +125,7 @@ func TestAWakeIsNotLostBehindAReconcileThatCameEarlier(t *testing.T) {
 		require.NoError(t, wakes.Start(t.Context(), q))
 		begin := time.Now()
 		var reconciled []time.Duration
-		go func() {
-			for {
-				item, over := q.Get()
-				if over {
-					return
-				}
-				reconciled = append(reconciled, time.Since(begin))
-				q.Done(item)
-			}
-		}()
+		go work(q, func() { reconciled = append(reconciled, time.Since(begin)) })
 		wakes.WakeShared(key)
 		time.Sleep(Share / 5)
 		wakes.WakeShared(key) // to wait until Share has passed

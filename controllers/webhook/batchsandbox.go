@@ -111,7 +111,7 @@ func (v *batchSandboxValidator) checkPool(ctx context.Context, bs *v1alpha1.Batc
 	case apierrors.IsNotFound(err):
 		warnings.add(fmt.Sprintf("spec.poolRef: there is no Pool %s in namespace %s yet", bs.Spec.PoolRef, bs.Namespace))
 	case err == nil && pool.DeletionTimestamp != nil:
-		warnings.add(fmt.Sprintf("spec.poolRef: Pool %s is being deleted and lends nothing more", bs.Spec.PoolRef))
+		warnings.add(fmt.Sprintf("spec.poolRef: Pool %s is being deleted and hands out nothing more", bs.Spec.PoolRef))
 	}
 }
 

@@ -329,7 +329,7 @@ func TestRequestsWithoutAGoodToken(t *testing.T) {
 func TestReset(t *testing.T) {
 	f := newFixture(t)
 	for _, restart := range []bool{false, true} {
-		_, err := f.client.Start(t.Context(), f.target, "a", f.request("sleep", "720172017201"))
+		_, err := f.client.Start(t.Context(), f.target, "a", f.request("sleep", "7201"))
 		require.NoError(t, err)
 		grace := int64(0)
 		answer, err := f.client.Reset(t.Context(), f.target, api.ResetRequest{Restart: restart, GraceSeconds: &grace}, 30*time.Second)

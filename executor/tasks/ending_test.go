@@ -32,14 +32,14 @@ func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	// The first process says that it was asked, its child ignores it.
-	request := f.request("sh", "-c", `trap 'echo asked' TERM; sh -c "trap '' TERM; while :; do sleep 710171017101; done" & while :; do wait; done`)
+	request := f.request("sh", "-c", `trap 'echo asked' TERM; sh -c "trap '' TERM; while :; do sleep `+asleep(7101)+`; done" & while :; do wait; done`)
 	request.Spec.TimeoutSeconds = 3
 	task := f.run(request)
 	assert.Equal(t, api.ReasonTimeout, task.Reason)
 	assert.Equal(t, int32(9), task.Signal)
 	assert.Equal(t, "did not end within 3s", task.Message)
 	assert.Equal(t, "shard 7 stdout: asked\n", f.stdout.String())
-	eventually(t, "all of it is gone", func() bool { return processes(t, "710171017101") == 0 })
+	eventually(t, "all of it is gone", func() bool { return processes(t, asleep(7101)) == 0 })
 }
 
 func TestATimeoutGivesTimeToEndInOrder(t *testing.T) {
@@ -59,22 +59,22 @@ func TestWhatATaskLeavesLivesUntilTheReset(t *testing.T) {
 	f := newFixture(t)
 	// A daemon, twice removed from its parent and in a session of its own, that
 	// goes on forking.
-	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep 710271027102 &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
+	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep ` + asleep(7102) + ` &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
 	task := f.run(f.request("sh", "-c", script))
 	assert.Equal(t, api.Succeeded, task.State)
-	eventually(t, "it forks on", func() bool { return processes(t, "710271027102") > 3 })
+	eventually(t, "it forks on", func() bool { return processes(t, asleep(7102)) > 3 })
 	f.reset()
-	assert.Zero(t, processes(t, "710271027102"))
+	assert.Zero(t, processes(t, asleep(7102)))
 	assert.Equal(t, api.Succeeded, f.run(f.request("true")).State, "the next task of the same launcher")
 }
 
 func TestStoppingKillsAForkBomb(t *testing.T) {
 	f := newFixture(t)
-	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep 600.7103 & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
+	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep ` + asleep(7103) + ` & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
 	f.start(f.request("sh", "-c", script))
-	eventually(t, "it has spread", func() bool { return processes(t, "600.7103") > 100 })
+	eventually(t, "it has spread", func() bool { return processes(t, asleep(7103)) > 100 })
 	f.reset()
-	assert.Zero(t, processes(t, "600.7103"))
+	assert.Zero(t, processes(t, asleep(7103)))
 }
 
 func TestStoppingGivesGrace(t *testing.T) {
@@ -93,14 +93,14 @@ func TestStoppingGivesGrace(t *testing.T) {
 func TestATaskThatKillsItsLauncherFails(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep 710471047104"))
+	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep "+asleep(7104)))
 	assert.Equal(t, api.Failed, task.State)
 	assert.Equal(t, api.ReasonLauncherLost, task.Reason)
 	assert.Nil(t, task.ExitCode, "it is not known")
-	eventually(t, "it dies with its launcher", func() bool { return processes(t, "710471047104") == 0 })
+	eventually(t, "it dies with its launcher", func() bool { return processes(t, asleep(7104)) == 0 })
 
 	newLauncher(t, f)
-	again := f.start(f.request("sh", "-c", "kill -9 $PPID; exec sleep 710471047104"))
+	again := f.start(f.request("sh", "-c", "kill -9 $PPID; exec sleep "+asleep(7104)))
 	assert.Equal(t, task, again, "another launcher does not run it again")
 	_, err := f.Reset(f.BootID(), nil, false)
 	require.ErrorIs(t, err, tasks.ErrRemain, "what it has left cannot be found")
@@ -111,7 +111,7 @@ func TestATaskThatKillsItsLauncherFails(t *testing.T) {
 func TestATaskThatStopsItsLauncherCanBeEnded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	request := f.request("sh", "-c", "until [ -e go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep 710571057105")
+	request := f.request("sh", "-c", "until [ -e go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep "+asleep(7105))
 	request.Spec.TimeoutSeconds = 1
 	f.start(request)
 	require.NoError(t, os.WriteFile(f.sandbox.Path("go"), nil, 0o644))
@@ -138,7 +138,7 @@ func TestAProcessWhoseMainThreadHasEndedIsKilled(t *testing.T) {
 func TestWhatSomebodyTracesIsKilledAndSaidToRemain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.start(f.request("sh", "-c", `echo $$ > pid; exec sleep 730673067306`))
+	f.start(f.request("sh", "-c", `echo $$ > pid; exec sleep `+asleep(7306)))
 	pid := 0
 	eventually(t, "its pid is known", func() bool {
 		text, _ := os.ReadFile(f.sandbox.Path("pid"))
@@ -225,12 +225,12 @@ func TestAnOutputThatNobodyReadsDoesNotHoldATaskUp(t *testing.T) {
 func TestResetStopsAndWipesEverything(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.start(f.request("sh", "-c", "trap '' TERM; sleep 710671067106"))
+	f.start(f.request("sh", "-c", "trap '' TERM; sleep "+asleep(7106)))
 	grace, before := int64(0), f.BootID()
 	stopped, err := f.Reset(before, &grace, false)
 	require.NoError(t, err)
 	assert.Equal(t, 1, stopped)
-	assert.Zero(t, processes(t, "710671067106"))
+	assert.Zero(t, processes(t, asleep(7106)))
 	records, err := f.store.Load()
 	require.NoError(t, err)
 	assert.Empty(t, records)
@@ -249,10 +249,10 @@ func TestResetStopsAndWipesEverything(t *testing.T) {
 func TestTheEndOfTheExecutorEndsItsTask(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.start(f.request("sh", "-c", "(setsid sleep 710771077107 &); exec sleep 710771077107"))
-	eventually(t, "it runs", func() bool { return processes(t, "710771077107") > 1 })
+	f.start(f.request("sh", "-c", "(setsid sleep "+asleep(7107)+" &); exec sleep "+asleep(7107)))
+	eventually(t, "it runs", func() bool { return processes(t, asleep(7107)) > 1 })
 	f.close()
-	eventually(t, "the launcher kills all of it", func() bool { return processes(t, "710771077107") == 0 })
+	eventually(t, "the launcher kills all of it", func() bool { return processes(t, asleep(7107)) == 0 })
 }
 
 func TestRecordsOutliveTheExecutor(t *testing.T) {
@@ -266,7 +266,7 @@ func TestRecordsOutliveTheExecutor(t *testing.T) {
 
 	// Of a task that ran, the record says so when the executor has died.
 	g := newFixture(t)
-	g.start(g.request("sleep", "710871087108"))
+	g.start(g.request("sleep", asleep(7108)))
 	records := t.TempDir()
 	require.NoError(t, os.CopyFS(records, os.DirFS(g.dir)))
 	g.close()
@@ -275,14 +275,14 @@ func TestRecordsOutliveTheExecutor(t *testing.T) {
 	lost := g.ended()
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
 	eventually(t, "the launcher is back", g.Ready)
-	assert.Equal(t, lost, g.start(g.request("sleep", "710871087108")), "it does not run again")
-	eventually(t, "nothing of it runs", func() bool { return processes(t, "710871087108") == 0 })
+	assert.Equal(t, lost, g.start(g.request("sleep", asleep(7108))), "it does not run again")
+	eventually(t, "nothing of it runs", func() bool { return processes(t, asleep(7108)) == 0 })
 }
 
 func TestWhoTakesALostLaunchersPlaceChangesNoResult(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.start(f.request("sleep", "710971097109"))
+	f.start(f.request("sleep", asleep(7109)))
 	f.sandbox.Kill()
 	require.Equal(t, api.ReasonLauncherLost, f.ended().Reason)
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -132,6 +133,10 @@ func (f *fixture) reset() {
 	_, err := f.Reset(f.BootID(), nil, false)
 	require.NoError(f.t, err)
 }
+
+// asleep is for how many seconds a process of a test sleeps. The fraction is of this test
+// process, so that processes finds its own, and not those of another one.
+func asleep(seconds int) string { return fmt.Sprintf("%d.%07d", seconds, os.Getpid()) }
 
 // processes counts those with that text in their arguments, anywhere.
 func processes(t *testing.T, text string) int {

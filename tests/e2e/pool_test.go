@@ -65,16 +65,16 @@ func untilEvent(t *testing.T, ns, object, reason string) {
 	}, patience, poll, "no event %s of %s", reason, object)
 }
 
-// lending watches who holds which pod, and complains of a pod that has had two holders.
-type lending struct {
+// handOuts watches who holds which pod, and complains of a pod that has had two holders.
+type handOuts struct {
 	mu      sync.Mutex // guards both
 	holder  map[string]types.UID
 	trouble []string
 }
 
-func watchLending(t *testing.T, ns string) *lending {
+func watchHandOuts(t *testing.T, ns string) *handOuts {
 	t.Helper()
-	l := &lending{holder: map[string]types.UID{}}
+	l := &handOuts{holder: map[string]types.UID{}}
 	w, err := api.Watch(t.Context(), &v1alpha1.BatchSandboxList{}, client.InNamespace(ns))
 	require.NoError(t, err)
 	done := make(chan struct{})
@@ -93,7 +93,7 @@ func watchLending(t *testing.T, ns string) *lending {
 	return l
 }
 
-func (l *lending) note(bs *v1alpha1.BatchSandbox) {
+func (l *handOuts) note(bs *v1alpha1.BatchSandbox) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	pods, err := readHeld(bs)
@@ -111,7 +111,7 @@ func (l *lending) note(bs *v1alpha1.BatchSandbox) {
 	}
 }
 
-func (l *lending) check(t *testing.T, atLeast int) {
+func (l *handOuts) check(t *testing.T, atLeast int) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -124,7 +124,7 @@ func TestAPoolNeverHandsAPodOutTwice(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
 	startPool(t, ns, shell("sleep 3600"), v1alpha1.CapacitySpec{BufferMin: 1, BufferMax: 2, PoolMax: 6})
-	lent := watchLending(t, ns)
+	seen := watchHandOuts(t, ns)
 	// Each round asks for more than the pool has, and gives back while others wait.
 	for round := range rounds {
 		var all []*v1alpha1.BatchSandbox
@@ -139,7 +139,7 @@ func TestAPoolNeverHandsAPodOutTwice(t *testing.T) {
 			require.NoError(t, api.Delete(t.Context(), bs))
 		}
 	}
-	lent.check(t, rounds*batches*size)
+	seen.check(t, rounds*batches*size)
 }
 
 func TestDeletedBatchesReturnTheirSandboxesToThePool(t *testing.T) {

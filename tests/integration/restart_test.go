@@ -101,7 +101,7 @@ func TestWhatHappensWhileTheOperatorIsDown(t *testing.T) {
 	// A lost sandbox is replaced at its place.
 	until(t, lost, func(bs *v1alpha1.BatchSandbox) bool { return ready(2)(bs) && held(t, bs)[0] != lostBefore[0] })
 	require.Equal(t, lostBefore[1], held(t, lost)[1])
-	// What cannot be read is set aside, and none that it might hold is lent.
+	// What cannot be read is set aside, and none that it might hold is handed out.
 	until(t, garbled, reasonIs(v1alpha1.ReasonAllocationUnreadable))
 	more := pooled(ns, "more", 3)
 	require.NoError(t, api.Create(t.Context(), more))

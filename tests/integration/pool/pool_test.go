@@ -274,7 +274,7 @@ func TestDeletedPoolWaitsForWhatItHasLent(t *testing.T) {
 	assert.ElementsMatch(t, held, names(cluster.listPods(t, namespace)), "idle pods are gone, held ones stay")
 	key := client.ObjectKeyFromObject(p)
 	late := ledger.Owner{UID: "late"}
-	assert.Zero(t, op.book.SetDemand(key, late, 1), "it lends nothing more")
+	assert.Zero(t, op.book.SetDemand(key, late, 1), "it hands out nothing more")
 	op.book.SetDemand(key, late, 0)
 	eventually(t, func(c *assert.CollectT) {
 		assert.Len(c, cluster.eventsOf(c, p, v1alpha1.ReasonWaitingForSandboxes), 1)

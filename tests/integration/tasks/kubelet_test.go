@@ -5,7 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"os"
+	"net"
 	"sync"
 	"time"
 
@@ -15,18 +15,35 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	executorapi "github.com/opensandbox/operator/executor/api"
 )
 
 // kubelet marks new pods as running and ready, runs their executors, and ends
 // deleted ones.
 type kubelet struct {
-	mu    sync.Mutex // guards both
+	// network is the second number of the loopback addresses that it gives to pods.
+	network int
+	// taken keeps other test processes from using them.
+	taken net.Listener
+
+	mu    sync.Mutex // guards what follows
 	count int
 	// executors by pod, also of pods that are gone.
 	executors map[types.UID]*executor
 }
 
-func newKubelet() *kubelet { return &kubelet{executors: map[types.UID]*executor{}} }
+// newKubelet takes the first network of which no other test process has the last address.
+func newKubelet() (*kubelet, error) {
+	var err error
+	for network := 101; network <= 200; network++ {
+		var taken net.Listener
+		taken, err = net.Listen("tcp", fmt.Sprintf("127.%d.255.254:%d", network, executorapi.Port))
+		if err == nil {
+			return &kubelet{network: network, taken: taken, executors: map[types.UID]*executor{}}, nil
+		}
+	}
+	return nil, fmt.Errorf("no loopback addresses are free: %w", err)
+}
 
 func (k *kubelet) run(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -98,7 +115,7 @@ func (k *kubelet) address() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.count++
-	return fmt.Sprintf("127.%d.%d.%d", 101+os.Getpid()%100, k.count/250, k.count%250+1)
+	return fmt.Sprintf("127.%d.%d.%d", k.network, k.count/250, k.count%250+1)
 }
 
 func (k *kubelet) executor(pod types.UID) *executor {

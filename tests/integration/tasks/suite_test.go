@@ -88,7 +88,10 @@ func run(m *testing.M) (int, error) {
 	defer op.kill()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	node = newKubelet()
+	if node, err = newKubelet(); err != nil {
+		return 0, err
+	}
+	defer func() { _ = node.taken.Close() }()
 	go node.run(ctx)
 	return m.Run(), nil
 }

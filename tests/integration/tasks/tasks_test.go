@@ -268,7 +268,7 @@ func TestADeletionStopsTasksAndASandboxThatCannotBeReachedIsDeleted(t *testing.T
 	})
 	gone(t, bs)
 	gone(t, pods[1])
-	require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(pods[0]), pods[0]), "the other one is lent on")
+	require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(pods[0]), pods[0]), "the other one is handed on")
 	require.Nil(t, pods[0].DeletionTimestamp)
 	_, resets := node.executor(pods[0].UID).seen()
 	require.Equal(t, 1, resets)

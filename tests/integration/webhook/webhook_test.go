@@ -39,6 +39,7 @@ import (
 	"github.com/opensandbox/operator/controllers/webhook"
 	"github.com/opensandbox/operator/scorecard/checks"
 	"github.com/opensandbox/operator/tests/internal/evidence"
+	"github.com/opensandbox/operator/tests/internal/webhooks"
 )
 
 const (
@@ -141,25 +142,14 @@ func serve() error {
 	if !mgr.GetCache().WaitForCacheSync(ctx) {
 		return fmt.Errorf("the caches do not sync")
 	}
-	return untilAsked(ctx)
-}
-
-// untilAsked waits until the API server calls the webhook for both kinds: it watches
-// their configurations, and fails open as long as nobody answers.
-func untilAsked(ctx context.Context) error {
-	for _, kind := range []string{v1alpha1.KindBatchSandbox, v1alpha1.KindPool} {
-		probe, err := parse(metav1.NamespaceDefault, kind, `{spec: {template: {spec: {contaners: []}}, `+capacity+`}}`)
-		if err != nil {
-			return err
-		}
-		var last error
-		err = wait.PollUntilContextTimeout(ctx, poll, patience, true, func(ctx context.Context) (bool, error) {
-			last = api.Create(ctx, probe.DeepCopy(), client.DryRunAll)
-			return last != nil && strings.Contains(last.Error(), "unknown field"), nil
-		})
-		if err != nil {
-			return fmt.Errorf("the API server does not ask the webhook of %s: %w", kind, errors.Join(err, last))
-		}
+	// It fails open as long as the API server, which watches the configurations, asks nobody.
+	var last error
+	err = wait.PollUntilContextTimeout(ctx, poll, patience, true, func(ctx context.Context) (bool, error) {
+		last = webhooks.Asked(ctx, api, metav1.NamespaceDefault)
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("waiting until the webhooks are asked: %w", errors.Join(err, last))
 	}
 	return nil
 }
@@ -172,25 +162,16 @@ func newNamespace(t *testing.T) string {
 	return ns.Name
 }
 
-// parse makes an object from text, as kubectl does.
-func parse(ns, kind, text string) (*unstructured.Unstructured, error) {
+// create creates an object from text, as kubectl does, and returns it.
+func create(t *testing.T, ns, kind, text string) (*unstructured.Unstructured, error) {
+	t.Helper()
 	obj := &unstructured.Unstructured{}
-	if err := yaml.Unmarshal([]byte(text), &obj.Object); err != nil {
-		return nil, err
-	}
+	require.NoError(t, yaml.Unmarshal([]byte(text), &obj.Object))
 	obj.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind))
 	obj.SetNamespace(ns)
 	if obj.GetName() == "" {
 		obj.SetName("it")
 	}
-	return obj, nil
-}
-
-// create creates an object from text and returns it.
-func create(t *testing.T, ns, kind, text string) (*unstructured.Unstructured, error) {
-	t.Helper()
-	obj, err := parse(ns, kind, text)
-	require.NoError(t, err)
 	return obj, api.Create(t.Context(), obj)
 }
 

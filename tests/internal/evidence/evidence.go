@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -49,11 +48,21 @@ var kinds = []schema.GroupVersionKind{
 	{Group: "operators.coreos.com", Version: "v1alpha1", Kind: "ClusterServiceVersion"},
 }
 
+// T is what is needed of a *testing.T.
+type T interface {
+	Helper()
+	Name() string
+	Failed() bool
+	Cleanup(func())
+	ArtifactDir() string
+	Logf(format string, args ...any)
+}
+
 // OnFailure has the objects and events of the namespaces, and the logs of their pods,
 // written to the test's artifact folder when the test has failed. Call it after the
 // cleanups that delete these objects are registered: cleanups run last to first.
 // `go test -artifacts -outputdir FOLDER`, as the Makefile calls it, keeps the folder.
-func OnFailure(t *testing.T, config *rest.Config, namespaces ...string) {
+func OnFailure(t T, config *rest.Config, namespaces ...string) {
 	t.Helper()
 	t.Cleanup(func() {
 		if !t.Failed() {
@@ -71,7 +80,7 @@ func OnFailure(t *testing.T, config *rest.Config, namespaces ...string) {
 
 // File has a file, such as the log of a process that the test has started, copied to
 // the test's artifact folder when the test has failed.
-func File(t *testing.T, path string) {
+func File(t T, path string) {
 	t.Helper()
 	t.Cleanup(func() {
 		if !t.Failed() {
@@ -89,7 +98,7 @@ func File(t *testing.T, path string) {
 
 // folder returns the test's artifact folder, made in it under the name of the test: Go
 // 1.26 numbers the artifact folders only.
-func folder(t *testing.T) string {
+func folder(t T) string {
 	path := filepath.Join(t.ArtifactDir(), filepath.FromSlash(t.Name()))
 	if err := os.MkdirAll(path, 0o750); err != nil {
 		t.Logf("no folder for what the test leaves: %s", err)

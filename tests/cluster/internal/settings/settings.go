@@ -153,13 +153,18 @@ func (c *Cluster) Load() (bool, error) {
 	return true, nil
 }
 
-// Save records the choice.
+// Save records the choice. Other commands may read the record at any moment, so it is
+// replaced as a whole. The caller holds the lock.
 func (c *Cluster) Save() error {
 	data, err := json.MarshalIndent(c.Choice, "", "  ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(c.record(), append(data, '\n'), 0o644)
+	next := c.record() + ".new"
+	if err := os.WriteFile(next, append(data, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(next, c.record())
 }
 
 // Forget removes the record.

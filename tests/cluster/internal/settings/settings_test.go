@@ -92,3 +92,34 @@ func TestChoiceSurvives(t *testing.T) {
 		t.Errorf("got %v, %v, %+v, want %+v", found, err, again.Choice, c.Choice)
 	}
 }
+
+func TestARecordThatIsBeingWrittenCanBeRead(t *testing.T) {
+	c := &Cluster{State: t.TempDir()}
+	if err := c.Save(); err != nil {
+		t.Fatal(err)
+	}
+	saving := make(chan error)
+	go func() {
+		for range 2000 {
+			if err := c.Save(); err != nil {
+				saving <- err
+				return
+			}
+		}
+		close(saving)
+	}()
+	for {
+		select {
+		case err := <-saving:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return
+		default:
+		}
+		reader := &Cluster{State: c.State}
+		if found, err := reader.Load(); !found || err != nil {
+			t.Fatalf("got %v, %v, want the record", found, err)
+		}
+	}
+}
