@@ -301,7 +301,7 @@ func TestAPodOfTwoAllocationsIsGivenToNeither(t *testing.T) {
 	require.Contains(t, <-w.recorder.Events, "DoubleAllocation")
 }
 
-func TestAPodThatIsGoneIsNotLentAlthoughTheCacheShowsIt(t *testing.T) {
+func TestAPodThatIsGoneIsNotHandedOutAlthoughTheCacheShowsIt(t *testing.T) {
 	w := newWorld(t, pod("a"), pod("b"))
 	require.NoError(t, w.api.Delete(t.Context(), pod("a")))
 	require.NoError(t, w.start())
@@ -383,7 +383,7 @@ func (w *world) leave(name string, cached bool, change func(*corev1.Pod)) (start
 	return func() error { return w.Start(ctx) }
 }
 
-func TestAPodThatLeavesItsPoolDuringTheStartIsWaitedForNoMoreAndNotLent(t *testing.T) {
+func TestAPodThatLeavesItsPoolDuringTheStartIsWaitedForNoMoreAndNotHandedOut(t *testing.T) {
 	hide := func(p *corev1.Pod) { delete(p.Labels, v1alpha1.LabelManagedBy) }
 	orphan := func(p *corev1.Pod) { p.OwnerReferences = nil }
 	move := func(p *corev1.Pod) { p.OwnerReferences[0].UID = "another-pool" }

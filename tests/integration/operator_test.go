@@ -391,7 +391,7 @@ func TestBadInputIsRefusedByTheAPIServer(t *testing.T) {
 	require.ErrorContains(t, api.Patch(t.Context(), bs, before), "immutable")
 }
 
-func TestAHeldPodThatIsHiddenFromTheOperatorIsNotLentAgain(t *testing.T) {
+func TestAHeldPodThatIsHiddenFromTheOperatorIsNotHandedOutAgain(t *testing.T) {
 	for name, when := range map[string]func(*testing.T, func()){
 		"while the operator runs":    func(_ *testing.T, hide func()) { hide() },
 		"while the operator is down": whileDown,

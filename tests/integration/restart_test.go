@@ -48,7 +48,7 @@ func requireDisjoint(t *testing.T, batches ...*v1alpha1.BatchSandbox) {
 	}
 }
 
-func TestAnOperatorThatIsKilledWhileItDeliversLendsNoPodTwice(t *testing.T) {
+func TestAnOperatorThatIsKilledWhileItDeliversHandsOutNoPodTwice(t *testing.T) {
 	ns := newNamespace(t)
 	pool := newPool(t, ns, 60, 200)
 	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Available == 60 })

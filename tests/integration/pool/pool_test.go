@@ -254,7 +254,7 @@ func TestFullQuotaIsShownAndGrowthGoesOnWhenThereIsRoom(t *testing.T) {
 	eventuallyPool(t, p, [4]int32{5, 0, 5, 5}, v1alpha1.ReasonBufferFilled)
 }
 
-func TestDeletedPoolWaitsForWhatItHasLent(t *testing.T) {
+func TestDeletedPoolWaitsForWhatItHasHandedOut(t *testing.T) {
 	namespace := newNamespace(t)
 	startKubelet(t, namespace)
 	op := startPool(t, namespace)
@@ -289,7 +289,7 @@ func TestDeletedPoolWaitsForWhatItHasLent(t *testing.T) {
 	})
 }
 
-func TestDeletedPoolThatHasLentNothingGoesAtOnce(t *testing.T) {
+func TestDeletedPoolThatHasHandedOutNothingGoesAtOnce(t *testing.T) {
 	namespace := newNamespace(t)
 	startKubelet(t, namespace)
 	startPool(t, namespace)

@@ -363,7 +363,7 @@ func TestAClockThatIsOffIsACondition(t *testing.T) {
 	})
 }
 
-func TestASandboxIsRestartedInPlaceAndLentOn(t *testing.T) {
+func TestASandboxIsRestartedInPlaceAndHandedOutAgain(t *testing.T) {
 	ns := newNamespace(t)
 	newPool(t, ns, 1, func(p *pool) {
 		p.Spec.TaskExecutor.Enabled = false
