@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -309,15 +308,28 @@ func TestWhoTakesALostLaunchersPlaceChangesNoResult(t *testing.T) {
 	require.ErrorIs(t, err, tasks.ErrRemain, "it cannot say that nothing is left either")
 }
 
-func TestNoSecondLauncherIsTaken(t *testing.T) {
+func TestASecretIsGoodOnce(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	offers, err := os.ReadDir(f.offers)
+	f := withoutLauncher(t)
+	offer, err := link.ReadOffer(f.offers)
 	require.NoError(t, err)
-	assert.Empty(t, offers, "the secret is spent, and nobody can read it any more")
-	require.NoError(t, syscall.Kill(f.sandbox.PID, syscall.SIGKILL))
-	eventually(t, "another secret is offered", func() bool {
-		offers, err := os.ReadDir(f.offers)
-		return err == nil && len(offers) == 1
+	first, err := link.Dial(offer)
+	require.NoError(t, err)
+	t.Cleanup(first.Close)
+	left, err := os.ReadDir(f.offers)
+	require.NoError(t, err)
+	assert.Empty(t, left, "nobody can read the secret any more")
+	_, err = link.Dial(offer)
+	require.Error(t, err, "while its launcher is there")
+
+	first.Close()
+	var next link.Offer
+	eventually(t, "another launcher is offered to connect", func() bool {
+		next, err = link.ReadOffer(f.offers)
+		return err == nil
 	})
+	_, err = link.Dial(offer)
+	require.Error(t, err, "after its launcher was lost")
+	assert.False(t, f.Ready())
+	assert.NotEqual(t, offer.Secret, next.Secret)
 }

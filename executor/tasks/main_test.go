@@ -49,12 +49,18 @@ type fixture struct {
 // newFixture starts an executor with a launcher.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
+	f := withoutLauncher(t)
+	f.sandbox = fakesandbox.New(t, f.offers)
+	return f
+}
+
+func withoutLauncher(t *testing.T) *fixture {
+	t.Helper()
 	f := &fixture{t: t, dir: t.TempDir(), offers: t.TempDir(), stdout: &buffer{}, stderr: &buffer{}}
 	var err error
 	f.key, err = token.GenerateKey()
 	require.NoError(t, err)
 	f.open(f.stdout)
-	f.sandbox = fakesandbox.New(t, f.offers)
 	return f
 }
 
