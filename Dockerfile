@@ -26,7 +26,10 @@ ARG VERSION
 LABEL org.opencontainers.image.title="OpenSandbox task executor" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
-COPY bin/${TARGETOS}_${TARGETARCH}/task-executor /task-executor
+# The kernel lets nobody look into a process whose program its user may not read: the
+# executor has a key in its environment. The launcher's copy is for all sandboxes.
+COPY --chmod=0711 bin/${TARGETOS}_${TARGETARCH}/task-executor /task-executor
+COPY --chmod=0755 bin/${TARGETOS}_${TARGETARCH}/task-executor /launcher
 USER 65532:65532
 ENTRYPOINT ["/task-executor"]
 

@@ -38,18 +38,19 @@ use_cluster() {
 # whose tags tell their content: what changed is rolled out, what did not is left alone.
 deploy_built() {
   "${MAKE:-make}" --no-print-directory build
-  IMG=$(give_image manager controller 65532)
-  TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 65532)
+  IMG=$(give_image manager controller)
+  TASK_EXECUTOR_IMG=$(give_image task-executor task-executor --launcher /launcher)
   export IMG TASK_EXECUTOR_IMG
   "${MAKE:-make}" --no-print-directory deploy \
     KUBECONFIG="$KUBECONFIG" IMG="$IMG" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"
 }
 
-# give_image PROGRAM NAME USER gives the cluster an image of bin/PROGRAM and prints its name.
+# give_image PROGRAM NAME [FLAG...] gives the cluster an image of bin/PROGRAM and prints its name.
 give_image() {
-  local program=$1 name=$2 user=$3 sum image
+  local program=$1 name=$2 sum image
+  shift 2
   sum=$(sha256sum "bin/$program")
   image=opensandbox.io/$name:dev-${sum:0:12}
-  bin/cluster image --tag "$image" --binary "bin/$program" --user "$user" >&2
+  bin/cluster image --tag "$image" --binary "bin/$program" "$@" >&2
   echo "$image"
 }

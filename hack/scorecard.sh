@@ -37,7 +37,7 @@ hermetic() {
   use_cluster
   deploy_built
   CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/scorecard ./scorecard
-  SCORECARD_IMG=$(give_image scorecard scorecard 65532)
+  SCORECARD_IMG=$(give_image scorecard scorecard)
   sdk_image=$(sed -n 's|.*image: \(.*/scorecard-test:.*\)|\1|p' bundle/tests/scorecard/config.yaml | sort -u)
   bin/cluster image --tag "$sdk_image" --binary bin/scorecard-test --entrypoint /usr/local/bin/scorecard-test
   bin/cluster image --tag "$untar" --binary "$busybox" --entrypoint /busybox

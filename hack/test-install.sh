@@ -16,8 +16,8 @@ cluster_runs || trap 'bin/cluster down' EXIT
 use_cluster
 hack/clear-cluster.sh
 "$make" --no-print-directory build
-IMG=$(give_image manager controller 65532)
-TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 65532)
+IMG=$(give_image manager controller)
+TASK_EXECUTOR_IMG=$(give_image task-executor task-executor --launcher /launcher)
 export IMG TASK_EXECUTOR_IMG
 "$make" --no-print-directory dist IMG="$IMG" TASK_EXECUTOR_IMG="$TASK_EXECUTOR_IMG"
 hack/go-test.sh install -v -timeout 40m "$@"

@@ -18,11 +18,11 @@ use_cluster
 hack/clear-cluster.sh
 
 "$make" --no-print-directory build VERSION=0.0.9
-OLD_IMG=$(give_image manager controller 65532)
-OLD_TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 65532)
+OLD_IMG=$(give_image manager controller)
+OLD_TASK_EXECUTOR_IMG=$(give_image task-executor task-executor --launcher /launcher)
 "$make" --no-print-directory build VERSION="$VERSION"
-IMG=$(give_image manager controller 65532)
-TASK_EXECUTOR_IMG=$(give_image task-executor task-executor 65532)
+IMG=$(give_image manager controller)
+TASK_EXECUTOR_IMG=$(give_image task-executor task-executor --launcher /launcher)
 OLM_CRDS=$(cd hack/tools/olm && go list -m -f '{{.Dir}}' github.com/operator-framework/api)/crds
 export OLD_IMG OLD_TASK_EXECUTOR_IMG IMG TASK_EXECUTOR_IMG OLM_CRDS
 hack/go-test.sh olm -v -timeout 40m ./tests/olm/...

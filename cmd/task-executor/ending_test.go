@@ -76,8 +76,10 @@ func TestNobodyCanLookIntoEitherHalf(t *testing.T) {
 		return cmd.Process.Pid
 	}
 	require.Equal(t, uint32(user), owner(asUser("sleep", "1000")), "of any other process they are")
-	launcher := asUser(binary, "launch")
+	launcher := asUser(launcherBinary, "launch")
 	require.Eventually(t, func() bool { return owner(launcher) == 0 }, patience, patience/1000)
+	// The kubelet runs this with the executor's environment, its key among it.
+	require.Zero(t, owner(asUser(binary, "await")), "from its first moment on")
 
 	e := prepare(t)
 	for _, dir := range []string{e.launcherDir, e.workingDir, e.stateDir} {

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -140,12 +141,11 @@ func outcome(err error) link.Outcome {
 	return link.Outcome{Problem: err.Error()}
 }
 
-// Install puts the running program into the directory, from where the sandbox container
-// runs it.
+// Install puts the program into the directory, from where the sandbox container runs it.
 func Install(dir string) error {
-	program, err := os.ReadFile("/proc/self/exe")
+	program, err := readOwn()
 	if err != nil {
-		return fmt.Errorf("read the own program: %w", err)
+		return fmt.Errorf("read the launcher's program: %w", err)
 	}
 	path := dir + "/" + link.BinaryFile
 	err = os.WriteFile(path+".new", program, 0o755) //nolint:gosec // G306: the sandbox's user runs it
@@ -156,4 +156,17 @@ func Install(dir string) error {
 		return errors.Join(fmt.Errorf("install the launcher: %w", err), os.Remove(path+".new"))
 	}
 	return nil
+}
+
+// readOwn reads the running program or, where its user may not read it, the copy beside it.
+func readOwn() ([]byte, error) {
+	program, err := os.ReadFile("/proc/self/exe")
+	if !errors.Is(err, os.ErrPermission) {
+		return program, err
+	}
+	path, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(filepath.Join(filepath.Dir(path), link.BinaryFile))
 }

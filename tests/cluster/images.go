@@ -23,6 +23,7 @@ func buildImage(_ context.Context, args []string) error {
 	o.StringVar(&binary.Path, "binary", "", "static `program` that the image runs")
 	o.StringVar(&binary.User, "user", "65532", "`user` number that it runs as")
 	o.StringVar(&binary.Entrypoint, "entrypoint", "", "its `path` in the image (default: its name, in /)")
+	o.StringVar(&binary.Launcher, "launcher", "", "`path` in the image of a second copy, which can be read; the first one then cannot")
 	if err := o.parse(args); err != nil {
 		return err
 	}

@@ -26,6 +26,9 @@ type Binary struct {
 	Entrypoint string
 	// User is the user that it runs as, by number.
 	User string
+	// Launcher is the path of a second copy, where there is one. The first can be executed
+	// then, and read by nobody but root: see the Dockerfile.
+	Launcher string
 }
 
 const passwd = "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/:/sbin/nologin\n"
@@ -42,15 +45,21 @@ func FromBinary(b Binary) (v1.Image, error) {
 	}
 	var content bytes.Buffer
 	archive := tar.NewWriter(&content)
-	files := []struct {
+	type entry struct {
 		name string
 		mode int64
 		data []byte
-	}{
+	}
+	inImage := func(file string) string { return strings.TrimPrefix(path.Clean(file), "/") }
+	files := []entry{
 		{"tmp/", 0o1777, nil},
 		{"etc/", 0o755, nil},
 		{"etc/passwd", 0o644, []byte(passwd)},
-		{strings.TrimPrefix(path.Clean(b.Entrypoint), "/"), 0o755, program},
+	}
+	if b.Launcher == "" {
+		files = append(files, entry{inImage(b.Entrypoint), 0o755, program})
+	} else {
+		files = append(files, entry{inImage(b.Entrypoint), 0o711, program}, entry{inImage(b.Launcher), 0o755, program})
 	}
 	for _, file := range files {
 		header := &tar.Header{Name: file.name, Mode: file.mode, Size: int64(len(file.data)), Typeflag: tar.TypeReg}
