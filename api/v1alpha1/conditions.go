@@ -41,6 +41,8 @@ const (
 	ReasonServiceAccountToken = "ServiceAccountToken"
 	// ReasonVolume: the pods have a volume that keeps what an owner leaves in it.
 	ReasonVolume = "Volume"
+	// ReasonResourceClaim: the pods have a resource claim, whose device or directory is not restarted.
+	ReasonResourceClaim = "ResourceClaim"
 	// ReasonPrivilegedContainer: a container is privileged.
 	ReasonPrivilegedContainer = "PrivilegedContainer"
 	// ReasonProcMount: a container sees the node's /proc unmasked.

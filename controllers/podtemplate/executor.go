@@ -344,12 +344,30 @@ func refuse(pod *corev1.Pod) error {
 			return fmt.Errorf("spec.volumes[%d].name: %s is the name of a volume of the task executor", i, name)
 		}
 	}
+	for field, containers := range map[string][]corev1.Container{"initContainers": pod.Spec.InitContainers, "containers": pod.Spec.Containers} {
+		if err := refuseMounts(field, containers); err != nil {
+			return err
+		}
+	}
 	at := taskContainer(pod)
 	if at < 0 {
 		return errors.New("spec.containers: there is none beside the task executor that tasks could run in")
 	}
 	if c := &pod.Spec.Containers[at]; c.Lifecycle != nil && c.Lifecycle.PostStart != nil && c.Lifecycle.PostStart.Exec == nil {
 		return fmt.Errorf("spec.containers[%d].lifecycle.postStart: must be exec in the container that tasks run in: their launcher is started there too", at)
+	}
+	return nil
+}
+
+// refuseMounts refuses a template that mounts what only the executor and its launcher are
+// to see: the operator adds those volumes, so the API server would not.
+func refuseMounts(field string, containers []corev1.Container) error {
+	for i := range containers {
+		for j := range containers[i].VolumeMounts {
+			if name := containers[i].VolumeMounts[j].Name; name == recordsVolume || name == launcherVolume {
+				return fmt.Errorf("spec.%s[%d].volumeMounts[%d].name: %s is a volume of the task executor, which nothing else mounts", field, i, j, name)
+			}
+		}
 	}
 	return nil
 }

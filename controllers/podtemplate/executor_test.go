@@ -182,6 +182,12 @@ func TestAnExecutorIsRefusedWhereTasksCannotRun(t *testing.T) {
 			s.Volumes = []corev1.Volume{{Name: "other"}, {Name: recordsVolume}}
 		}, "spec.volumes[1].name"},
 		"a volume of the launcher's name": {func(s *corev1.PodSpec) { s.Volumes = []corev1.Volume{{Name: launcherVolume}} }, "spec.volumes[0].name"},
+		"a mount of the records": {func(s *corev1.PodSpec) {
+			s.InitContainers = []corev1.Container{{Name: "init", VolumeMounts: []corev1.VolumeMount{{Name: "own"}, {Name: recordsVolume, MountPath: "/x"}}}}
+		}, "spec.initContainers[0].volumeMounts[1].name"},
+		"a mount of the launcher": {func(s *corev1.PodSpec) {
+			s.Containers[1].VolumeMounts = []corev1.VolumeMount{{Name: launcherVolume, MountPath: "/x"}}
+		}, "spec.containers[1].volumeMounts[0].name"},
 		"a hook that is no command": {func(s *corev1.PodSpec) {
 			s.Containers[0].Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 1}}}
 		}, "spec.containers[0].lifecycle.postStart"},

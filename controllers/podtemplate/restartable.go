@@ -67,6 +67,8 @@ func namespaces(spec *corev1.PodSpec) Verdict {
 	switch {
 	case spec.HostNetwork || spec.HostIPC || spec.HostPID:
 		return Verdict{v1alpha1.ReasonHostNamespaces, "the pod uses namespaces of its node"}
+	case len(spec.ResourceClaims) > 0:
+		return Verdict{v1alpha1.ReasonResourceClaim, fmt.Sprintf("resource claim %s may bring a device or a directory that keeps what an owner leaves in it", spec.ResourceClaims[0].Name)}
 	case ptr.Deref(spec.ShareProcessNamespace, false):
 		return Verdict{v1alpha1.ReasonSharedProcessNamespace, "spec.shareProcessNamespace: the first process of the pod is not restarted, and a sandbox may live on in it"}
 	}

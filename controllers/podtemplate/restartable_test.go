@@ -38,7 +38,8 @@ func TestAPodIsRestartedInPlaceOnlyWhereThatLeavesNothing(t *testing.T) {
 		"a read-only claim, whose sockets pass open files on": {
 			volume(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ReadOnly: true}}), v1alpha1.ReasonVolume,
 		},
-		"a hostPath": {volume(corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{}}), v1alpha1.ReasonVolume},
+		"a hostPath":       {volume(corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{}}), v1alpha1.ReasonVolume},
+		"a resource claim": {func(s *corev1.PodSpec) { s.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu"}} }, v1alpha1.ReasonResourceClaim},
 		"an ephemeral container": {func(s *corev1.PodSpec) {
 			s.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "e"}}}
 		}, v1alpha1.ReasonEphemeralContainer},

@@ -106,7 +106,7 @@ const (
 	ReasonNotExecutable = "NotExecutable"
 	// ReasonWorkingDir (exit code 128): the working directory cannot be entered.
 	ReasonWorkingDir = "WorkingDirUnusable"
-	// ReasonCannotStart (exit code 128): something else kept it from starting.
+	// ReasonCannotStart (exit code 126 or 128): something else kept it from starting.
 	ReasonCannotStart = "CannotStart"
 	// ReasonExecutorRestarted: the executor ended while the task ran.
 	ReasonExecutorRestarted = "ExecutorRestarted"
@@ -130,7 +130,9 @@ type Task struct {
 	Reason string `json:"reason,omitempty"`
 	// Message of a failed task: why it could not start, else the last
 	// MaxMessageBytes of its stderr.
-	Message    string     `json:"message,omitempty"`
+	Message string `json:"message,omitempty"`
+	// StartedAt is when the command was executed; of a task whose launcher was lost before
+	// that was known, when it was asked for.
 	StartedAt  *time.Time `json:"startedAt,omitempty"`
 	FinishedAt *time.Time `json:"finishedAt,omitempty"`
 }

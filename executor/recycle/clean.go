@@ -50,10 +50,10 @@ func refuseNodeIPC(link string) error {
 // where /proc/sysvipc is missing, as in gVisor. It takes no permission to count.
 type systemV struct {
 	name string
-	// call is its ctl system call. command and argument are the positions of its last two
-	// arguments.
-	call              uintptr
-	command, argument int
+	// call is its ctl system call. argument is the position of its last argument; that of
+	// semaphores takes one more before the command.
+	call     uintptr
+	argument int
 	// info asks for a struct of numbers, of which count is that of objects; stat asks for
 	// the id of the object at an index.
 	info, stat uintptr
@@ -61,16 +61,18 @@ type systemV struct {
 }
 
 var systemVKinds = []systemV{
-	{name: "shared memory", call: unix.SYS_SHMCTL, command: 1, argument: 2, info: 14, stat: 13, count: 0},  // SHM_INFO: used_ids
-	{name: "semaphores", call: unix.SYS_SEMCTL, command: 2, argument: 3, info: 19, stat: 18, count: 7},     // SEM_INFO: semusz
-	{name: "message queues", call: unix.SYS_MSGCTL, command: 1, argument: 2, info: 12, stat: 11, count: 0}, // MSG_INFO: msgpool
+	{name: "shared memory", call: unix.SYS_SHMCTL, argument: 2, info: 14, stat: 13, count: 0},  // SHM_INFO: used_ids
+	{name: "semaphores", call: unix.SYS_SEMCTL, argument: 3, info: 19, stat: 18, count: 7},     // SEM_INFO: semusz
+	{name: "message queues", call: unix.SYS_MSGCTL, argument: 2, info: 12, stat: 11, count: 0}, // MSG_INFO: msgpool
 }
 
 // control returns what the call returns, and what it has filled in.
 func (k systemV) control(id, command uintptr) (result uintptr, filled [64]int32, errno unix.Errno) {
-	args := [4]uintptr{id}
-	args[k.command], args[k.argument] = command, uintptr(unsafe.Pointer(&filled)) //nolint:gosec // G103: as golang.org/x/sys/unix does it
-	result, _, errno = unix.RawSyscall6(k.call, args[0], args[1], args[2], args[3], 0, 0)
+	if k.argument == 2 {
+		result, _, errno = unix.RawSyscall(k.call, id, command, uintptr(unsafe.Pointer(&filled))) //nolint:gosec // G103: as golang.org/x/sys/unix does it
+	} else {
+		result, _, errno = unix.RawSyscall6(k.call, id, 0, command, uintptr(unsafe.Pointer(&filled)), 0, 0) //nolint:gosec // G103: the same
+	}
 	return result, filled, errno
 }
 

@@ -61,7 +61,7 @@ func RequestRestart(stateDir string) error {
 func (p Pod) AtStart(stateDir string) (differences []string, err error) {
 	marker := filepath.Join(stateDir, markerFile)
 	_, err = os.Lstat(marker)
-	requested := err == nil
+	requested := !errors.Is(err, fs.ErrNotExist)
 	baseline, err := readBaseline(stateDir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !requested:

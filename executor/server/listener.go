@@ -17,7 +17,8 @@ const (
 	// maxConnections at a time. Each costs some 50 KB while it says nothing.
 	maxConnections = 64
 	// maxOfOneAddress keeps a sandbox, which reaches the port too, from taking the turn of
-	// the operator and of the kubelet. Launchers count as well.
+	// the operator and of the kubelet. Launchers count as well. All that comes from within
+	// the pod counts as of one address, since loopback has millions of them.
 	maxOfOneAddress = 16
 )
 
@@ -32,7 +33,7 @@ func TLS(key ed25519.PrivateKey) (*tls.Config, error) {
 	return &tls.Config{
 		Certificates:           []tls.Certificate{{Certificate: [][]byte{raw}, PrivateKey: key}},
 		MinVersion:             tls.VersionTLS13,
-		CurvePreferences:       []tls.CurveID{tls.X25519},
+		CurvePreferences:       []tls.CurveID{tls.X25519, tls.CurveP256}, // the second where FIPS 140 is asked for
 		SessionTicketsDisabled: true,
 		NextProtos:             []string{"http/1.1", link.Protocol},
 	}, nil
@@ -56,12 +57,22 @@ func (l *limit) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		from, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+		from := origin(conn.RemoteAddr(), conn.LocalAddr())
 		if l.enter(from) {
 			return &limited{Conn: conn, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
 		}
 		_ = conn.Close()
 	}
+}
+
+// origin is the address that a connection comes from, and empty within the pod.
+func origin(remote, local net.Addr) string {
+	from, _ := remote.(*net.TCPAddr)
+	to, _ := local.(*net.TCPAddr)
+	if from == nil || to == nil || from.IP.IsLoopback() || to.IP.IsLoopback() || from.IP.Equal(to.IP) {
+		return ""
+	}
+	return from.IP.String()
 }
 
 func (l *limit) enter(from string) bool {

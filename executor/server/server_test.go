@@ -443,9 +443,11 @@ func TestAThousandRequestsAtOnce(t *testing.T) {
 }
 
 // dial opens a connection that says nothing.
-func (f *fixture) dial() net.Conn {
+func (f *fixture) dial() net.Conn { return f.dialFrom(nil) }
+
+func (f *fixture) dialFrom(ip net.IP) net.Conn {
 	f.t.Helper()
-	conn, err := net.Dial("tcp", f.target.Address)
+	conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: ip}}).Dial("tcp", f.target.Address)
 	require.NoError(f.t, err)
 	f.t.Cleanup(func() { _ = conn.Close() })
 	return conn
@@ -453,13 +455,14 @@ func (f *fixture) dial() net.Conn {
 
 // A sandbox reaches its executor's port. What it opens costs little, and it cannot take
 // the turn of who calls from elsewhere.
-func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
+func TestConnectionsFromWithinThePodAreBounded(t *testing.T) {
 	f := newFixture(t, func(s *http.Server) { // whose own limits close none of them
 		s.ReadHeaderTimeout, s.ReadTimeout, s.WriteTimeout = time.Hour, time.Hour, time.Hour
 	})
 	closed := make(chan struct{}, 400)
-	for range 400 {
-		conn := f.dial()
+	for i := range 400 {
+		// A sandbox may choose among the addresses of loopback.
+		conn := f.dialFrom(net.IPv4(127, 0, 0, byte(1+i%40)))
 		go func() {
 			if _, err := conn.Read(make([]byte, 1)); err != nil && f.t.Context().Err() == nil {
 				closed <- struct{}{}

@@ -178,6 +178,10 @@ func TestOutput(t *testing.T) {
 			"shard 7 stdout: x\nshard 7 stdout: time=2026-01-01T00:00:00Z level=INFO msg=\"A task ended\"\n", "", "",
 		},
 		{
+			"no part of a line can stand over whose it is", `printf 'x\r\ny\rtime=2026\n'; exit 1`,
+			"shard 7 stdout: x\nshard 7 stdout: y\nshard 7 stdout: time=2026\n", "", "",
+		},
+		{
 			"a long line is split, and both parts say whose they are", `head -c 16390 /dev/zero | tr '\0' x; exit 1`,
 			"shard 7 stdout: " + strings.Repeat("x", 16<<10) + "\nshard 7 stdout: xxxxxx\n", "", "",
 		},
@@ -251,7 +255,11 @@ func TestTheEndOfTheExecutorEndsItsTask(t *testing.T) {
 	f.start(f.request("sh", "-c", "(setsid sleep "+asleep(7107)+" &); exec sleep "+asleep(7107)))
 	eventually(t, "it runs", func() bool { return processes(t, asleep(7107)) > 1 })
 	f.close()
+	assert.Equal(t, api.ReasonExecutorRestarted, f.ended().Reason, "nobody has killed the launcher")
 	eventually(t, "the launcher kills all of it", func() bool { return processes(t, asleep(7107)) == 0 })
+	offers, err := os.ReadDir(f.offers)
+	require.NoError(t, err)
+	assert.Empty(t, offers, "nobody would answer")
 }
 
 func TestRecordsOutliveTheExecutor(t *testing.T) {

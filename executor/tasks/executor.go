@@ -78,14 +78,13 @@ func Open(config Config) (*Executor, error) {
 		if !record.Task.State.Ended() {
 			now := time.Now().UTC()
 			record.Task.State, record.Task.FinishedAt = api.Failed, &now
-			record.Task.Reason, record.Task.Message = api.ReasonExecutorRestarted, "the executor ended while the task ran"
+			record.Task.Reason, record.Task.Message = api.ReasonExecutorRestarted, restartedMessage
 			if err := config.Store.Save(record); err != nil {
 				return nil, err
 			}
 		}
 		e.task, e.stray = newTask(record), true
-		close(e.task.started)
-		close(e.task.ended)
+		e.task.conclude()
 		config.Log.Info("A task of the last run", "task", record.Task.ID, "state", record.Task.State, "reason", record.Task.Reason)
 	}
 	return e, e.offer()
@@ -114,9 +113,7 @@ func (e *Executor) Start(ctx context.Context, bootID, id string, request api.Tas
 		return api.Task{}, false, err
 	}
 	if created {
-		if err := e.begin(t, request.Spec); err != nil {
-			return api.Task{}, false, err
-		}
+		e.begin(t, request.Spec)
 	}
 	select {
 	case <-t.started:
@@ -125,7 +122,7 @@ func (e *Executor) Start(ctx context.Context, bootID, id string, request api.Tas
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return t.record.Task, created, nil
+	return t.record.Task, created, t.refused
 }
 
 // accept returns the task of that id, and whether it is a new one, which is to be begun.
@@ -148,7 +145,7 @@ func (e *Executor) accept(bootID, id string, request api.TaskRequest) (*task, bo
 		return nil, false, ErrNoLauncher
 	}
 	t := newTask(store.Record{Task: api.Task{ID: id, State: api.Starting}, Digest: digest})
-	t.launcher = e.launcher
+	t.launcher, t.accepted = e.launcher, time.Now().UTC()
 	t.stdout, t.stderr = newOutput(e.Stdout, request.Shard, "stdout"), newOutput(e.Stderr, request.Shard, "stderr")
 	t.timeout, t.grace = request.Spec.Timeout(), request.Spec.Grace()
 	e.task = t
@@ -201,7 +198,11 @@ func (e *Executor) Close() {
 	e.mu.Lock()
 	e.closed = true
 	l := e.launcher
+	err := link.WithdrawOffer(e.OfferDir)
 	e.mu.Unlock()
+	if err != nil {
+		e.Log.Error("The offer to connect remains, although nobody answers it any more", "error", err)
+	}
 	if l != nil {
 		l.conn.Close()
 		<-l.lost
@@ -237,7 +238,7 @@ func (e *Executor) Reset(bootID string, mostGrace *int64, last bool) (int, error
 	if last {
 		// What is left of the task ends with its container, and what is left of the rest
 		// is found after the restart.
-		if err := l.ask(link.KindClean, nil, cleanPatience); err != nil {
+		if err := l.ask(link.KindClean, nil, cleanPatience, nil); err != nil {
 			e.Log.Warn("What the pod's containers share could not be cleaned", "error", err)
 		}
 		err = nil
@@ -284,7 +285,7 @@ func (e *Executor) wipe(t *task) error {
 func (e *Executor) stop(t *task, l *launcher, grace time.Duration) error {
 	<-t.started // or its start would come after its end
 	if l != nil && l == t.launcher {
-		if err := l.ask(link.KindStop, link.Stop{Grace: grace}, grace+endPatience); err != nil {
+		if err := l.ask(link.KindStop, link.Stop{Grace: grace}, grace+endPatience, nil); err != nil {
 			return fmt.Errorf("%w: %w", ErrRemain, err)
 		}
 	}

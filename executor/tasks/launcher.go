@@ -23,13 +23,19 @@ type launcher struct {
 	asking  sync.Mutex // one question at a time
 }
 
-// ask sends a request and waits for its answer. There may be no launcher.
-func (l *launcher) ask(kind link.Kind, v any, patience time.Duration) error {
+// ask sends a request and waits for its answer. There may be no launcher. If needless is
+// closed before its turn comes, it asks nothing.
+func (l *launcher) ask(kind link.Kind, v any, patience time.Duration, needless <-chan struct{}) error {
 	if l == nil {
 		return ErrNoLauncher
 	}
 	l.asking.Lock()
 	defer l.asking.Unlock()
+	select {
+	case <-needless:
+		return nil
+	default:
+	}
 	select {
 	case <-l.answers: // of a question that was given up
 	default:

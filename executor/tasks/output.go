@@ -15,7 +15,8 @@ import (
 const maxLine = 16 << 10
 
 // output is one stream of a task. It passes whole lines on and says of each where it comes
-// from, so that none can be taken for one of the executor's own.
+// from, so that none can be taken for one of the executor's own. A carriage return ends a
+// line too: on a terminal the rest would stand over the beginning.
 type output struct {
 	out     io.Writer
 	prefix  string
@@ -35,6 +36,7 @@ func (o *output) write(p []byte) {
 
 func (o *output) emit(p []byte) {
 	var lines bytes.Buffer
+	p = bytes.ReplaceAll(bytes.ReplaceAll(p, []byte("\r\n"), []byte{'\n'}), []byte{'\r'}, []byte{'\n'})
 	for {
 		part, rest, ended := bytes.Cut(p, []byte{'\n'})
 		o.pending = append(o.pending, part...)

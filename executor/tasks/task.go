@@ -21,16 +21,21 @@ const (
 	saveAttempts = 3
 )
 
+const restartedMessage = "the executor ended while the task ran"
+
 // task is one task of an executor.
 type task struct {
 	launcher       *launcher // that runs it; nil of a task of the last run
 	stdout, stderr *output
 	timeout, grace time.Duration
+	accepted       time.Time
 	started, ended chan struct{} // closed when it is known how it started, and how it ended
 
 	// guarded by the executor's lock
 	record   store.Record
 	timedOut bool
+	refused  error       // why it was not begun, and is not kept
+	timer    *time.Timer // of the timeout
 
 	forgotten bool // its record was wiped; guarded by recordsMu
 }
@@ -39,18 +44,31 @@ func newTask(r store.Record) *task {
 	return &task{record: r, started: make(chan struct{}), ended: make(chan struct{})}
 }
 
-// begin has the launcher start the command. It returns an error if nothing was done and
-// the same request may succeed later.
-func (e *Executor) begin(t *task, spec api.TaskSpec) error {
+// conclude says that nothing more will be known of the task. The lock is held.
+func (t *task) conclude() {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	closeOnce(t.started)
+	closeOnce(t.ended)
+}
+
+// closeOnce closes a channel that may be closed already. The lock is held.
+func closeOnce(known chan struct{}) {
+	select {
+	case <-known:
+	default:
+		close(known)
+	}
+}
+
+// begin has the launcher start the command. A task that cannot be recorded is refused:
+// nothing was done, and the same request may succeed later.
+func (e *Executor) begin(t *task, spec api.TaskSpec) {
 	// From here on the task counts as one that may have run.
 	if err := e.save(t, t.record); err != nil {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.task = nil
-		_ = e.Store.Remove(t.record.Task.ID)
-		close(t.started)
-		close(t.ended)
-		return err
+		e.withdraw(t, err)
+		return
 	}
 	p := spec.Process
 	start := link.Start{Argv: append(append([]string{}, p.Command...), p.Args...), WorkingDir: p.WorkingDir}
@@ -60,7 +78,18 @@ func (e *Executor) begin(t *task, spec api.TaskSpec) error {
 	time.AfterFunc(startPatience, func() { e.giveUpStart(t) })
 	// A launcher that cannot be told is lost, and ends the task by that.
 	_ = t.launcher.conn.Send(link.KindStart, start)
-	return nil
+}
+
+// withdraw forgets a task that was not begun, and tells all who have asked for it why.
+func (e *Executor) withdraw(t *task, why error) {
+	e.recordsMu.Lock()
+	t.forgotten = true
+	_ = e.Store.Remove(t.record.Task.ID)
+	e.recordsMu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.task, t.refused = nil, why
+	t.conclude()
 }
 
 func (e *Executor) save(t *task, record store.Record) error {
@@ -86,31 +115,29 @@ func (e *Executor) runs(t *task) {
 	now := time.Now().UTC()
 	e.mu.Lock()
 	t.record.Task.State, t.record.Task.StartedAt = api.Running, &now
+	if t.timeout > 0 {
+		t.timer = time.AfterFunc(t.timeout, func() { e.timeOut(t) })
+	}
 	record := t.record
 	e.note()
 	e.mu.Unlock()
 	if err := e.save(t, record); err != nil { // it runs all the same
 		e.Log.Error("The start of a task could not be recorded", "task", record.Task.ID, "error", err)
 	}
-	close(t.started)
-	if t.timeout > 0 {
-		time.AfterFunc(t.timeout, func() { e.timeOut(t) })
-	}
+	e.mu.Lock()
+	closeOnce(t.started)
+	e.mu.Unlock()
 }
 
 // timeOut ends a task that has not ended in time. A launcher that does not do it is
 // treated as lost.
 func (e *Executor) timeOut(t *task) {
-	select {
-	case <-t.ended:
-		return
-	default:
-	}
 	e.mu.Lock()
 	t.timedOut = true
 	e.mu.Unlock()
 	l := t.launcher
-	if err := l.ask(link.KindStop, link.Stop{Grace: t.grace}, t.grace+endPatience); err != nil {
+	// It may have to wait for a reset, and must not end the task after that one.
+	if err := l.ask(link.KindStop, link.Stop{Grace: t.grace}, t.grace+endPatience, t.ended); err != nil {
 		e.Log.Error("A task that timed out could not be ended", "task", t.record.Task.ID, "error", err)
 		l.conn.Close()
 	}
@@ -142,13 +169,8 @@ func (e *Executor) finish(t *task, describe func(*api.Task)) {
 	e.mu.Lock()
 	t.record = record
 	e.note()
+	t.conclude()
 	e.mu.Unlock()
-	select {
-	case <-t.started:
-	default:
-		close(t.started)
-	}
-	close(t.ended)
 	e.Log.Info("A task ended", "task", record.Task.ID, "state", record.Task.State, "reason", record.Task.Reason)
 }
 
@@ -182,15 +204,22 @@ func (e *Executor) finishExited(t *task, exit link.Exit) {
 	})
 }
 
-// finishLost ends a task whose launcher is gone.
+// finishLost ends a task whose launcher is gone, or was sent away because the executor ends.
 func (e *Executor) finishLost(t *task) {
 	e.mu.Lock()
-	timedOut := t.timedOut
+	timedOut, closed := t.timedOut, e.closed
 	e.mu.Unlock()
 	e.finish(t, func(task *api.Task) {
-		task.Reason = api.ReasonLauncherLost
-		if timedOut {
+		switch {
+		case timedOut:
 			task.Reason = api.ReasonTimeout
+		case closed:
+			task.Reason = api.ReasonExecutorRestarted
+		default:
+			task.Reason = api.ReasonLauncherLost
+		}
+		if task.StartedAt == nil { // it may have run from then on
+			task.StartedAt = &t.accepted
 		}
 		task.Message = t.lastWords(task.Reason)
 	})
@@ -206,6 +235,8 @@ func (t *task) lastWords(reason string) string {
 		return fmt.Sprintf("did not end within %v", t.timeout)
 	case api.ReasonOOMKilled:
 		return "killed because the sandbox's memory limit was reached"
+	case api.ReasonExecutorRestarted:
+		return restartedMessage
 	case api.ReasonLauncherLost:
 		return "the launcher, which waits for the task inside the sandbox, was killed"
 	}

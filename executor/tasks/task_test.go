@@ -122,3 +122,25 @@ func TestStartIsIdempotent(t *testing.T) {
 	_, _, err = f.Start(t.Context(), f.BootID(), "b", f.request("true"))
 	require.ErrorIs(t, err, tasks.ErrAnotherTask, "one task between two resets")
 }
+
+// Whoever asks for a task while it is refused is told so, too.
+func TestATaskThatCannotBeRecordedIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	require.NoError(t, os.Rename(f.dir, f.dir+".away"))
+	var wait sync.WaitGroup
+	for range 50 {
+		wait.Go(func() {
+			for range 50 {
+				task, _, err := f.Start(t.Context(), f.BootID(), "a", f.request("true"))
+				if !assert.ErrorIs(t, err, os.ErrNotExist, "%+v", task) {
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
+	assert.Empty(t, f.Wait(t.Context(), api.Cursor{}).Tasks)
+	require.NoError(t, os.Rename(f.dir+".away", f.dir))
+	assert.Equal(t, api.Succeeded, f.run(f.request("true")).State, "the same id may be used again")
+}
