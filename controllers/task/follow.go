@@ -41,7 +41,7 @@ type follower struct {
 	sandbox sandbox
 	spec    executorapi.TaskSpec
 	pause   time.Duration
-	// failed: the last dispatch did, if only by a refusal that took its time.
+	// failed: the last dispatch did.
 	failed bool
 }
 
@@ -92,21 +92,13 @@ func (f *follower) start(ctx context.Context) bool {
 		f.noteUnless(errGone, err) // then the reconciler finds another pod
 		return false
 	}
-	slots := []chan struct{}{f.slots}
-	if f.failed {
-		slots = []chan struct{}{f.job.retries, f.retries}
-	}
-	for i, slot := range slots {
-		select {
-		case slot <- struct{}{}:
-		case <-ctx.Done():
-			give(slots[:i])
-			return false
-		}
+	turn := group{f.job.name.Namespace, f.job.name.Name, f.try()}
+	if !f.slots.take(ctx, turn) {
+		return false
 	}
 	request := executorapi.TaskRequest{Shard: f.sandbox.shard, Spec: f.spec}
 	task, err := func() (executorapi.Task, error) {
-		defer give(slots)
+		defer f.slots.give(turn)
 		task, err := f.send(ctx, target, request)
 		if executorclient.IsUnauthorized(err) { // it has restarted, and now its boot id is known
 			task, err = f.send(ctx, target, request)
@@ -128,11 +120,11 @@ func (f *follower) start(ctx context.Context) bool {
 	return true
 }
 
-// give gives slots back.
-func give(slots []chan struct{}) {
-	for _, slot := range slots {
-		<-slot
+func (f *follower) try() string {
+	if f.failed {
+		return laterTry
 	}
+	return firstTry
 }
 
 // send sends the task while nobody else may have handed the sandbox on.

@@ -362,7 +362,19 @@ func TestASandboxThatPosesAsItsExecutorIsPolledAtAPace(t *testing.T) {
 	}
 }
 
-// The tries of dispatches that failed before have slots of their own.
+// takeAll takes all slots that a group may have, and returns how many.
+func (b *bench) takeAll(g group) int {
+	b.slots.mu.Lock()
+	defer b.slots.mu.Unlock()
+	for n := 0; ; n++ {
+		if t := b.slots.turns.wait(g); b.slots.turns.next() == nil {
+			b.slots.turns.leave(t)
+			return n
+		}
+	}
+}
+
+// Tries after one that failed leave room for first tries, and those for them.
 func TestAnExecutorThatFailsKeepsNobodyWaiting(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(w http.ResponseWriter){
@@ -380,13 +392,16 @@ func TestAnExecutorThatFailsKeepsNobodyWaiting(t *testing.T) {
 			})
 			b.bs.Spec.PoolRef = ""
 			time := clocktesting.NewFakeClock(now)
-			b.Clock, b.slots, b.retries = time, make(chan struct{}, 1), make(chan struct{}, 1)
-			b.retries <- struct{}{} // those that failed have all of theirs
+			b.Clock = time
+			later, first := group{"ns", "bs", laterTry}, group{"ns", "bs", firstTry}
+			n := b.takeAll(later)
 			b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
 			require.Eventually(t, time.HasWaiters, patience, poll)
 			require.Equal(t, int64(1), starts.Load(), "the first try does not wait for them")
-			<-b.retries
-			b.slots <- struct{}{} // the others have all of theirs
+			for range n {
+				b.slots.give(later)
+			}
+			b.takeAll(first)
 			time.Step(lastPause)
 			require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll, "nor does it wait for the others when it has failed")
 		})

@@ -41,7 +41,7 @@ type Config struct {
 	Wakes *wakequeue.Queue
 	// Executors calls task executors.
 	Executors *executorclient.Client
-	// Dispatches is how many tasks are dispatched at a time.
+	// Dispatches is how many tasks are dispatched at a time, at most.
 	Dispatches int
 	// Signer returns the key of that id, or nil.
 	Signer func(id string) *token.Signer
@@ -64,9 +64,7 @@ type Reconciler struct {
 	Config
 	jobs    jobs
 	changes podChanges
-	// slots bound the dispatches under way; retries those to executors with which the
-	// last one failed, so that others need not wait behind them.
-	slots, retries chan struct{}
+	slots   *slots
 	// ctx, which stop ends, ends what followers and stops do; work waits for them.
 	ctx  context.Context
 	stop context.CancelFunc
@@ -79,10 +77,7 @@ func New(ctx context.Context, config Config) (*Reconciler, error) {
 	if err := wiring.Check("task reconciler", config); err != nil {
 		return nil, err
 	}
-	r := &Reconciler{
-		Config: config,
-		slots:  make(chan struct{}, config.Dispatches), retries: make(chan struct{}, max(1, config.Dispatches/4)),
-	}
+	r := &Reconciler{Config: config, slots: newSlots(config.Dispatches)}
 	r.ctx, r.stop = context.WithCancel(ctx)
 	return r, nil
 }
