@@ -225,7 +225,7 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 		j.sandboxEnded(s)
 	}
 	for _, s := range p.follow {
-		r.follow(bs, j, s)
+		r.follow(j, s)
 	}
 	return len(p.reset)+len(p.ended)+len(p.follow)+len(p.drop) > 0
 }
@@ -250,7 +250,7 @@ func (r *Reconciler) holdings(bs *v1alpha1.BatchSandbox) (held, releasing map[ty
 }
 
 // follow begins to follow the executor of a sandbox. The job's lock is held.
-func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
+func (r *Reconciler) follow(j *job, s sandbox) {
 	if j.stops[s.uid] != nil {
 		return // it is being given back
 	}
@@ -262,11 +262,6 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 		delay = rand.N(seededSpread) //nolint:gosec // to spread dials
 	}
 	j.records[s.shard] = rec
-	spec, err := shardtask.ForShard(bs, s.shard)
-	if err != nil {
-		rec.invalid = err.Error()
-		return
-	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	goes := &following{pod: s.uid, cancel: cancel, done: make(chan struct{})}
 	j.followers[s.shard] = goes
@@ -278,7 +273,7 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 		}()
 		defer close(goes.done)
 		defer cancel()
-		f := &follower{Reconciler: r, job: j, sandbox: s, spec: spec}
+		f := &follower{Reconciler: r, job: j, sandbox: s}
 		f.run(ctx, delay)
 	})
 }

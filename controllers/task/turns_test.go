@@ -212,7 +212,8 @@ func TestExecutorsThatDoNotAnswerCostTheirOwnNamespaceItsTurn(t *testing.T) {
 		sandboxes[i] = sandbox{shard: i, pod: pod.Name, uid: pod.UID, ready: true, executor: true}
 	}
 	n := int32(24)
-	mute.Spec.Replicas = &n
+	mute.Spec.Replicas, mute.ResourceVersion = &n, ""
+	require.NoError(t, b.Client.Create(t.Context(), mute))
 	t.Cleanup(func() {
 		b.jobs.drop(types.NamespacedName{Namespace: "mute", Name: "mute"})
 		require.NoError(t, listener.Close())
@@ -221,8 +222,7 @@ func TestExecutorsThatDoNotAnswerCostTheirOwnNamespaceItsTurn(t *testing.T) {
 	})
 	b.apply(mute, b.jobs.of(mute), sandboxes)
 	require.Eventually(t, func() bool { return silent.Load() >= 5 }, patience, poll)
-	b.bs.Spec.PoolRef = ""
-	b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+	b.follow(t)
 	require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll)
 	require.Equal(t, int32(24), b.Report(mute).Pending)
 }
