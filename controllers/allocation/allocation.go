@@ -41,17 +41,17 @@ func RecordOf(bs *v1alpha1.BatchSandbox) (ledger.Record, error) {
 	}
 	var status v1alpha1.AllocStatus
 	var release v1alpha1.AllocRelease
-	for key, into := range map[string]any{
-		v1alpha1.AnnotationAllocStatus:  &status,
-		v1alpha1.AnnotationAllocRelease: &release,
-	} {
-		value, ok := bs.Annotations[key]
+	for _, annotation := range []struct { // in an order, so that the same one is named each time
+		key  string
+		into any
+	}{{v1alpha1.AnnotationAllocStatus, &status}, {v1alpha1.AnnotationAllocRelease, &release}} {
+		value, ok := bs.Annotations[annotation.key]
 		if !ok {
 			continue
 		}
-		if err := json.Unmarshal([]byte(value), into); err != nil {
+		if err := json.Unmarshal([]byte(value), annotation.into); err != nil {
 			record.Unreadable = true
-			return record, fmt.Errorf("annotation %s cannot be read: %w", key, err)
+			return record, fmt.Errorf("annotation %s cannot be read: %w", annotation.key, err)
 		}
 	}
 	if len(status.Pods) > v1alpha1.MaxReplicas {

@@ -105,6 +105,18 @@ func TestRecordOf(t *testing.T) {
 	}
 }
 
+// A message that changes from one reconcile to the next would be written each time.
+func TestOfTwoUnreadableAnnotationsTheSameIsNamedEachTime(t *testing.T) {
+	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{
+		Finalizers:  []string{v1alpha1.FinalizerPoolAllocation},
+		Annotations: map[string]string{v1alpha1.AnnotationAllocStatus: "{", v1alpha1.AnnotationAllocRelease: "{"},
+	}}
+	for range 100 {
+		_, err := RecordOf(bs)
+		require.ErrorContains(t, err, "alloc-status cannot be read")
+	}
+}
+
 func TestWhatIsWrittenIsReadBack(t *testing.T) {
 	held := []ledger.HeldPod{pod(0, "a", "1", 3), pod(4, "e", "5", 3)}
 	a := Format(held, []string{"x"})

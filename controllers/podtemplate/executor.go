@@ -126,14 +126,6 @@ func taskContainer(pod *corev1.Pod) int {
 	return named("")
 }
 
-// ImageName is the image of an executor that the operator adds, or empty.
-func (x *Executor) ImageName() string {
-	if x == nil {
-		return ""
-	}
-	return x.Image
-}
-
 // Complete gives the pod what its tasks need: the executor itself where inject says so and
 // the pod has none, and the launcher's start in the sandbox container. A pod with an
 // executor is told apart by its annotation executor-key. A nil Executor leaves the pod as

@@ -219,16 +219,20 @@ func TestAWarningNamesWhoCouldForgeResults(t *testing.T) {
 
 func TestTheExecutorIsInTheRevisionWhereThereIsOne(t *testing.T) {
 	pool := &v1alpha1.Pool{Spec: v1alpha1.PoolSpec{Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: sandboxPod().Spec}}}}
-	require.Equal(t, Revision(pool.Spec.Template), PoolRevision(pool, "executor:v1"), "without an executor")
+	v1, v2, rotated := &Executor{Image: "executor:v1", KeyID: "a"}, &Executor{Image: "executor:v2", KeyID: "a"}, &Executor{Image: "executor:v1", KeyID: "b"}
+	require.Equal(t, Revision(pool.Spec.Template), PoolRevision(pool, v1), "without an executor")
+	require.Equal(t, Revision(pool.Spec.Template), PoolRevision(pool, rotated), "nobody signs anything for it")
 	pool.Spec.TaskExecutor.Enabled = true
-	first := PoolRevision(pool, "executor:v1")
+	first := PoolRevision(pool, v1)
 	require.NotEqual(t, Revision(pool.Spec.Template), first)
-	require.NotEqual(t, first, PoolRevision(pool, "executor:v2"))
+	require.NotEqual(t, first, PoolRevision(pool, v2))
+	require.NotEqual(t, first, PoolRevision(pool, rotated), "its pods know the old key")
 	pool.Spec.RecycleStrategy.Type = v1alpha1.RecycleRestart
-	require.NotEqual(t, first, PoolRevision(pool, "executor:v1"), "such pods can be restarted")
+	require.NotEqual(t, first, PoolRevision(pool, v1), "such pods can be restarted")
 	pool.Spec.Template.Spec.Containers = append(pool.Spec.Template.Spec.Containers, corev1.Container{Name: v1alpha1.ExecutorContainerName})
-	require.NotEqual(t, Revision(pool.Spec.Template), PoolRevision(pool, "executor:v1"), "a hand-written executor is completed")
-	require.Equal(t, PoolRevision(pool, "executor:v1"), PoolRevision(pool, "executor:v2"), "by its own image")
+	require.NotEqual(t, Revision(pool.Spec.Template), PoolRevision(pool, v1), "a hand-written executor is completed")
+	require.Equal(t, PoolRevision(pool, v1), PoolRevision(pool, v2), "by its own image")
+	require.NotEqual(t, PoolRevision(pool, v1), PoolRevision(pool, rotated), "it knows the old key, too")
 }
 
 func TestTheContainerOfTasksIsTheDefaultContainer(t *testing.T) {

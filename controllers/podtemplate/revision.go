@@ -32,18 +32,21 @@ func Revision(template *v1alpha1.PodTemplate) string {
 const completion = 2
 
 // PoolRevision returns the revision of the pool's pods. The executor that the operator
-// adds, and what it adds for one that is written into the template, make a part of it.
-func PoolRevision(pool *v1alpha1.Pool, executorImage string) string {
+// adds, and what it adds for one that is written into the template, make a part of it; so
+// does the key that the executor takes requests of, which is how a rotated key reaches the
+// pods that are idle.
+func PoolRevision(pool *v1alpha1.Pool, x *Executor) string {
 	injection := PoolInjects(pool)
+	if x == nil || injection == InjectNothing && !HasExecutor(pool.Spec.Template) {
+		return Revision(pool.Spec.Template)
+	}
+	image := x.Image
 	if injection == InjectNothing {
-		if !HasExecutor(pool.Spec.Template) {
-			return Revision(pool.Spec.Template)
-		}
-		executorImage = "" // its own decides
+		image = "" // its own decides
 	}
 	sum := fnv.New32a()
 	_, _ = sum.Write(canonical(pool.Spec.Template))
-	_, _ = fmt.Fprintf(sum, "\n%d %d %s", completion, injection, executorImage)
+	_, _ = fmt.Fprintf(sum, "\n%d %d %s %s", completion, injection, image, x.KeyID)
 	return utilrand.SafeEncodeString(fmt.Sprint(sum.Sum32()))
 }
 

@@ -20,7 +20,7 @@ const benchPods = 20_000
 func BenchmarkPass(b *testing.B) {
 	bench := newBench(b, capacity(benchPods, benchPods, 0, 2*benchPods))
 	bench.Executor = func() *podtemplate.Executor { return nil }
-	bench.state.follow(bench.pool, "")
+	bench.state.follow(bench.pool, nil)
 	revision := bench.state.revision
 	observe := func(i, restarts int) {
 		name := fmt.Sprintf("pod-%d", i)

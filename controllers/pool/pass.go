@@ -33,7 +33,7 @@ type pass struct {
 
 func (p *pass) run(ctx context.Context) (time.Duration, error) {
 	p.executor = p.Executor()
-	p.state.follow(p.pool, p.executor.ImageName())
+	p.state.follow(p.pool, p.executor)
 	deleting := p.deleting()
 	p.Ledger.SetPool(p.key, p.pool.UID, p.state.revision, !deleting)
 	if !deleting {

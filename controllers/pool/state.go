@@ -69,13 +69,13 @@ func (s *states) drop(key ledger.Key) {
 
 // follow takes in the object's spec. A change is a reason to try at once what
 // failed before.
-func (s *state) follow(pool *v1alpha1.Pool, executorImage string) {
+func (s *state) follow(pool *v1alpha1.Pool, executor *podtemplate.Executor) {
 	if s.generation == pool.Generation && s.revision != "" {
 		return
 	}
 	s.generation = pool.Generation
 	s.memory.CreateFailures, s.memory.RetryAt = 0, time.Time{}
-	revision := podtemplate.PoolRevision(pool, executorImage)
+	revision := podtemplate.PoolRevision(pool, executor)
 	if revision == s.revision {
 		return
 	}

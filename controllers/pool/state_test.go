@@ -26,7 +26,7 @@ func TestAStateBelongsToOneObject(t *testing.T) {
 func TestFollow(t *testing.T) {
 	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Generation: 1}}
 	st := &state{}
-	st.follow(pool, "")
+	st.follow(pool, nil)
 	first := st.revision
 	troubled := func() {
 		st.memory = Memory{CreateFailures: 3, RetryAt: now, Replaced: 4, ReplacedAt: now}
@@ -34,11 +34,11 @@ func TestFollow(t *testing.T) {
 	}
 
 	troubled()
-	st.follow(pool, "")
+	st.follow(pool, nil)
 	assert.Equal(t, 3, st.memory.CreateFailures, "the same generation changes nothing")
 
 	pool.Generation, pool.Spec.CapacitySpec.PoolMax = 2, 5
-	st.follow(pool, "")
+	st.follow(pool, nil)
 	assert.Zero(t, st.memory.CreateFailures, "a new size is tried at once")
 	assert.Equal(t, 4, st.memory.Replaced, "but failing pods are no better for it")
 	assert.Equal(t, first, st.revision)
@@ -46,7 +46,7 @@ func TestFollow(t *testing.T) {
 	troubled()
 	pool.Generation = 3
 	pool.Spec.Template = updatedTemplate()
-	st.follow(pool, "")
+	st.follow(pool, nil)
 	assert.Zero(t, st.memory.Replaced, "a new template starts anew")
 	assert.Nil(t, st.failure)
 	assert.NotEqual(t, first, st.revision)

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/shardtask"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
@@ -39,9 +40,8 @@ type follower struct {
 	*Reconciler
 	job     *job
 	sandbox sandbox
-	spec    executorapi.TaskSpec
 	pause   time.Duration
-	// failed: the last dispatch did, if only by a refusal that took its time.
+	// failed: the last dispatch did.
 	failed bool
 }
 
@@ -92,26 +92,13 @@ func (f *follower) start(ctx context.Context) bool {
 		f.noteUnless(errGone, err) // then the reconciler finds another pod
 		return false
 	}
-	slots := []chan struct{}{f.slots}
-	if f.failed {
-		slots = []chan struct{}{f.job.retries, f.retries}
+	turn := group{f.job.name.Namespace, f.job.name.Name, f.try()}
+	if !f.slots.take(ctx, turn) {
+		return false
 	}
-	for i, slot := range slots {
-		select {
-		case slot <- struct{}{}:
-		case <-ctx.Done():
-			give(slots[:i])
-			return false
-		}
-	}
-	request := executorapi.TaskRequest{Shard: f.sandbox.shard, Spec: f.spec}
 	task, err := func() (executorapi.Task, error) {
-		defer give(slots)
-		task, err := f.send(ctx, target, request)
-		if executorclient.IsUnauthorized(err) { // it has restarted, and now its boot id is known
-			task, err = f.send(ctx, target, request)
-		}
-		return task, err
+		defer f.slots.give(turn)
+		return f.dispatch(ctx, target)
 	}()
 	if ctx.Err() != nil {
 		return false
@@ -121,18 +108,39 @@ func (f *follower) start(ctx context.Context) bool {
 		return true // an earlier version of the operator has started it: its result counts
 	}
 	if err != nil {
-		f.note(nil, err)
+		f.noteUnless(errGone, err)
 		return f.ended()
 	}
 	f.take(ctx, &task)
 	return true
 }
 
-// give gives slots back.
-func give(slots []chan struct{}) {
-	for _, slot := range slots {
-		<-slot
+// dispatch makes the task of the shard and sends it. It is made for that alone: thousands
+// of followers would keep too much of theirs while they wait.
+func (f *follower) dispatch(ctx context.Context, target executorclient.Target) (executorapi.Task, error) {
+	bs := &v1alpha1.BatchSandbox{}
+	err := f.Client.Get(ctx, f.job.name, bs, client.UnsafeDisableDeepCopy)
+	if err != nil || bs.UID != f.job.uid {
+		return executorapi.Task{}, errGone
 	}
+	spec, err := shardtask.ForShard(bs, f.sandbox.shard)
+	if err != nil {
+		f.change(func(rec *record) { rec.invalid = err.Error() })
+		return executorapi.Task{}, err
+	}
+	request := executorapi.TaskRequest{Shard: f.sandbox.shard, Spec: spec}
+	task, err := f.send(ctx, target, request)
+	if executorclient.IsUnauthorized(err) { // it has restarted, and now its boot id is known
+		task, err = f.send(ctx, target, request)
+	}
+	return task, err
+}
+
+func (f *follower) try() string {
+	if f.failed {
+		return laterTry
+	}
+	return firstTry
 }
 
 // send sends the task while nobody else may have handed the sandbox on.
@@ -260,7 +268,7 @@ func (f *follower) change(apply func(*record)) {
 		before := *rec
 		apply(rec)
 		countChange(&before, rec)
-		changed = before.state != rec.state || before.unknown != rec.unknown || before.clock != rec.clock
+		changed = before.state != rec.state || before.unknown != rec.unknown || before.clock != rec.clock || before.invalid != rec.invalid
 		if before.ended() && rec.state == running {
 			began = rec.podName
 		}
@@ -276,7 +284,7 @@ func (f *follower) change(apply func(*record)) {
 // ended says that there is nothing to follow any more.
 func (f *follower) ended() bool {
 	over := true
-	there := f.job.update(f.sandbox.shard, f.sandbox.uid, func(rec *record) { over = rec.ended() && !rec.stale })
+	there := f.job.update(f.sandbox.shard, f.sandbox.uid, func(rec *record) { over = rec.ended() && !rec.stale || rec.invalid != "" })
 	return !there || over
 }
 
@@ -299,8 +307,8 @@ func (f *follower) sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// errGone says that the pod is not there any more, or is on its way out.
-var errGone = errors.New("the pod is gone")
+// errGone says that the pod, or the BatchSandbox, is not there any more or on its way out.
+var errGone = errors.New("it is gone")
 
 // errNoExecutor says that the pod has no executor that the operator can talk to.
 var errNoExecutor = errors.New("the pod has no task executor")

@@ -160,6 +160,16 @@ func (b *bench) renew(t *testing.T, all bool) {
 	b.changes.note(pod.UID)
 }
 
+// follow has the executor run the task.
+func (b *bench) follow(t *testing.T) {
+	t.Helper()
+	stored := b.bs.DeepCopy()
+	stored.ResourceVersion = ""
+	require.NoError(t, b.Client.Create(t.Context(), stored))
+	b.bs.Spec.PoolRef = ""
+	b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+}
+
 // stopped gives the sandbox up and returns the outcome.
 func (b *bench) stopped(t *testing.T, restart bool) shardtask.Stopping {
 	t.Helper()
@@ -326,9 +336,8 @@ func TestALateAnswerDoesNotUndoTheEndOfASandbox(t *testing.T) {
 
 func TestAFollowerEndsWithItsRecord(t *testing.T) {
 	b := newBench(t, func(_ *bench, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })
-	b.bs.Spec.PoolRef = ""
+	b.follow(t)
 	j := b.jobs.of(b.bs)
-	b.apply(b.bs, j, map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
 	f := j.followers[0]
 	require.NotNil(t, f)
 	b.bs.Spec.Replicas = ptr.To(int32(0))
@@ -351,10 +360,9 @@ func TestASandboxThatPosesAsItsExecutorIsPolledAtAPace(t *testing.T) {
 		}
 		_ = json.NewEncoder(w).Encode(executorapi.TaskList{BootID: "b", Version: polls.Add(1), Tasks: []executorapi.Task{task}})
 	})
-	b.bs.Spec.PoolRef = ""
 	time := clocktesting.NewFakeClock(now)
 	b.Clock = time
-	b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+	b.follow(t)
 	for i := range int64(3) {
 		require.Eventually(t, time.HasWaiters, patience, poll)
 		require.Equal(t, freePolls+i, polls.Load())
@@ -362,7 +370,19 @@ func TestASandboxThatPosesAsItsExecutorIsPolledAtAPace(t *testing.T) {
 	}
 }
 
-// The tries of dispatches that failed before have slots of their own.
+// takeAll takes all slots that a group may have, and returns how many.
+func (b *bench) takeAll(g group) int {
+	b.slots.mu.Lock()
+	defer b.slots.mu.Unlock()
+	for n := 0; ; n++ {
+		if t := b.slots.turns.wait(g); b.slots.turns.next() == nil {
+			b.slots.turns.leave(t)
+			return n
+		}
+	}
+}
+
+// Tries after one that failed leave room for first tries, and those for them.
 func TestAnExecutorThatFailsKeepsNobodyWaiting(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(w http.ResponseWriter){
@@ -378,15 +398,17 @@ func TestAnExecutorThatFailsKeepsNobodyWaiting(t *testing.T) {
 				}
 				_ = json.NewEncoder(w).Encode(executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Succeeded})
 			})
-			b.bs.Spec.PoolRef = ""
 			time := clocktesting.NewFakeClock(now)
-			b.Clock, b.slots, b.retries = time, make(chan struct{}, 1), make(chan struct{}, 1)
-			b.retries <- struct{}{} // those that failed have all of theirs
-			b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+			b.Clock = time
+			later, first := group{"ns", "bs", laterTry}, group{"ns", "bs", firstTry}
+			n := b.takeAll(later)
+			b.follow(t)
 			require.Eventually(t, time.HasWaiters, patience, poll)
 			require.Equal(t, int64(1), starts.Load(), "the first try does not wait for them")
-			<-b.retries
-			b.slots <- struct{}{} // the others have all of theirs
+			for range n {
+				b.slots.give(later)
+			}
+			b.takeAll(first)
 			time.Step(lastPause)
 			require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll, "nor does it wait for the others when it has failed")
 		})
@@ -439,10 +461,9 @@ func TestWhyALauncherWasLostTheStatusOfThePodTells(t *testing.T) {
 				task := executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Failed, Reason: executorapi.ReasonLauncherLost, StartedAt: &started}
 				_ = json.NewEncoder(w).Encode(task)
 			})
-			b.bs.Spec.PoolRef = ""
 			clock := clocktesting.NewFakeClock(now)
 			b.Clock = clock
-			b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+			b.follow(t)
 			require.Eventually(t, clock.HasWaiters, patience, poll, "it is waited for")
 			require.False(t, b.Report(b.bs).Completed)
 			pod := b.pod.DeepCopy()

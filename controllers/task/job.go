@@ -17,9 +17,6 @@ type job struct {
 	uid  types.UID
 	// version is a resourceVersion that the object has had.
 	version string
-	// retries bound how many executors whose last dispatch failed are tried at a time:
-	// those of one BatchSandbox must not keep those of others waiting.
-	retries chan struct{}
 
 	mu      sync.Mutex // guards the fields below
 	records map[int32]*record
@@ -32,9 +29,6 @@ type job struct {
 	stops   map[types.UID]*stop
 	dropped bool
 }
-
-// retriesOfJob is how many of those there are.
-const retriesOfJob = 8
 
 // following is the goroutine of a follower.
 type following struct {
@@ -68,7 +62,7 @@ func (j *jobs) of(bs *v1alpha1.BatchSandbox) *job {
 		return found
 	}
 	fresh := &job{
-		name: name, uid: bs.UID, version: bs.ResourceVersion, retries: make(chan struct{}, retriesOfJob), records: seed(bs),
+		name: name, uid: bs.UID, version: bs.ResourceVersion, records: seed(bs),
 		followers: map[int32]*following{}, leaving: map[*following]struct{}{},
 		ready: map[types.UID]bool{}, stops: map[types.UID]*stop{},
 	}

@@ -41,7 +41,7 @@ type Config struct {
 	Wakes *wakequeue.Queue
 	// Executors calls task executors.
 	Executors *executorclient.Client
-	// Dispatches is how many tasks are dispatched at a time.
+	// Dispatches is how many tasks are dispatched at a time, at most.
 	Dispatches int
 	// Signer returns the key of that id, or nil.
 	Signer func(id string) *token.Signer
@@ -64,9 +64,7 @@ type Reconciler struct {
 	Config
 	jobs    jobs
 	changes podChanges
-	// slots bound the dispatches under way; retries those to executors with which the
-	// last one failed, so that others need not wait behind them.
-	slots, retries chan struct{}
+	slots   *slots
 	// ctx, which stop ends, ends what followers and stops do; work waits for them.
 	ctx  context.Context
 	stop context.CancelFunc
@@ -79,10 +77,7 @@ func New(ctx context.Context, config Config) (*Reconciler, error) {
 	if err := wiring.Check("task reconciler", config); err != nil {
 		return nil, err
 	}
-	r := &Reconciler{
-		Config: config,
-		slots:  make(chan struct{}, config.Dispatches), retries: make(chan struct{}, max(1, config.Dispatches/4)),
-	}
+	r := &Reconciler{Config: config, slots: newSlots(config.Dispatches)}
 	r.ctx, r.stop = context.WithCancel(ctx)
 	return r, nil
 }
@@ -230,7 +225,7 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 		j.sandboxEnded(s)
 	}
 	for _, s := range p.follow {
-		r.follow(bs, j, s)
+		r.follow(j, s)
 	}
 	return len(p.reset)+len(p.ended)+len(p.follow)+len(p.drop) > 0
 }
@@ -255,7 +250,7 @@ func (r *Reconciler) holdings(bs *v1alpha1.BatchSandbox) (held, releasing map[ty
 }
 
 // follow begins to follow the executor of a sandbox. The job's lock is held.
-func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
+func (r *Reconciler) follow(j *job, s sandbox) {
 	if j.stops[s.uid] != nil {
 		return // it is being given back
 	}
@@ -267,11 +262,6 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 		delay = rand.N(seededSpread) //nolint:gosec // to spread dials
 	}
 	j.records[s.shard] = rec
-	spec, err := shardtask.ForShard(bs, s.shard)
-	if err != nil {
-		rec.invalid = err.Error()
-		return
-	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	goes := &following{pod: s.uid, cancel: cancel, done: make(chan struct{})}
 	j.followers[s.shard] = goes
@@ -283,7 +273,7 @@ func (r *Reconciler) follow(bs *v1alpha1.BatchSandbox, j *job, s sandbox) {
 		}()
 		defer close(goes.done)
 		defer cancel()
-		f := &follower{Reconciler: r, job: j, sandbox: s, spec: spec}
+		f := &follower{Reconciler: r, job: j, sandbox: s}
 		f.run(ctx, delay)
 	})
 }

@@ -111,7 +111,7 @@ func (v *poolValidator) checkTemplate(ctx context.Context, pool *v1alpha1.Pool) 
 	if err := strictTemplate(req.Object.Raw); err != nil {
 		return nil, invalid(v1alpha1.KindPool, pool.Name, cause(metav1.CauseTypeFieldValueInvalid, templateField, err))
 	}
-	pod, err := podtemplate.ForPool(pool, podtemplate.PoolPodName(pool.Name), podtemplate.PoolRevision(pool, v.trial.executor.Image))
+	pod, err := podtemplate.ForPool(pool, podtemplate.PoolPodName(pool.Name), podtemplate.PoolRevision(pool, v.trial.executor))
 	if err != nil {
 		return nil, invalid(v1alpha1.KindPool, pool.Name, causeOf(err, templateField))
 	}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,38 +56,48 @@ func interpret(status int, data []byte, out any) error {
 	return nil
 }
 
-// Bounds of what is kept of an answer.
+// Bounds of what is taken in of an answer.
 const (
 	maxText = 1024
-	maxList = 256
+	// maxList is more than any executor has: it takes one task between two resets.
+	maxList = 16
 )
+
+// taskList is the api.TaskList that an answer names. Entries beyond maxList are not even
+// decoded: one takes two bytes of an answer and a hundred times as much in memory.
+type taskList struct {
+	api.TaskList
+	Tasks firstTasks `json:"tasks"`
+}
+
+type firstTasks []api.Task
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *firstTasks) UnmarshalJSON(data []byte) error {
+	entries := json.NewDecoder(bytes.NewReader(data))
+	if start, err := entries.Token(); err != nil || start != json.Delim('[') {
+		return errors.Join(err, json.Unmarshal(data, (*[]api.Task)(l))) // null, or of another type
+	}
+	*l = firstTasks{}
+	for entries.More() && len(*l) < maxList {
+		var t api.Task
+		if err := entries.Decode(&t); err != nil {
+			return err
+		}
+		*l = append(*l, sanitizeTask(t))
+	}
+	return nil
+}
 
 // sanitize returns a copy: a part of an answer must not keep all of it in memory.
 func sanitize(s string) string {
 	return strings.Clone(strings.ToValidUTF8(s[:min(len(s), maxText)], "\uFFFD"))
 }
 
-// cut returns a copy of at most so many elements, for the same reason.
-func cut[T any](list []T, most int) []T {
-	if list == nil {
-		return nil
-	}
-	return append([]T{}, list[:min(len(list), most)]...)
-}
-
 func sanitizeTask(t api.Task) api.Task {
 	t.ID, t.Reason, t.Message = sanitize(t.ID), sanitize(t.Reason), sanitize(t.Message)
 	t.State = api.TaskState(sanitize(string(t.State)))
 	return t
-}
-
-func sanitizeList(l api.TaskList) api.TaskList {
-	l.BootID = plausibleBootID(l.BootID)
-	l.Tasks = cut(l.Tasks, maxList)
-	for i := range l.Tasks {
-		l.Tasks[i] = sanitizeTask(l.Tasks[i])
-	}
-	return l
 }
 
 func sanitizeProblem(p api.Problem) api.Problem {

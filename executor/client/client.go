@@ -137,9 +137,9 @@ func (c *Client) List(ctx context.Context, t Target, since api.Cursor, wait time
 	if since != (api.Cursor{}) {
 		query.Set("since", since.String())
 	}
-	var list api.TaskList
+	var list taskList
 	err := c.call(ctx, t, http.MethodGet, api.TasksPath+"?"+query.Encode(), wait, nil, &list)
-	return sanitizeList(list), err
+	return api.TaskList{BootID: plausibleBootID(list.BootID), Version: list.Version, Tasks: list.Tasks}, err
 }
 
 // Reset stops all tasks and wipes what is known of them. The wait should be the

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -198,5 +199,34 @@ func TestLittleOfABigAnswerIsKept(t *testing.T) {
 	list, err := c.List(t.Context(), target, api.Cursor{}, 0)
 	require.NoError(t, err)
 	assert.Len(t, list.Tasks, maxList)
-	assert.Less(t, cap(list.Tasks), 2*maxList)
+}
+
+// As many entries as fit into an answer: what they would take is never allocated.
+func TestEntriesThatAreTooManyAreNotDecoded(t *testing.T) {
+	answer := []byte(`{"tasks":[` + strings.Repeat("{},", api.MaxAnswerBytes/3-10) + `{}]}`)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var list taskList
+	require.NoError(t, interpret(http.StatusOK, answer, &list))
+	runtime.ReadMemStats(&after)
+	assert.Len(t, list.Tasks, maxList)
+	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(4*api.MaxAnswerBytes))
+}
+
+func TestTheTasksOfAnAnswer(t *testing.T) {
+	for answer, want := range map[string][]api.Task{
+		`{"tasks":null}`:              nil,
+		`{}`:                          nil,
+		`{"tasks":[]}`:                {},
+		`{"tasks":[{"id":"a"}]}`:      {{ID: "a"}},
+		`{"tasks":[{"id":"a"},null]}`: {{ID: "a"}, {}},
+	} {
+		var list taskList
+		require.NoError(t, interpret(http.StatusOK, []byte(answer), &list), answer)
+		assert.Equal(t, want, []api.Task(list.Tasks), answer)
+	}
+	for _, answer := range []string{`{"tasks":{}}`, `{"tasks":1}`, `{"tasks":["a"]}`, `{"tasks":[{"id":1}]}`} {
+		var list taskList
+		require.ErrorContains(t, interpret(http.StatusOK, []byte(answer), &list), "not as expected", answer)
+	}
 }
