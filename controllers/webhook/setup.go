@@ -44,13 +44,20 @@ func Register(mgr ctrl.Manager, executorImage string) error {
 		// Without a key: only the leader has it, and it says nothing about the pod.
 		executor: &podtemplate.Executor{Image: executorImage},
 	}
-	server, scheme := mgr.GetWebhookServer(), mgr.GetScheme()
-	server.Register(pathMutatePool, &admission.Webhook{Handler: admission.HandlerFunc(defaultPool)})
-	server.Register(pathValidatePool, admission.WithValidator(scheme, &poolValidator{reader: mgr.GetClient(), trial: trial}))
-	server.Register(pathMutateBatchSandbox, &admission.Webhook{Handler: admission.HandlerFunc(defaultBatchSandbox)})
-	server.Register(pathValidateBatchSandbox, admission.WithValidator(scheme, &batchSandboxValidator{
+	scheme := mgr.GetScheme()
+	validatePool := admission.WithValidator(scheme, &poolValidator{reader: mgr.GetClient(), trial: trial})
+	validateBatchSandbox := admission.WithValidator(scheme, &batchSandboxValidator{
 		// Not the cache: the pool may have been applied a moment ago.
 		reader: mgr.GetAPIReader(), trial: trial, clock: clock.RealClock{},
-	}))
+	})
+	guard := newGuard()
+	for path, handler := range map[string]admission.Handler{
+		pathMutatePool:           admission.HandlerFunc(defaultPool),
+		pathValidatePool:         sized{validatePool.Handler},
+		pathMutateBatchSandbox:   admission.HandlerFunc(defaultBatchSandbox),
+		pathValidateBatchSandbox: sized{validateBatchSandbox.Handler},
+	} {
+		mgr.GetWebhookServer().Register(path, guard.before(&admission.Webhook{Handler: handler}))
+	}
 	return nil
 }

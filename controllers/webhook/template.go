@@ -102,7 +102,7 @@ func causeOf(err error, field string) metav1.StatusCause {
 }
 
 // invalid is the API server's own form of an answer: 422 with the fields.
-func invalid(kind, name string, causes ...metav1.StatusCause) error {
+func invalid(kind, name string, causes ...metav1.StatusCause) *apierrors.StatusError {
 	lines := make([]string, len(causes))
 	for i, c := range causes {
 		lines[i] = strings.TrimPrefix(c.Field+": "+c.Message, ": ")

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -206,6 +208,77 @@ func TestEqualPatchesAreTriedOnce(t *testing.T) {
 	assert.Equal(t, []int32{4000, 0}, differentShards(bs, bs.Spec.ShardPatches))
 	bs.Spec.Replicas = ptr.To(int32(4000))
 	assert.Equal(t, []int32{0}, differentShards(bs, bs.Spec.ShardPatches))
+}
+
+// hostile is a batch with a big template and as many patches as there can be. The patch at
+// shard wrong does not apply.
+func hostile(t *testing.T, template, patches, patch, wrong string, at int) string {
+	t.Helper()
+	big := strings.Repeat("x", 380_000)
+	all := make([]string, v1alpha1.MaxReplicas)
+	for i := range all {
+		all[i] = fmt.Sprintf(patch, i)
+	}
+	all[at] = wrong
+	return `{"metadata":{"name":"a"},"spec":{"replicas":5000,` + fmt.Sprintf(template, big) + `,"` + patches + `":[` + strings.Join(all, ",") + `]}}`
+}
+
+// What is checked is bounded by its cost: without the bound, each of these takes half a
+// minute of a processor.
+func TestManyPatchesOfABigTemplate(t *testing.T) {
+	cases := []struct{ name, template, patches, patch, wrong string }{
+		{"of tasks", `"template":{"spec":{"containers":[{"name":"main","image":"a"}]}},"taskTemplate":{"spec":{"process":{"command":["a"],"workingDir":"/%s"}}}`, "shardTaskPatches",
+			`{"spec":{"process":{"args":["%d"]}}}`, `{"spec":{"prozess":{}}}`},
+		{"of pods", `"template":{"metadata":{"annotations":{"a":"%s"}},"spec":{"containers":[{"name":"main","image":"a"}]}}`, "shardPatches",
+			`{"spec":{"hostname":"a%d"}}`, `{"spec":{"hostnam":"a"}}`},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			v := batchValidator(func(*corev1.Pod) error { return nil })
+			warnings, err := validate(t, v, hostile(t, c.template, c.patches, c.patch, c.wrong, v1alpha1.MaxReplicas-1))
+			require.NoError(t, err, "the reconciler will tell")
+			require.Contains(t, strings.Join(warnings, "\n"), "spec."+c.patches+": only the first ")
+			_, err = validate(t, v, hostile(t, c.template, c.patches, c.patch, c.wrong, 10))
+			require.ErrorContains(t, err, "spec."+c.patches+"[10]")
+		})
+	}
+}
+
+func TestPatchesThatNobodyWaitsForAreNotApplied(t *testing.T) {
+	raw := object(t, `{spec: {poolRef: a, taskTemplate: {spec: {process: {command: [a]}}}, shardTaskPatches: [{spec: {prozess: {}}}]}}`)
+	bs := &v1alpha1.BatchSandbox{}
+	require.NoError(t, json.Unmarshal(raw, bs))
+	ctx, cancel := context.WithCancel(t.Context())
+	require.NotEmpty(t, checkTasks(ctx, bs, &warnings{}))
+	cancel()
+	require.Empty(t, checkTasks(ctx, bs, &warnings{}))
+}
+
+func TestAffordablePatches(t *testing.T) {
+	list := func(n int) string {
+		return `{"a":[` + strings.TrimSuffix(strings.Repeat(`{"name":"b"},`, n), ",") + `]}`
+	}
+	cases := []struct {
+		name     string
+		template string
+		patch    string
+		want     int
+	}{
+		{"all of an ordinary template", `{"a":"` + strings.Repeat("x", 2000) + `"}`, `{"spec":{"hostname":"a"}}`, 5000},
+		{"few of a big one", `{"a":"` + strings.Repeat("x", 380_000) + `"}`, `{"spec":{"hostname":"a"}}`, 88},
+		{"not one that searches long lists for long lists", list(10_000), list(10_000), 0},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			patches, shards := make([]v1alpha1.Patch, v1alpha1.MaxReplicas), make([]int32, v1alpha1.MaxReplicas)
+			for i := range patches {
+				patches[i].Raw, shards[i] = []byte(c.patch), int32(i)
+			}
+			said := &warnings{}
+			require.Equal(t, c.want, len(affordable(json.RawMessage(c.template), patches, shards, "spec.shardPatches", said))) //nolint:testifylint // it would print them all
+			require.Equal(t, c.want == len(shards), len(said.list()) == 0)
+		})
+	}
 }
 
 func TestTrialsEndInTime(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
 )
 
 const root = "../.."
@@ -87,5 +88,45 @@ func TestTheOperatorAsksForNoUser(t *testing.T) {
 		for _, field := range []string{"runAsUser", "runAsGroup", "fsGroup"} {
 			assert.NotContains(t, text(t, r), field, r.GetName())
 		}
+	}
+}
+
+// Go knows nothing of the container's limit and would let garbage grow past it. The kubelet
+// gives the limit in mebibytes, rounded up, and a megabyte for each of these is 95 % of it;
+// the order matters, since a variable sees only those before it.
+func TestTheOperatorKnowsItsMemoryLimit(t *testing.T) {
+	for _, folder := range []string{"default", "manifests/operator"} {
+		deployment := object(t, render(t, folder), "Deployment", "opensandbox-controller-manager")
+		var pod struct {
+			Spec struct {
+				Template struct {
+					Spec struct {
+						Containers []struct {
+							Env []struct {
+								Name, Value string
+								ValueFrom   struct {
+									ResourceFieldRef struct{ Resource, Divisor string } `json:"resourceFieldRef"`
+								} `json:"valueFrom"`
+							} `json:"env"`
+							Resources struct{ Limits map[string]string } `json:"resources"`
+						} `json:"containers"`
+					} `json:"spec"`
+				} `json:"template"`
+			} `json:"spec"`
+		}
+		raw, err := yaml.Marshal(deployment)
+		require.NoError(t, err)
+		require.NoError(t, yaml.Unmarshal(raw, &pod))
+		manager := pod.Spec.Template.Spec.Containers[0]
+		require.NotEmpty(t, manager.Resources.Limits["memory"], folder)
+		limit, known := "", false
+		for _, variable := range manager.Env {
+			field := variable.ValueFrom.ResourceFieldRef
+			known = known || variable.Name == "MEMORY_LIMIT_MIB" && field.Resource == "limits.memory" && field.Divisor == "1Mi"
+			if variable.Name == "GOMEMLIMIT" && known {
+				limit = variable.Value
+			}
+		}
+		assert.Equal(t, "$(MEMORY_LIMIT_MIB)000000", limit, folder)
 	}
 }
