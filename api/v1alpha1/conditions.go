@@ -122,6 +122,9 @@ const (
 	ReasonExecutorMissing = "ExecutorMissing"
 	// ReasonExecutorClock: a task executor refuses what the operator asks for because one of their clocks is off.
 	ReasonExecutorClock = "ExecutorClock"
+	// ReasonExecutorRefuses: a task executor does not take a task now; the message says why. A
+	// launcher that was killed comes back only when its container restarts.
+	ReasonExecutorRefuses = "ExecutorRefuses"
 	// ReasonExecutorUnreachable: a task executor does not answer.
 	ReasonExecutorUnreachable = "ExecutorUnreachable"
 )

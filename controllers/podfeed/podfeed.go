@@ -189,9 +189,10 @@ func Strip(obj any) (any, error) {
 	pod.ManagedFields = nil
 	var kept map[string]string
 	var containers []corev1.Container
-	if key := pod.Annotations[v1alpha1.AnnotationExecutorTLSKey]; key != "" {
-		kept = map[string]string{
-			v1alpha1.AnnotationExecutorTLSKey: key, v1alpha1.AnnotationExecutorKey: pod.Annotations[v1alpha1.AnnotationExecutorKey],
+	if id := pod.Annotations[v1alpha1.AnnotationExecutorKey]; id != "" {
+		kept = map[string]string{v1alpha1.AnnotationExecutorKey: id}
+		if key := pod.Annotations[v1alpha1.AnnotationExecutorTLSKey]; key != "" {
+			kept[v1alpha1.AnnotationExecutorTLSKey] = key
 		}
 		containers = []corev1.Container{{Name: podtemplate.TaskContainer(pod)}} // the one that tasks run in
 	}

@@ -206,7 +206,7 @@ func TestStripKeepsWhatTheReconcilersRead(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
-	delete(pod.Annotations, v1alpha1.AnnotationExecutorTLSKey)
+	delete(pod.Annotations, v1alpha1.AnnotationExecutorKey)
 	want.Annotations, want.Spec.Containers = nil, nil
 	got, err = Strip(pod)
 	require.NoError(t, err)

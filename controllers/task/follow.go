@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/shardtask"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
@@ -182,26 +183,31 @@ func (f *follower) poll(ctx context.Context, since executorapi.Cursor) (executor
 	return list.Cursor(), nil
 }
 
-// take takes in what the executor told of the task. Why a launcher was lost the executor
-// cannot know, but the kubelet tells it soon.
+// take takes in what the executor told of the task, unless the task was lost with its pod:
+// then the reconciler has it run again in another one.
 func (f *follower) take(ctx context.Context, task *executorapi.Task) {
-	if task.State == executorapi.Failed && task.Reason == executorapi.ReasonLauncherLost {
-		f.explainLoss(ctx, task)
+	lost := task.State == executorapi.Failed && (task.Reason == executorapi.ReasonLauncherLost || task.Reason == executorapi.ReasonExecutorRestarted)
+	if lost && !f.explainLoss(ctx, task) {
+		return
 	}
 	f.note(task, nil)
 }
 
-// explainLoss waits until the status of the pod says that the sandbox container has ended
-// since the task was started in it.
-func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task) {
+// explainLoss says whether a task was lost although its pod is there. Why a launcher was lost
+// the executor cannot know: explainLoss waits until the status of the pod says that the
+// sandbox container has ended since the task was started in it.
+func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task) bool {
 	changed, unwatch := f.changes.watch(f.sandbox.uid)
 	defer unwatch()
 	deadline := f.Clock.NewTimer(lossPatience)
 	defer deadline.Stop()
 	for {
 		_, pod, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
-		if err != nil {
-			return // then what happened to the pod is known by the reconciler
+		if errors.Is(err, errGone) || pod != nil && podfeed.Disrupted(pod) {
+			return false
+		}
+		if task.Reason != executorapi.ReasonLauncherLost || err != nil {
+			return true
 		}
 		if ended := endOfSandbox(pod, task.StartedAt); ended != nil {
 			task.Reason = v1alpha1.ReasonSandboxRestarted
@@ -210,14 +216,14 @@ func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task) {
 				task.Reason = executorapi.ReasonOOMKilled
 				task.Message = "the sandbox container was killed because its memory limit was reached"
 			}
-			return
+			return true
 		}
 		select {
 		case <-changed:
 		case <-deadline.C():
-			return
+			return true
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }
@@ -310,8 +316,12 @@ func (f *follower) sleep(ctx context.Context, d time.Duration) bool {
 // errGone says that the pod, or the BatchSandbox, is not there any more or on its way out.
 var errGone = errors.New("it is gone")
 
-// errNoExecutor says that the pod has no executor that the operator can talk to.
+// errNoExecutor says that the pod has no executor, so that no task runs in it.
 var errNoExecutor = errors.New("the pod has no task executor")
+
+// errEarlier says that an earlier version of the operator has made the pod: tasks may run in
+// it, and this one cannot talk to its executor.
+var errEarlier = errors.New("the pod's task executor is of an earlier version")
 
 // target returns how to reach the executor of that very pod, and the pod, which is the
 // cache's own.
@@ -331,7 +341,7 @@ func (r *Reconciler) target(ctx context.Context, namespace, name string, uid typ
 	}
 	public, err := token.ParsePublicKey(pod.Annotations[v1alpha1.AnnotationExecutorTLSKey])
 	if err != nil {
-		return executorclient.Target{}, pod, errNoExecutor
+		return executorclient.Target{}, pod, errEarlier
 	}
 	if pod.Status.PodIP == "" {
 		return executorclient.Target{}, pod, errors.New("the pod has no address")

@@ -167,7 +167,7 @@ func (b *bench) follow(t *testing.T) {
 	stored.ResourceVersion = ""
 	require.NoError(t, b.Client.Create(t.Context(), stored))
 	b.bs.Spec.PoolRef = ""
-	b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}})
+	b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true}})
 }
 
 // stopped gives the sandbox up and returns the outcome.
@@ -260,7 +260,7 @@ func TestWhatWasGivenUpIsNotFollowed(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(exiting)
 	})
 	j := b.jobs.of(b.bs)
-	before := map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true, executor: true}}
+	before := map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true}}
 	require.Equal(t, shardtask.Stopped, b.stopped(t, false))
 	b.Freed(b.bs, []string{"p"})
 	b.apply(b.bs, j, before) // the ledger does not hold the pod
@@ -478,4 +478,49 @@ func TestWhyALauncherWasLostTheStatusOfThePodTells(t *testing.T) {
 			require.Equal(t, test.want, b.Report(b.bs).FailedTasks[0].Reason)
 		})
 	}
+}
+
+func TestATaskThatIsLostWithItsPodHasNotFailed(t *testing.T) {
+	t.Parallel()
+	remove := func(b *bench, pod *corev1.Pod) error { return b.Client.Delete(context.Background(), pod) }
+	for name, test := range map[string]struct {
+		reason string
+		lose   func(*bench, *corev1.Pod) error
+	}{
+		"a sandbox that is deleted":   {executorapi.ReasonLauncherLost, remove},
+		"an executor that is deleted": {executorapi.ReasonExecutorRestarted, remove},
+		"an evicted sandbox": {executorapi.ReasonLauncherLost, func(b *bench, pod *corev1.Pod) error {
+			pod.Status.Phase, pod.Status.Reason = corev1.PodFailed, "Evicted"
+			pod.Status.ContainerStatuses[0].State.Terminated = &corev1.ContainerStateTerminated{Reason: "Error", FinishedAt: metav1.NewTime(now.Add(time.Minute))}
+			return b.Client.Status().Update(context.Background(), pod)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, func(*bench, http.ResponseWriter, *http.Request) { t.Error("it is asked for nothing") })
+			pod := b.pod.DeepCopy()
+			require.NoError(t, b.Client.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
+			pod.Finalizers = []string{"example.com/kept"}
+			require.NoError(t, b.Client.Update(t.Context(), pod))
+			require.NoError(t, test.lose(b, pod))
+			b.bs.Spec.PoolRef = ""
+			f := follower{Reconciler: b.Reconciler, job: b.jobs.of(b.bs), sandbox: sandbox{pod: "p", uid: "uid-p", ready: true}}
+			f.job.records[0] = &record{pod: "uid-p", podName: "p", state: running}
+			f.take(t.Context(), &executorapi.Task{State: executorapi.Failed, Reason: test.reason, StartedAt: &now})
+			require.Equal(t, running, f.job.records[0].state)
+			require.False(t, b.Report(b.bs).Completed, "it runs again in another sandbox")
+		})
+	}
+}
+
+// Tasks that this version cannot stop may run in it.
+func TestASandboxOfAnEarlierVersionIsGivenUp(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(*bench, http.ResponseWriter, *http.Request) { t.Error("it is asked for nothing") })
+	pod := b.pod.DeepCopy()
+	require.NoError(t, b.Client.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
+	delete(pod.Annotations, v1alpha1.AnnotationExecutorTLSKey)
+	require.NoError(t, b.Client.Update(t.Context(), pod))
+	require.Equal(t, shardtask.Unstoppable, b.end(t.Context(), "ns", "p", "uid-p", false))
+	require.Contains(t, missingOf(pod), "earlier version")
 }

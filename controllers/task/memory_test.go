@@ -32,7 +32,7 @@ func TestAFollowerThatWaitsKeepsLittle(t *testing.T) {
 	for shard := range int32(shards) {
 		patch := `{"spec":{"process":{"args":["` + strings.Repeat("x", 50<<10) + `"]}}}`
 		b.bs.Spec.ShardTaskPatches = append(b.bs.Spec.ShardTaskPatches, v1alpha1.Patch{RawExtension: apiruntime.RawExtension{Raw: []byte(patch)}})
-		sandboxes[shard] = sandbox{shard: shard, pod: "p", uid: "uid-p", ready: true, executor: true}
+		sandboxes[shard] = sandbox{shard: shard, pod: "p", uid: "uid-p", ready: true}
 	}
 	before := heap()
 	b.apply(b.bs, b.jobs.of(b.bs), sandboxes)

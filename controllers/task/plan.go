@@ -11,8 +11,8 @@ type sandbox struct {
 	uid   types.UID
 	// ready: the pod is Ready.
 	ready bool
-	// executor: the pod has a task executor that the operator can talk to.
-	executor bool
+	// missing says why the pod has no task executor that the operator can talk to.
+	missing string
 	// ended: the pod's containers finished by themselves; nothing runs in it any more.
 	ended bool
 }
@@ -77,12 +77,12 @@ func (p *plan) decideHeld(shard int32, rec *record, s sandbox, release bool) {
 		return
 	case rec != nil && rec.pod == s.uid:
 		return
-	case !s.executor:
+	case s.missing != "":
 		p.missing = append(p.missing, s)
 		p.reset = append(p.reset, shard)
 	case s.ready:
 		p.follow = append(p.follow, s)
-	case rec != nil && (rec.pod != "" || rec.missing):
+	case rec != nil && (rec.pod != "" || rec.missing != ""):
 		p.reset = append(p.reset, shard)
 	default:
 		// Not ready yet: what the status said stands until then.

@@ -7,9 +7,9 @@ import (
 )
 
 func TestDecide(t *testing.T) {
-	ready := sandbox{shard: 0, pod: "a", uid: "a", ready: true, executor: true}
+	ready := sandbox{shard: 0, pod: "a", uid: "a", ready: true}
 	notReady, bare := ready, ready
-	notReady.ready, bare.executor = false, false
+	notReady.ready, bare.missing = false, "has none"
 	over := notReady
 	over.ended = true
 	tests := map[string]struct {
@@ -34,7 +34,7 @@ func TestDecide(t *testing.T) {
 		"and shown until that is ready":                        {record: &record{state: succeeded}, sandbox: &notReady, replicas: 1},
 		"without a sandbox it counts no more":                  {record: &record{state: succeeded}, replicas: 1, want: plan{reset: []int32{0}}},
 		"a sandbox without an executor is missing it":          {sandbox: &bare, replicas: 1, want: plan{missing: []sandbox{bare}, reset: []int32{0}}},
-		"a sandbox with one in its place is followed":          {record: &record{missing: true}, sandbox: &ready, replicas: 1, want: plan{follow: []sandbox{ready}}},
+		"a sandbox with one in its place is followed":          {record: &record{missing: "has none"}, sandbox: &ready, replicas: 1, want: plan{follow: []sandbox{ready}}},
 		"the task of a sandbox that has ended is over":         {record: &record{pod: "a", state: running}, sandbox: &over, replicas: 1, want: plan{ended: []sandbox{over}}},
 		"also when it had not begun":                           {sandbox: &over, replicas: 1, want: plan{ended: []sandbox{over}}},
 		"also when the last sandbox' task had run":             {record: &record{pod: "b", state: running}, sandbox: &over, replicas: 1, want: plan{ended: []sandbox{over}}},

@@ -176,9 +176,20 @@ func (r *Reconciler) pooledSandboxes(ctx context.Context, bs *v1alpha1.BatchSand
 func sandboxOf(pod *corev1.Pod, shard int32) sandbox {
 	return sandbox{
 		shard: shard, pod: pod.Name, uid: pod.UID, ready: podfeed.Ready(pod),
-		executor: pod.Annotations[v1alpha1.AnnotationExecutorTLSKey] != "",
-		ended:    podfeed.Finished(pod) && !podfeed.Disrupted(pod),
+		missing: missingOf(pod),
+		ended:   podfeed.Finished(pod) && !podfeed.Disrupted(pod),
 	}
+}
+
+// missingOf says why the operator can talk to no executor of the pod, or nothing.
+func missingOf(pod *corev1.Pod) string {
+	switch {
+	case pod.Annotations[v1alpha1.AnnotationExecutorKey] == "":
+		return "has no container " + v1alpha1.ExecutorContainerName + ": set spec.taskExecutor.enabled of its Pool, or write one into the template"
+	case pod.Annotations[v1alpha1.AnnotationExecutorTLSKey] == "":
+		return "was made by an earlier version of the operator, and this one cannot talk to its " + v1alpha1.ExecutorContainerName + ": create the BatchSandbox again"
+	}
+	return ""
 }
 
 // apply does what the plan says, and says whether the report may have changed.
@@ -219,7 +230,7 @@ func (r *Reconciler) apply(bs *v1alpha1.BatchSandbox, j *job, sandboxes map[int3
 		delete(j.records, shard) // its follower ends by that; Stop waits for it
 	}
 	for _, s := range p.missing {
-		j.records[s.shard] = &record{missing: true, podName: s.pod}
+		j.records[s.shard] = &record{missing: s.missing, podName: s.pod}
 	}
 	for _, s := range p.ended {
 		j.sandboxEnded(s)

@@ -48,9 +48,10 @@ type record struct {
 	over bool
 
 	// Why the task cannot run, or not as it should.
-	missing bool   // the pod has no executor
+	missing string // the pod has no executor
 	invalid string // there is no task to run
 	clock   string // the executor refuses requests by its clock
+	refusal string // the executor does not take the task now
 }
 
 func (rec *record) ended() bool { return rec.state == succeeded || rec.state == failed }
@@ -61,7 +62,7 @@ func (rec *record) begun() bool { return rec.state != pending }
 // learn takes in what the executor told of the task.
 func (rec *record) learn(t *executorapi.Task, now time.Time) {
 	rec.hear(now)
-	rec.stale, rec.clock = false, ""
+	rec.stale, rec.clock, rec.refusal = false, "", ""
 	switch t.State {
 	case executorapi.Succeeded:
 		rec.state = succeeded
@@ -85,11 +86,11 @@ func (rec *record) fail(reason, message string) {
 // hear takes in that the executor has answered.
 func (rec *record) hear(now time.Time) { rec.answered, rec.unknown = now, false }
 
-// miss takes in that the executor did not answer. A pod that is not ready is no
-// reason to expect an answer.
+// miss takes in that the executor did not answer. No answer is expected of a pod that is
+// not ready, unless the task runs in it: the pod is not ready because of that silence.
 func (rec *record) miss(now time.Time, ready bool) {
 	switch {
-	case !ready:
+	case !ready && !rec.begun():
 		rec.answered, rec.unknown = now, false
 	case now.Sub(rec.answered) >= unknownAfter:
 		rec.unknown = true
@@ -101,6 +102,7 @@ func (rec *record) refused(err error, now time.Time) bool {
 	switch executorclient.Reason(err) {
 	case executorapi.ProblemNoLauncher, executorapi.ProblemAnotherTask,
 		executorapi.ProblemResetting, executorapi.ProblemInternal:
+		rec.refusal = cut(err.Error(), executorapi.MaxMessageBytes)
 	case executorapi.ProblemClock:
 		rec.clock = cut(err.Error(), executorapi.MaxMessageBytes)
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
@@ -193,7 +195,7 @@ type reason struct {
 // order of what to show first: what the user has to do something about.
 var order = []string{
 	v1alpha1.ReasonTaskTemplateInvalid, v1alpha1.ReasonExecutorMissing, v1alpha1.ReasonExecutorClock,
-	v1alpha1.ReasonExecutorUnreachable,
+	v1alpha1.ReasonExecutorUnreachable, v1alpha1.ReasonExecutorRefuses,
 }
 
 func (r reasons) note(shard int32, rec *record) {
@@ -207,11 +209,12 @@ func (r reasons) note(shard int32, rec *record) {
 	case rec.ended() || rec.stopped:
 	case rec.invalid != "":
 		add(v1alpha1.ReasonTaskTemplateInvalid, rec.invalid)
-	case rec.missing:
-		add(v1alpha1.ReasonExecutorMissing, fmt.Sprintf("sandbox %s of shard %d has no container %s: set spec.taskExecutor.enabled of its Pool, or write one into the template",
-			rec.podName, shard, v1alpha1.ExecutorContainerName))
+	case rec.missing != "":
+		add(v1alpha1.ReasonExecutorMissing, fmt.Sprintf("sandbox %s of shard %d %s", rec.podName, shard, rec.missing))
 	case rec.clock != "":
 		add(v1alpha1.ReasonExecutorClock, fmt.Sprintf("the clock of sandbox %s's node and that of the operator differ: %s", rec.podName, rec.clock))
+	case rec.refusal != "":
+		add(v1alpha1.ReasonExecutorRefuses, fmt.Sprintf("the task executor of sandbox %s takes no task now: %s", rec.podName, rec.refusal))
 	case rec.unknown:
 		add(v1alpha1.ReasonExecutorUnreachable, fmt.Sprintf("the task executor of sandbox %s has not answered for %v", rec.podName, unknownAfter))
 	}

@@ -37,13 +37,17 @@ func TestATaskIsUnknownAfterThirtySecondsOfSilence(t *testing.T) {
 	rec.miss(now.Add(30*time.Second), true)
 	require.True(t, rec.unknown)
 	rec.miss(now.Add(31*time.Second), false)
-	require.False(t, rec.unknown, "a pod that is not ready need not answer")
+	require.True(t, rec.unknown, "without its executor the pod is not ready")
+	rec.hear(now.Add(62 * time.Second))
+	require.False(t, rec.unknown)
+
+	rec = record{answered: now}
+	rec.miss(now.Add(31*time.Second), false)
+	require.False(t, rec.unknown, "a pod that is not ready need not take a task")
 	rec.miss(now.Add(60*time.Second), true)
 	require.False(t, rec.unknown, "its time begins anew")
 	rec.miss(now.Add(61*time.Second), true)
 	require.True(t, rec.unknown)
-	rec.hear(now.Add(62 * time.Second))
-	require.False(t, rec.unknown)
 }
 
 func TestARefusalIsAnAnswer(t *testing.T) {
@@ -64,6 +68,17 @@ func TestARefusalIsAnAnswer(t *testing.T) {
 	}
 }
 
+func TestAnExecutorThatTakesNoTaskIsSaid(t *testing.T) {
+	rec := record{podName: "a"}
+	require.True(t, rec.refused(&executorclient.Error{Status: 503, Problem: executorapi.Problem{Reason: executorapi.ProblemNoLauncher, Detail: "no launcher is there"}}, now))
+	r := report(map[int32]*record{0: &rec}, 1)
+	require.Equal(t, int32(1), r.Pending, "that is no failure of the task")
+	require.Equal(t, v1alpha1.ReasonExecutorRefuses, r.Reason)
+	require.Contains(t, r.Message, "no launcher is there")
+	rec.learn(&executorapi.Task{State: executorapi.Running}, now)
+	require.Empty(t, rec.refusal)
+}
+
 func TestAClockThatIsOffIsSaid(t *testing.T) {
 	rec := record{podName: "a"}
 	require.True(t, rec.refused(&executorclient.Error{Status: 401, Problem: executorapi.Problem{Reason: executorapi.ProblemClock, Detail: "it is noon here"}}, now))
@@ -79,7 +94,7 @@ func TestTheReportSumsUp(t *testing.T) {
 	failure := v1alpha1.FailedTask{Sandbox: "p", Reason: "ExitCode", ExitCode: 1}
 	records := map[int32]*record{
 		0: {state: succeeded}, 1: {state: failed, failure: failure}, 2: {state: running}, 3: {state: running, unknown: true, podName: "q"},
-		4: {missing: true, podName: "r"}, 5: {state: running, stopped: true}, 7: {state: succeeded, unknown: true}, 9: {state: succeeded},
+		4: {missing: "has none", podName: "r"}, 5: {state: running, stopped: true}, 7: {state: succeeded, unknown: true}, 9: {state: succeeded},
 	}
 	r := report(records, 8)
 	failure.Shard = 1

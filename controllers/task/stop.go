@@ -123,7 +123,7 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 				return shardtask.Restarted
 			}
 			return shardtask.Stopped
-		case executorclient.Reason(err) == executorapi.ProblemProcessesRemain:
+		case errors.Is(err, errEarlier), executorclient.Reason(err) == executorapi.ProblemProcessesRemain:
 			return shardtask.Unstoppable
 		default:
 			// A restart that this or an earlier leader has asked for may be on its way:

@@ -209,7 +209,7 @@ func TestExecutorsThatDoNotAnswerCostTheirOwnNamespaceItsTurn(t *testing.T) {
 		pod.Namespace, pod.Name, pod.UID, pod.Status.PodIP, pod.ResourceVersion = "mute", fmt.Sprint("mute-", i), types.UID(fmt.Sprint("mute-", i)), ip, ""
 		require.NoError(t, b.Client.Create(t.Context(), pod))
 		require.NoError(t, b.Client.Status().Update(t.Context(), pod))
-		sandboxes[i] = sandbox{shard: i, pod: pod.Name, uid: pod.UID, ready: true, executor: true}
+		sandboxes[i] = sandbox{shard: i, pod: pod.Name, uid: pod.UID, ready: true}
 	}
 	n := int32(24)
 	mute.Spec.Replicas, mute.ResourceVersion = &n, ""
