@@ -13,8 +13,7 @@ import (
 	executorclient "github.com/opensandbox/operator/executor/client"
 )
 
-// unknownAfter is how long an executor may not answer, while its pod is ready,
-// before its task counts as unknown.
+// unknownAfter is how long an executor may not answer, before its task counts as unknown.
 const unknownAfter = 30 * time.Second
 
 // state is where the task of a shard is.

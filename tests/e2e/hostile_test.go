@@ -31,7 +31,7 @@ exec perl -MIO::Socket::INET -e '
 	open my $mark, ">", "/listening"; close $mark;
 	while (1) {
 		my $c = $port->accept or next;
-		my $asked = <$c> // "";
+		<$c>;
 		while (my $l = <$c>) { last if $l =~ /^\r?$/ }
 		my $body = qq({"exiting":true,"bootID":"hostile","version":1,"tasks":[]});
 		print $c "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body";
