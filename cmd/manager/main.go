@@ -47,6 +47,7 @@ type options struct {
 	burst, refillBurst                  int
 	webhookPort                         int
 	webhookCertDir                      string
+	webhookClientCA, webhookClientName  string
 	shutdownDelay                       time.Duration
 	logging                             zap.Options
 }
@@ -72,6 +73,8 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.IntVar(&o.refillBurst, "refill-burst", 200, "Pods that pools may create beyond refill-qps for a moment.")
 	fs.IntVar(&o.webhookPort, "webhook-port", 0, "Port of the admission webhooks; 0 turns them off.")
 	fs.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "Directory with the webhooks' tls.crt and tls.key. Empty: the operator makes and rotates a certificate itself, in POD_NAMESPACE.")
+	fs.StringVar(&o.webhookClientCA, "webhook-client-ca", os.Getenv("WEBHOOK_CLIENT_CA"), "File with the CA certificates of the client certificate that the API server shows to webhooks. Reviews without one are refused. Empty: they are answered, whoever asks. Default: WEBHOOK_CLIENT_CA.")
+	fs.StringVar(&o.webhookClientName, "webhook-client-name", os.Getenv("WEBHOOK_CLIENT_NAME"), "Common name of that client certificate. Empty: any that the CA has signed. Default: WEBHOOK_CLIENT_NAME.")
 	fs.DurationVar(&o.shutdownDelay, "shutdown-delay", 0, "How long the operator goes on when it is told to end. With webhooks: as long as the API server may still call this replica.")
 	o.logging.BindFlags(fs)
 }
@@ -181,10 +184,7 @@ func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.C
 	}
 	if o.webhookPort != 0 {
 		options.WebhookServer = ctrlwebhook.NewServer(ctrlwebhook.Options{
-			Port: o.webhookPort, CertDir: o.webhookCertDir, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
-				// As the API server asks. HTTP/2 would take in a mebibyte of each review that
-				// waits for its turn.
-				c.NextProtos = []string{"http/1.1"}
+			Port: o.webhookPort, CertDir: o.webhookCertDir, TLSOpts: []func(*tls.Config){webhook.ServerTLS, func(c *tls.Config) {
 				if certificates != nil {
 					c.GetCertificate = certificates.GetCertificate
 				}
@@ -217,6 +217,10 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 	if o.webhookPort == 0 {
 		return nil
 	}
+	clients, err := webhook.NewClients(o.webhookClientCA, o.webhookClientName)
+	if err != nil {
+		return fmt.Errorf("flag --webhook-client-ca: %w", err)
+	}
 	if certificates != nil {
 		if err := mgr.Add(certificates); err != nil {
 			return fmt.Errorf("adding the certificates: %w", err)
@@ -228,5 +232,5 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 	if err := mgr.AddReadyzCheck("webhook", mgr.GetWebhookServer().StartedChecker()); err != nil {
 		return fmt.Errorf("adding the readiness check: %w", err)
 	}
-	return webhook.Register(mgr, o.taskExecutorImage)
+	return webhook.Register(mgr, o.taskExecutorImage, clients)
 }

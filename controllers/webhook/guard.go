@@ -33,9 +33,9 @@ const (
 	// smallBytes is more than a review of a BatchSandbox that takes its sandboxes from a
 	// pool. Such a one waits behind no large one, whose trials may take seconds.
 	smallBytes = 16 << 10
-	// smallAtOnce and largeAtOnce bound the reviews that are worked on together. With
-	// the worst that the other bounds let through, all of them together take half of the
-	// memory that config/manager gives the operator.
+	// smallAtOnce and largeAtOnce bound the reviews that are worked on together. Reviews
+	// that use up the other bounds take some 60 MiB each: as many of them as may be large
+	// leave half of the memory that config/manager gives the operator.
 	smallAtOnce, largeAtOnce = 64, 8
 	// readTime is left for the body: one that comes drop by drop keeps its place no longer.
 	readTime = 3 * time.Second
@@ -141,19 +141,16 @@ type sized struct{ admission.Handler }
 
 // Handle implements admission.Handler.
 func (s sized) Handle(ctx context.Context, req admission.Request) admission.Response {
-	field := tooMany(req.Object.Raw)
-	if field == "" {
-		field = tooMany(req.OldObject.Raw)
-	}
+	now, before := tooMany(req.Object.Raw), tooMany(req.OldObject.Raw)
 	text := fmt.Sprintf("must have at most %d items", maxOfAKind)
 	switch {
-	case field == "":
+	case now == "" && before == "":
 		return s.Handler.Handle(ctx, req)
-	case req.Operation == admissionv1.Create:
-		status := invalid(req.Kind.Kind, req.Name, metav1.StatusCause{Type: metav1.CauseTypeFieldValueInvalid, Field: field, Message: text}).ErrStatus
+	case before == "":
+		status := invalid(req.Kind.Kind, req.Name, metav1.StatusCause{Type: metav1.CauseTypeFieldValueInvalid, Field: now, Message: text}).ErrStatus
 		return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{Result: &status}}
-	default: // what is there can be deleted, and finalizers come off
-		return admission.Allowed("").WithWarnings(fmt.Sprintf("%s: %s, so that nothing was checked", field, text))
+	default: // it is there: it can be deleted, and its finalizers come off
+		return admission.Allowed("").WithWarnings(fmt.Sprintf("%s: %s, so that nothing was checked", before, text))
 	}
 }
 

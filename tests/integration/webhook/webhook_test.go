@@ -4,6 +4,7 @@ package webhook
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -54,6 +55,8 @@ var (
 	config *rest.Config
 	api    client.Client
 	seen   recorder
+	// clients has signed the certificate that the API server shows to the webhooks.
+	clients *authority
 	// stopServing ends the webhook server; one test runs without it.
 	stopServing func()
 )
@@ -99,7 +102,15 @@ func run(m *testing.M) (int, error) {
 		WebhookInstallOptions:    envtest.WebhookInstallOptions{Paths: []string{"../../../config/webhook/manifests.yaml"}},
 		ControlPlaneStartTimeout: 2 * time.Minute, ControlPlaneStopTimeout: time.Minute,
 	}
-	var err error
+	folder, err := os.MkdirTemp("", "webhook-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = os.RemoveAll(folder) }()
+	if clients, err = newAuthority(folder); err != nil {
+		return 0, fmt.Errorf("making the API server's client certificate: %w", err)
+	}
+	env.ControlPlane.GetAPIServer().Configure().Append("admission-control-config-file", clients.admission)
 	if config, err = env.Start(); err != nil {
 		return 0, fmt.Errorf("starting the control plane: %w", err)
 	}
@@ -119,16 +130,24 @@ func run(m *testing.M) (int, error) {
 // serve runs the webhooks, and no reconcilers, until stopServing is called.
 func serve() error {
 	o := env.WebhookInstallOptions
-	mgr, err := ctrl.NewManager(rest.CopyConfig(config), ctrl.Options{
-		Scheme:        clientgoscheme.Scheme,
-		Metrics:       metricsserver.Options{BindAddress: "0"},
-		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{Host: o.LocalServingHost, Port: o.LocalServingPort, CertDir: o.LocalServingCertDir}),
+	watched := rest.CopyConfig(config)
+	watched.Wrap(asked.wrap)
+	mgr, err := ctrl.NewManager(watched, ctrl.Options{
+		Scheme:  clientgoscheme.Scheme,
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{
+			Host: o.LocalServingHost, Port: o.LocalServingPort, CertDir: o.LocalServingCertDir,
+			TLSOpts: []func(*tls.Config){webhook.ServerTLS},
+		}),
 	})
 	if err != nil {
 		return err
 	}
-	err = webhook.Register(mgr, "executor:v1")
+	answered, err := webhook.NewClients(clients.file, apiServerName)
 	if err != nil {
+		return err
+	}
+	if err := webhook.Register(mgr, "executor:v1", answered); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
