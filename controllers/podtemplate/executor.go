@@ -146,9 +146,7 @@ func (x *Executor) Complete(pod *corev1.Pod, inject Injection) error {
 		}
 		pod.Spec.InitContainers = slices.Insert(pod.Spec.InitContainers, 0, installer(&pod.Spec, written.Image))
 		written = executorOf(&pod.Spec) // it may have moved
-		if written.ReadinessProbe == nil && (ptr.Deref(written.RestartPolicy, "") == corev1.ContainerRestartPolicyAlways || !isInit(&pod.Spec)) {
-			written.ReadinessProbe = probe(executorapi.ReadyPath, readySeconds, 1)
-		}
+		probeWritten(&pod.Spec, written)
 	} else {
 		if x.Image == "" {
 			return errors.New("the pod needs a task executor, and the operator was not told its image (RELATED_IMAGE_TASK_EXECUTOR)")
@@ -197,8 +195,8 @@ func (x *Executor) container(spec *corev1.PodSpec, restarts bool) corev1.Contain
 		Ports:         []corev1.ContainerPort{{Name: v1alpha1.ExecutorContainerName, ContainerPort: v1alpha1.ExecutorPort}},
 		// No container after it starts before it has looked at the pod, and listens.
 		Lifecycle:       &corev1.Lifecycle{PostStart: execHook(v1alpha1.ExecutorProgram, executorapi.AwaitCommand)},
-		ReadinessProbe:  probe(executorapi.ReadyPath, readySeconds, 1),
-		LivenessProbe:   probe(executorapi.HealthPath, 10, 6),
+		ReadinessProbe:  readiness(),
+		LivenessProbe:   liveness(),
 		Resources:       corev1.ResourceRequirements{Requests: executorRequests.DeepCopy(), Limits: executorLimits.DeepCopy()},
 		SecurityContext: restricted(spec),
 	}
@@ -266,6 +264,25 @@ func guaranteed(spec *corev1.PodSpec) bool {
 	}
 	return true
 }
+
+// probeWritten gives a hand-written executor the probes that it lacks, where it may have any.
+func probeWritten(spec *corev1.PodSpec, c *corev1.Container) {
+	if isInit(spec) && ptr.Deref(c.RestartPolicy, "") != corev1.ContainerRestartPolicyAlways {
+		return
+	}
+	if c.ReadinessProbe == nil {
+		c.ReadinessProbe = readiness()
+	}
+	if c.LivenessProbe == nil {
+		c.LivenessProbe = liveness()
+	}
+}
+
+// readiness keeps a pod from being handed out while no launcher is there.
+func readiness() *corev1.Probe { return probe(executorapi.ReadyPath, readySeconds, 1) }
+
+// liveness has an executor that hangs started anew.
+func liveness() *corev1.Probe { return probe(executorapi.HealthPath, 10, 6) }
 
 func probe(path string, period, failures int32) *corev1.Probe {
 	return &corev1.Probe{

@@ -40,6 +40,7 @@ func TestAnExecutorIsInjectedAsTheFirstRestartableInitContainer(t *testing.T) {
 	require.Equal(t, []int32{88}, c.RestartPolicyRules[0].ExitCodes.Values)
 	require.Equal(t, []string{"/task-executor", "await"}, c.Lifecycle.PostStart.Exec.Command, "it has looked before another container starts")
 	require.Equal(t, corev1.URISchemeHTTPS, c.ReadinessProbe.HTTPGet.Scheme)
+	require.Equal(t, "/healthz", c.LivenessProbe.HTTPGet.Path, "one that hangs is started anew")
 	require.False(t, *pod.Spec.AutomountServiceAccountToken, "a restart does not renew it")
 	requireIntroduced(t, pod, &c)
 
@@ -156,7 +157,8 @@ func TestAHandWrittenExecutorIsCompleted(t *testing.T) {
 	require.Equal(t, "executor:v1", c.Image)
 	require.Equal(t, []string{"/my-executor"}, c.Command)
 	require.Equal(t, given, c.SecurityContext, "what the user gave it stays")
-	require.NotNil(t, c.ReadinessProbe)
+	require.Equal(t, "/healthz?launcher=wanted", c.ReadinessProbe.HTTPGet.Path)
+	require.Equal(t, "/healthz", c.LivenessProbe.HTTPGet.Path)
 	requireIntroduced(t, pod, c)
 	require.Equal(t, []string{"/opensandbox/launcher", "hook"}, pod.Spec.Containers[0].Lifecycle.PostStart.Exec.Command)
 }

@@ -157,30 +157,42 @@ func (f *follower) send(ctx context.Context, target executorclient.Target, reque
 // poll waits for news of the task. It returns no more of the answer than is needed:
 // thousands of followers keep it while they wait.
 func (f *follower) poll(ctx context.Context, since executorapi.Cursor) (executorapi.Cursor, error) {
+	list, err := f.list(ctx, since)
+	if err != nil {
+		return since, err
+	}
+	f.hear(ctx, list.Tasks)
+	return list.Cursor(), nil
+}
+
+func (f *follower) list(ctx context.Context, since executorapi.Cursor) (executorapi.TaskList, error) {
 	target, _, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
 	if err != nil {
 		f.noteUnless(errGone, err)
-		return since, err
+		return executorapi.TaskList{}, err
 	}
 	list, err := f.Executors.List(ctx, target, since, pollWait)
 	if ctx.Err() != nil {
-		return since, ctx.Err()
+		return executorapi.TaskList{}, ctx.Err()
 	}
 	if err != nil {
 		f.note(nil, err)
-		return since, err
 	}
-	for i := range list.Tasks {
-		if list.Tasks[i].ID == taskID(f.job.uid, f.sandbox.shard) {
-			f.take(ctx, &list.Tasks[i])
-			return list.Cursor(), nil
+	return list, err
+}
+
+// hear takes in what a poll has told.
+func (f *follower) hear(ctx context.Context, tasks []executorapi.Task) {
+	for i := range tasks {
+		if tasks[i].ID == taskID(f.job.uid, f.sandbox.shard) {
+			f.take(ctx, &tasks[i])
+			return
 		}
 	}
 	f.change(func(rec *record) {
 		rec.hear(f.Clock.Now())
 		rec.fail(v1alpha1.ReasonTaskLost, "the task executor knows nothing of the task any more")
 	})
-	return list.Cursor(), nil
 }
 
 // take takes in what the executor told of the task, unless the task was lost with its pod:

@@ -13,8 +13,10 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,28 +77,9 @@ func listenAsExecutor(t *testing.T) (net.Listener, string) {
 func newBench(t *testing.T, handle func(*bench, http.ResponseWriter, *http.Request)) *bench {
 	t.Helper()
 	listener, ip := listenAsExecutor(t)
-	scheme := runtime.NewScheme()
-	require.NoError(t, clientgoscheme.AddToScheme(scheme))
-	require.NoError(t, v1alpha1.AddToScheme(scheme))
 	podKey, err := token.GenerateKey()
 	require.NoError(t, err)
-	b := &bench{pod: aPod(ip, podKey)}
-	api := fake.NewClientBuilder().WithScheme(scheme).WithObjects(b.pod).WithStatusSubresource(b.pod).Build()
-	key, err := token.GenerateKey()
-	require.NoError(t, err)
-	signer := token.NewSigner(key)
-	b.Reconciler, err = New(t.Context(), Config{
-		Client: api, Live: api, Ledger: ledger.New(ledger.Hooks{}), Wakes: &wakequeue.Queue{}, Executors: executorclient.New(executorclient.Options{}),
-		Signer: func(string) *token.Signer { return signer }, Fresh: func() error { return nil },
-		WaitOpen: func(context.Context) error { return nil }, OnChange: func(types.NamespacedName) {}, OnSettled: func(types.NamespacedName) {},
-		Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Dispatches: 32,
-	})
-	require.NoError(t, err)
-	b.bs = &v1alpha1.BatchSandbox{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "bs", UID: "u", ResourceVersion: "7"},
-		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(int32(1)), PoolRef: "pool", TaskTemplate: &v1alpha1.TaskTemplate{
-			Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"true"}}}}},
-	}
+	b := newUnanswered(t, aPod(ip, podKey))
 	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == executorapi.HealthPath {
 			w.Header().Set(executorapi.HeaderBootID, "boot")
@@ -114,6 +97,32 @@ func newBench(t *testing.T, handle func(*bench, http.ResponseWriter, *http.Reque
 		b.jobs.drop(client.ObjectKeyFromObject(b.bs))
 		b.work.Wait()
 	})
+	return b
+}
+
+// newUnanswered has nobody listen where the pod's executor should.
+func newUnanswered(t *testing.T, pod *corev1.Pod) *bench {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	require.NoError(t, clientgoscheme.AddToScheme(scheme))
+	require.NoError(t, v1alpha1.AddToScheme(scheme))
+	b := &bench{pod: pod}
+	api := fake.NewClientBuilder().WithScheme(scheme).WithObjects(b.pod).WithStatusSubresource(b.pod).Build()
+	key, err := token.GenerateKey()
+	require.NoError(t, err)
+	signer := token.NewSigner(key)
+	b.Reconciler, err = New(t.Context(), Config{
+		Client: api, Live: api, Ledger: ledger.New(ledger.Hooks{}), Wakes: &wakequeue.Queue{}, Executors: executorclient.New(executorclient.Options{}),
+		Signer: func(string) *token.Signer { return signer }, Fresh: func() error { return nil },
+		WaitOpen: func(context.Context) error { return nil }, OnChange: func(types.NamespacedName) {}, OnSettled: func(types.NamespacedName) {},
+		Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Dispatches: 32,
+	})
+	require.NoError(t, err)
+	b.bs = &v1alpha1.BatchSandbox{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "bs", UID: "u", ResourceVersion: "7"},
+		Spec: v1alpha1.BatchSandboxSpec{Replicas: ptr.To(int32(1)), PoolRef: "pool", TaskTemplate: &v1alpha1.TaskTemplate{
+			Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"true"}}}}},
+	}
 	return b
 }
 
@@ -201,6 +210,69 @@ func TestARestartIsBelievedWhenTheKubeletRestartedAllAtOnce(t *testing.T) {
 			require.Equal(t, shardtask.Stopped, b.stopped(t, true))
 		})
 	}
+}
+
+// A debug container that was added meanwhile is there still, and sees the next owner.
+func TestAPodIsLookedAtAgainAfterItsRestart(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(b *bench, w http.ResponseWriter, _ *http.Request) {
+		pod := &corev1.Pod{}
+		assert.NoError(t, b.Client.Get(context.Background(), client.ObjectKeyFromObject(b.pod), pod))
+		pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug"}}}
+		assert.NoError(t, b.Client.Update(context.Background(), pod))
+		_ = json.NewEncoder(w).Encode(exiting)
+		b.renew(t, true)
+	})
+	require.Equal(t, shardtask.Stopped, b.stopped(t, true))
+}
+
+func TestNoTaskIsDispatchedWithoutAFreshLease(t *testing.T) {
+	t.Parallel()
+	var starts atomic.Int64
+	b := newBench(t, func(b *bench, w http.ResponseWriter, _ *http.Request) {
+		starts.Add(1)
+		_ = json.NewEncoder(w).Encode(executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Succeeded})
+	})
+	var fresh atomic.Bool
+	b.Fresh = func() error {
+		if !fresh.Load() {
+			return errors.New("the lease is not fresh")
+		}
+		return nil
+	}
+	time := clocktesting.NewFakeClock(now)
+	b.Clock = time
+	b.follow(t)
+	require.Eventually(t, func() bool { return starts.Load() > 0 || time.HasWaiters() }, patience, poll)
+	require.Zero(t, starts.Load(), "another leader may be at work")
+	fresh.Store(true)
+	time.Step(lastPause)
+	require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll)
+}
+
+// What it has in its hands could otherwise start after the reset, in the next owner's time.
+func TestAnExecutorIsResetWhenItsFollowerHasEnded(t *testing.T) {
+	key, err := token.GenerateKey()
+	require.NoError(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		b := newUnanswered(t, aPod("127.0.0.1", key))
+		var asked atomic.Int64 // before a reset is sent
+		b.Fresh = func() error {
+			asked.Add(1)
+			return errors.New("the lease is not fresh")
+		}
+		j := b.jobs.of(b.bs)
+		leaves := &following{pod: b.pod.UID, cancel: func() {}, done: make(chan struct{})}
+		j.followers[0] = leaves
+		b.Stop(b.bs, b.pod.Name, b.pod.UID, false)
+		synctest.Wait()
+		require.Zero(t, asked.Load(), "it has not ended")
+		close(leaves.done)
+		synctest.Wait()
+		require.Equal(t, int64(1), asked.Load())
+		b.jobs.drop(j.name)
+		b.work.Wait()
+	})
 }
 
 func TestARestartThatSomebodyElseMayHaveAskedForIsNotBelieved(t *testing.T) {

@@ -70,6 +70,10 @@ type taskList struct {
 	Tasks firstTasks `json:"tasks"`
 }
 
+func (l *taskList) taken() api.TaskList {
+	return api.TaskList{BootID: plausibleBootID(l.BootID), Version: l.Version, Tasks: l.Tasks}
+}
+
 type firstTasks []api.Task
 
 // UnmarshalJSON implements json.Unmarshaler.

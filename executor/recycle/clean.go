@@ -17,7 +17,7 @@ const nodeIPC = "ipc:[4026531839]"
 // Clean removes what the containers of the pod share, as far as it may. What it may not
 // remove is found after the restart.
 func (p Pod) Clean() error {
-	if err := refuseNodeIPC("/proc/self/ns/ipc"); err != nil {
+	if err := refuseNodeIPC(p.IPC); err != nil {
 		return err
 	}
 	var errs []error

@@ -39,6 +39,8 @@ type Pod struct {
 	Dirs []string
 	// Files are as the runtime has made them.
 	Files []string
+	// IPC is the link to the IPC namespace.
+	IPC string
 }
 
 // ThisPod is the pod that the program runs in.
@@ -46,6 +48,7 @@ func ThisPod() Pod {
 	return Pod{
 		Dirs:  []string{"/dev/shm", "/dev/mqueue"},
 		Files: []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"},
+		IPC:   "/proc/self/ns/ipc",
 	}
 }
 

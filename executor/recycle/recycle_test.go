@@ -31,7 +31,7 @@ func newFixture(t *testing.T) *fixture {
 		require.NoError(t, os.Chmod(d, 0o755)) // others may look, too
 	}
 	f := &fixture{stateDir: filepath.Join(dir, "state"), shm: filepath.Join(dir, "shm"), mqueue: filepath.Join(dir, "mqueue")}
-	f.Dirs = []string{f.shm, f.mqueue}
+	f.Dirs, f.IPC = []string{f.shm, f.mqueue}, ThisPod().IPC
 	for _, d := range []string{f.stateDir, f.shm, f.mqueue} {
 		require.NoError(t, os.Mkdir(d, 0o755))
 	}
@@ -198,8 +198,15 @@ func plantAttached(t *testing.T, _ *fixture) {
 }
 
 func TestTheNodesNamespaceIsNotEmptied(t *testing.T) {
-	require.NoError(t, refuseNodeIPC("/proc/self/ns/ipc"))
-	link := filepath.Join(t.TempDir(), "ipc")
-	require.NoError(t, os.Symlink(nodeIPC, link))
-	assert.ErrorContains(t, refuseNodeIPC(link), "node's IPC namespace")
+	f := newFixture(t)
+	planted := filepath.Join(f.shm, "planted")
+	require.NoError(t, os.WriteFile(planted, nil, 0o600))
+	own := f.IPC
+	f.IPC = filepath.Join(t.TempDir(), "ipc")
+	require.NoError(t, os.Symlink(nodeIPC, f.IPC))
+	require.ErrorContains(t, f.Clean(), "node's IPC namespace")
+	require.FileExists(t, planted)
+	f.IPC = own
+	require.NoError(t, f.Clean())
+	require.NoFileExists(t, planted)
 }

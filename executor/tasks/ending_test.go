@@ -182,8 +182,8 @@ func TestOutput(t *testing.T) {
 			"shard 7 stdout: x\nshard 7 stdout: y\nshard 7 stdout: time=2026\n", "", "",
 		},
 		{
-			"a long line is split, and both parts say whose they are", `head -c 16390 /dev/zero | tr '\0' x; exit 1`,
-			"shard 7 stdout: " + strings.Repeat("x", 16<<10) + "\nshard 7 stdout: xxxxxx\n", "", "",
+			"a long line is split, and both parts say whose they are", `head -c 16326 /dev/zero | tr '\0' x; exit 1`,
+			"shard 7 stdout: " + strings.Repeat("x", 16320) + "\nshard 7 stdout: xxxxxx\n", "", "",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -191,6 +191,9 @@ func TestOutput(t *testing.T) {
 			f := newFixture(t)
 			task := f.run(f.request("sh", "-c", c.script))
 			assert.Equal(t, c.stdout, f.stdout.String())
+			for line := range strings.Lines(c.stdout) {
+				assert.LessOrEqual(t, len(line), 16<<10, "a container runtime would split it")
+			}
 			assert.Equal(t, c.stderr, f.stderr.String())
 			assert.Equal(t, c.message, task.Message)
 		})

@@ -11,8 +11,10 @@ import (
 	"github.com/opensandbox/operator/executor/api"
 )
 
-// maxLine of what is echoed; longer lines are split.
-const maxLine = 16 << 10
+// maxLine of what is echoed; longer lines are split. With what stands before it, it is what
+// a container runtime takes for one line. Of what such a runtime splits, kubectl prints the
+// rest behind whatever came between, at the beginning of a line.
+const maxLine = 16<<10 - 64
 
 // output is one stream of a task. It passes whole lines on and says of each where it comes
 // from, so that none can be taken for one of the executor's own. A carriage return ends a

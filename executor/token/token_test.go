@@ -190,6 +190,30 @@ func TestUsedTokensAreForgottenInTime(t *testing.T) {
 	assert.LessOrEqual(t, len(v.used), 200)
 }
 
+// It must not be good again before its time is over.
+func TestAUsedTokenIsNotForgottenTooEarly(t *testing.T) {
+	s := NewSigner(key('a'))
+	v := verifier(t, s)
+	began := time.Now().Truncate(time.Second)
+	now := began
+	v.now = func() time.Time { return now }
+	s.now = v.now
+	verify := func(bearer string) error {
+		_, err := v.Verify(bearer, boot, good.Method, good.Path, body("{}"))
+		return err
+	}
+	first, err := s.Sign(good)
+	require.NoError(t, err)
+	require.NoError(t, verify(first))
+	for now.Before(began.Add(2 * (Lifetime + leeway))) {
+		now = now.Add(time.Second / 2)
+		other, err := s.Sign(good)
+		require.NoError(t, err)
+		require.NoError(t, verify(other)) // which is when others are forgotten
+		require.Error(t, verify(first), "after %v", now.Sub(began))
+	}
+}
+
 func TestRotation(t *testing.T) {
 	old, fresh := NewSigner(key('a')), NewSigner(key('b'))
 	v := verifier(t, old, fresh)

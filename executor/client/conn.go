@@ -1,0 +1,162 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/link"
+)
+
+const (
+	// idleFor is how long a connection is kept for the next request to its executor. It is
+	// more than the pause between two polls, and so short that hardly ever one is used
+	// whose executor is gone.
+	idleFor = 5 * time.Second
+	// bufferSize for reading an answer, once it comes.
+	bufferSize = 2 << 10
+	// maxAround is what may stand around the body of an answer.
+	maxAround = 8 << 10
+)
+
+// dialer makes connections to executors and keeps those that are idle. There may be
+// thousands that wait for an answer: such a connection has no goroutine and no buffer of
+// its own, unlike those of http.Transport, which take 8 KiB of stacks and 6 KiB of heap.
+type dialer struct {
+	net.Dialer
+	handshake time.Duration // how long it may take
+
+	mu   sync.Mutex // guards idle
+	idle map[string]*conn
+}
+
+// conn is a connection to the executor of one pod, and is used for no other.
+type conn struct {
+	*tls.Conn
+	expire *time.Timer // while it is idle
+}
+
+// get returns a connection to the executor. An address is another pod's soon, hence
+// connections are kept by the pod's UID.
+func (d *dialer) get(ctx context.Context, t *Target) (*conn, error) {
+	d.mu.Lock()
+	kept := d.idle[t.PodUID]
+	delete(d.idle, t.PodUID)
+	d.mu.Unlock()
+	if kept != nil {
+		kept.expire.Stop()
+		return kept, nil
+	}
+	plain, err := d.DialContext(ctx, "tcp", t.Address)
+	if err != nil {
+		return nil, err
+	}
+	secured := tls.Client(plain, link.PinnedTo(t.PublicKey))
+	ctx, cancel := context.WithTimeout(ctx, d.handshake)
+	defer cancel()
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("TLS: %w", err), plain.Close())
+	}
+	return &conn{Conn: secured}, nil
+}
+
+// keep keeps a connection for a while.
+func (d *dialer) keep(t *Target, c *conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.idle[t.PodUID] != nil {
+		c.discard()
+		return
+	}
+	d.idle[t.PodUID] = c
+	c.expire = time.AfterFunc(idleFor, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.idle[t.PodUID] == c {
+			delete(d.idle, t.PodUID)
+			c.discard()
+		}
+	})
+}
+
+// close closes what is idle.
+func (d *dialer) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for pod, c := range d.idle {
+		c.expire.Stop()
+		c.discard()
+		delete(d.idle, pod)
+	}
+}
+
+// discard closes the connection without a word of farewell, which could block.
+func (c *conn) discard() { _ = c.NetConn().Close() }
+
+// answer is what an executor has answered.
+type answer struct {
+	status int
+	bootID string
+	body   []byte
+}
+
+// do sends a request and returns its answer.
+func (d *dialer) do(ctx context.Context, t *Target, request []byte) (answer, error) {
+	c, err := d.get(ctx, t)
+	if err != nil {
+		return answer{}, err
+	}
+	stop := context.AfterFunc(ctx, c.discard)
+	var got answer
+	first, err := c.ask(request)
+	reusable := false
+	if err == nil {
+		got, reusable, err = c.receive(first)
+	}
+	if stop() && reusable {
+		d.keep(t, c)
+	} else {
+		c.discard()
+	}
+	return got, cmp.Or(ctx.Err(), err)
+}
+
+// ask sends a request and waits for the first byte of its answer. This is where polls spend
+// their time.
+func (c *conn) ask(request []byte) ([]byte, error) {
+	if _, err := c.Write(request); err != nil {
+		return nil, err
+	}
+	first := make([]byte, 1)
+	_, err := c.Read(first)
+	return first, err
+}
+
+// receive reads the rest of an answer, and says whether another request may follow.
+func (c *conn) receive(first []byte) (got answer, reusable bool, err error) {
+	from := bufio.NewReaderSize(io.LimitReader(io.MultiReader(bytes.NewReader(first), c), maxAround+api.MaxAnswerBytes), bufferSize)
+	response, err := http.ReadResponse(from, nil)
+	if err != nil {
+		return answer{}, false, fmt.Errorf("read the answer: %w", err)
+	}
+	defer response.Body.Close()
+	got = answer{status: response.StatusCode, bootID: plausibleBootID(response.Header.Get(api.HeaderBootID))}
+	got.body, err = io.ReadAll(io.LimitReader(response.Body, api.MaxAnswerBytes+1))
+	switch {
+	case err != nil:
+		return got, false, fmt.Errorf("read the answer: %w", err)
+	case len(got.body) > api.MaxAnswerBytes:
+		return got, false, fmt.Errorf("the answer has more than %d bytes", api.MaxAnswerBytes)
+	}
+	return got, !response.Close && from.Buffered() == 0, nil
+}
