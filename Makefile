@@ -35,10 +35,14 @@ BENCH_NODES ?= 10
 BENCH_FSYNC ?=
 BENCH_FLAGS ?=
 
+# An older minor version of Kubernetes for the hermetic cluster, one of hack/tools/kubernetes-*.
+KUBERNETES ?=
+
 # A state directory of another cluster of the same source tree may be named.
-OPENSANDBOX_CLUSTER_STATE ?= $(CURDIR)/.cluster
+OPENSANDBOX_CLUSTER_STATE ?= $(CURDIR)/.cluster$(addprefix -,$(KUBERNETES))
 OPENSANDBOX_CLUSTER_BIN ?= $(OPENSANDBOX_CLUSTER_STATE)/bin
-export OPENSANDBOX_CLUSTER_STATE OPENSANDBOX_CLUSTER_BIN
+OPENSANDBOX_CLUSTER_KUBERNETES := $(KUBERNETES)
+export OPENSANDBOX_CLUSTER_STATE OPENSANDBOX_CLUSTER_BIN OPENSANDBOX_CLUSTER_KUBERNETES
 
 # kubectl: yours, or the one that the hermetic cluster was built with.
 KUBECTL ?= $(or $(shell command -v kubectl 2>/dev/null),$(OPENSANDBOX_CLUSTER_BIN)/kubectl)

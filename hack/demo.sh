@@ -177,13 +177,13 @@ main() {
 }
 
 farewell() {
-  local prefix='' stop='make undeploy'
+  local prefix='' stop='make undeploy' older=${OPENSANDBOX_CLUSTER_KUBERNETES:-}
   if [[ -n ${DEMO_KUBECONFIG:-} ]]; then
     prefix="export KUBECONFIG=$DEMO_KUBECONFIG"
   else
-    # shellcheck disable=SC2016 # for the reader's shell
-    prefix='eval "$(bin/cluster env)"     # KUBECONFIG, and kubectl on the PATH'
-    stop='make cluster-down'
+    # For the reader's shell.
+    prefix="eval \"\$(bin/cluster env${older:+ --state .cluster-$older})\"     # KUBECONFIG, and kubectl on the PATH"
+    stop="make cluster-down${older:+ KUBERNETES=$older}"
   fi
   cat <<TEXT
 To look around:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -67,6 +68,10 @@ func (o *options) openStarted(args []string) (*cluster.Cluster, error) {
 	return c, nil
 }
 
+func (o *options) kubernetes(minor *string) {
+	o.StringVar(minor, "kubernetes", os.Getenv(settings.EnvKubernetes), "minor `version` of Kubernetes, such as 1.30 (default: the newest, or $"+settings.EnvKubernetes+")")
+}
+
 func up(ctx context.Context, args []string) error {
 	o := newOptions("up")
 	slot, err := settings.SlotFromEnv()
@@ -78,6 +83,7 @@ func up(ctx context.Context, args []string) error {
 	o.BoolVar(&choice.ControlPlaneOnly, "control-plane-only", false, "no node; needs no root")
 	o.IntVar(&choice.FakeNodes, "kwok-nodes", 0, "`number` of nodes that kwok simulates")
 	o.BoolVar(&choice.Fsync, "fsync", false, "make etcd write through to the disk, as in production")
+	o.kubernetes(&choice.Kubernetes)
 	if err := o.parse(args); err != nil {
 		return err
 	}
@@ -114,6 +120,10 @@ func (o *options) apply(c *cluster.Cluster, choice settings.Choice, started bool
 	var errs []error
 	differs := func(name string, was, now any) {
 		errs = append(errs, fmt.Errorf("the cluster in %s was started with --%s=%v, not %v: stop it first with the command 'down'", c.State, name, was, now))
+	}
+	// The environment counts too: what is tested on one version must not run on another.
+	if choice.Kubernetes != "" && choice.Kubernetes != c.Kubernetes {
+		differs("kubernetes", cmp.Or(c.Kubernetes, "the newest"), choice.Kubernetes)
 	}
 	o.Visit(func(f *flag.Flag) {
 		switch {
@@ -178,6 +188,8 @@ func build(ctx context.Context, args []string) error {
 	o := newOptions("build")
 	apiOnly := o.Bool("control-plane-only", false, "only etcd, kube-apiserver and kubectl, for tests that run an API server by themselves")
 	withKwok := o.Bool("kwok", false, "also kwok")
+	var minor string
+	o.kubernetes(&minor)
 	if err := o.parse(args); err != nil {
 		return err
 	}
@@ -185,13 +197,17 @@ func build(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	kubernetes, err := builds.FindKubernetes(c.Repo, minor)
+	if err != nil {
+		return err
+	}
 	switch {
 	case *apiOnly:
-		return c.Build(ctx, builds.Envtest)
+		return c.Build(ctx, kubernetes.Envtest())
 	case *withKwok:
-		return c.Build(ctx, builds.ControlPlane, builds.Node, builds.Kwok)
+		return c.Build(ctx, kubernetes.ControlPlane(), kubernetes.Node(), builds.Kwok)
 	default:
-		return c.Build(ctx, builds.ControlPlane, builds.Node)
+		return c.Build(ctx, kubernetes.ControlPlane(), kubernetes.Node())
 	}
 }
 

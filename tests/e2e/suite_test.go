@@ -7,11 +7,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +24,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
@@ -46,6 +49,9 @@ var (
 	cluster *rest.Config
 	// api reads and writes without a cache.
 	api client.WithWatch
+	// restartsInPlace says that the cluster knows the rule by which all containers of a pod
+	// restart in place. Elsewhere pools of the type Restart delete what comes back.
+	restartsInPlace bool
 )
 
 func TestMain(m *testing.M) {
@@ -70,8 +76,44 @@ func connect() error {
 		return err
 	}
 	cluster.QPS = -1
-	api, err = client.NewWithWatch(cluster, client.Options{Scheme: scheme.Scheme})
-	return err
+	if api, err = client.NewWithWatch(cluster, client.Options{Scheme: scheme.Scheme}); err != nil {
+		return err
+	}
+	return askForRestarts()
+}
+
+// askForRestarts tries out a pod with the rule, which is not made. Older clusters drop or
+// refuse the rule. From 1.36 on it is on by default, and tests that found it missing there
+// would test too little.
+func askForRestarts() error {
+	asked, err := discovery.NewDiscoveryClientForConfig(cluster)
+	if err != nil {
+		return err
+	}
+	version, err := asked.ServerVersion()
+	if err != nil {
+		return err
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, GenerateName: "e2e-"}, Spec: corev1.PodSpec{
+		InitContainers: []corev1.Container{{
+			Name: "restarter", Image: "none", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
+			RestartPolicyRules: []corev1.ContainerRestartRule{{
+				Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
+				ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{1}},
+			}},
+		}},
+		Containers: []corev1.Container{{Name: "sandbox", Image: "none"}},
+	}}
+	if err := api.Create(context.Background(), pod, client.DryRunAll); err == nil {
+		restartsInPlace = len(pod.Spec.InitContainers[0].RestartPolicyRules) == 1
+	} else if !apierrors.IsInvalid(err) {
+		return err
+	}
+	fmt.Printf("Kubernetes %s, sandboxes restart in place: %t\n", version, restartsInPlace)
+	if minor, err := strconv.Atoi(version.Minor); err == nil && minor >= 36 && !restartsInPlace {
+		return errors.New("it should know the rule by which all containers of a pod restart in place")
+	}
+	return nil
 }
 
 // newNamespace makes a namespace that is deleted, with all in it, after the test;

@@ -367,7 +367,10 @@ func TestASandboxIsRestartedInPlaceOrReplaced(t *testing.T) {
 			next := runTask(t, pool, "next", look)
 			require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
 			second := podOf(t, next)
-			if test.replaced {
+			if !restartsInPlace {
+				untilRestartable(t, pool, metav1.ConditionFalse, v1alpha1.ReasonRestartRulesUnknown)
+			}
+			if test.replaced || !restartsInPlace {
 				require.NotEqual(t, first.UID, second.UID)
 				return
 			}
@@ -375,11 +378,17 @@ func TestASandboxIsRestartedInPlaceOrReplaced(t *testing.T) {
 			require.Equal(t, first.Status.PodIP, second.Status.PodIP)
 			require.NotEqual(t, first.Status.ContainerStatuses[0].ContainerID, second.Status.ContainerStatuses[0].ContainerID)
 			require.Zero(t, next.Status.Restarted)
-			until(t, pool, func(p *v1alpha1.Pool) bool {
-				return meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionRestartable)
-			})
+			untilRestartable(t, pool, metav1.ConditionTrue, v1alpha1.ReasonRestartable)
 		})
 	}
+}
+
+func untilRestartable(t *testing.T, pool *v1alpha1.Pool, status metav1.ConditionStatus, reason string) {
+	t.Helper()
+	until(t, pool, func(p *v1alpha1.Pool) bool {
+		c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionRestartable)
+		return c != nil && c.Status == status && c.Reason == reason
+	})
 }
 
 func TestWhatCanNeverBeRestartedInPlaceIsSaidAndDeleted(t *testing.T) {
@@ -409,9 +418,11 @@ func TestWhatCanNeverBeRestartedInPlaceIsSaidAndDeleted(t *testing.T) {
 			pool := restartingPool(t, newNamespace(t), template)
 			bs := runTask(t, pool, "first", "true")
 			require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
-			until(t, pool, func(p *v1alpha1.Pool) bool {
-				return meta.IsStatusConditionFalse(p.Status.Conditions, v1alpha1.ConditionRestartable) && hasCondition(v1alpha1.ConditionRestartable, reason)(p.Status.Conditions)
-			})
+			// Where nothing can be restarted in place, that is said before what the template asks for.
+			if !restartsInPlace && reason != v1alpha1.ReasonHandWrittenExecutor {
+				reason = v1alpha1.ReasonRestartRulesUnknown
+			}
+			untilRestartable(t, pool, metav1.ConditionFalse, reason)
 			first := podOf(t, bs)
 			require.NoError(t, api.Delete(t.Context(), bs))
 			untilGone(t, bs)

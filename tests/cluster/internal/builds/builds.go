@@ -34,25 +34,13 @@ type Program struct {
 }
 
 const (
-	kubernetesVersion = "v1.37.2"
-	stripped          = "-s -w"
-	kubernetesModule  = "tests/cluster"
-	containerdModule  = "hack/tools/containerd"
-	cniModule         = "hack/tools/cni"
-	kwokModule        = "hack/tools/kwok"
-	firewallModule    = "tests/firewall"
+	stripped         = "-s -w"
+	kubernetesModule = "tests/cluster"
+	containerdModule = "hack/tools/containerd"
+	cniModule        = "hack/tools/cni"
+	kwokModule       = "hack/tools/kwok"
+	firewallModule   = "tests/firewall"
 )
-
-// kubernetesLDFlags sets the version. Without it clients see v0.0.0.
-const kubernetesLDFlags = stripped +
-	" -X k8s.io/component-base/version.gitVersion=" + kubernetesVersion +
-	" -X k8s.io/client-go/pkg/version.gitVersion=" + kubernetesVersion +
-	" -X k8s.io/component-base/version.gitMajor=1" +
-	" -X k8s.io/component-base/version.gitMinor=37"
-
-func kubernetes(name string) Program {
-	return Program{Name: name, Module: kubernetesModule, Package: "k8s.io/kubernetes/cmd/" + name, LDFlags: kubernetesLDFlags}
-}
 
 func containerd(name string) Program {
 	// btrfs needs C headers.
@@ -61,32 +49,6 @@ func containerd(name string) Program {
 
 func cni(path string) Program {
 	return Program{Name: filepath.Join("cni", filepath.Base(path)), Module: cniModule, Package: "github.com/containernetworking/plugins/plugins/" + path, LDFlags: stripped}
-}
-
-// Envtest is what a test needs to run an API server by itself.
-var Envtest = []Program{
-	{Name: "etcd", Module: kubernetesModule, Package: "go.etcd.io/etcd/server/v3", LDFlags: stripped},
-	kubernetes("kube-apiserver"),
-	kubernetes("kubectl"),
-}
-
-// ControlPlane is what a cluster without a node runs.
-var ControlPlane = append([]Program{
-	kubernetes("kube-controller-manager"),
-	kubernetes("kube-scheduler"),
-}, Envtest...)
-
-// Node is what the node runs.
-var Node = []Program{
-	kubernetes("kubelet"),
-	kubernetes("kube-proxy"),
-	containerd("containerd"),
-	containerd("containerd-shim-runc-v2"),
-	containerd("ctr"),
-	cni("main/ptp"),
-	cni("main/loopback"),
-	cni("ipam/host-local"),
-	{Name: "pause", Module: kubernetesModule, Package: "./pause", LDFlags: stripped, Source: "pause"},
 }
 
 // Kwok simulates nodes and pods.

@@ -52,9 +52,13 @@ func (c *Cluster) Check() error {
 }
 
 func (c *Cluster) buildAll(ctx context.Context) error {
-	sets := [][]builds.Program{builds.ControlPlane}
+	kubernetes, err := builds.FindKubernetes(c.Repo, c.Kubernetes)
+	if err != nil {
+		return err
+	}
+	sets := [][]builds.Program{kubernetes.ControlPlane()}
 	if !c.ControlPlaneOnly {
-		sets = append(sets, builds.Node)
+		sets = append(sets, kubernetes.Node())
 	}
 	if c.FakeNodes > 0 {
 		sets = append(sets, builds.Kwok)

@@ -12,6 +12,8 @@ const (
 	EnvState = "OPENSANDBOX_CLUSTER_STATE"
 	EnvBin   = "OPENSANDBOX_CLUSTER_BIN"
 	EnvSlot  = "OPENSANDBOX_CLUSTER_SLOT"
+	// EnvKubernetes is what 'make KUBERNETES=...' sets.
+	EnvKubernetes = "OPENSANDBOX_CLUSTER_KUBERNETES"
 )
 
 // maxStatePath keeps the unix sockets below the state directory within the

@@ -49,6 +49,8 @@ type Choice struct {
 	FakeNodes int `json:"fakeNodes"`
 	// Fsync makes etcd durable, as in production.
 	Fsync bool `json:"fsync"`
+	// Kubernetes is a minor version, such as 1.37; empty stands for the newest that is pinned.
+	Kubernetes string `json:"kubernetes,omitempty"`
 }
 
 // Cluster is one cluster: the choice, and its places on disk.
