@@ -77,6 +77,7 @@ func up(ctx context.Context, args []string) error {
 	o.IntVar(&choice.Slot, "slot", slot, "0 to 9: tells clusters on one machine apart (or $"+settings.EnvSlot+")")
 	o.BoolVar(&choice.ControlPlaneOnly, "control-plane-only", false, "no node; needs no root")
 	o.IntVar(&choice.FakeNodes, "kwok-nodes", 0, "`number` of nodes that kwok simulates")
+	o.BoolVar(&choice.GVisor, "gvisor", false, "let pods run in gVisor, by the RuntimeClass of that name")
 	o.BoolVar(&choice.Fsync, "fsync", false, "make etcd write through to the disk, as in production")
 	if err := o.parse(args); err != nil {
 		return err
@@ -105,7 +106,7 @@ func up(ctx context.Context, args []string) error {
 }
 
 // apply takes over the choices of this call. A cluster that was started before keeps its own:
-// another choice for it is an error, and nodes are only added.
+// another choice for it is an error; simulated nodes and gVisor are only added.
 func (o *options) apply(c *cluster.Cluster, choice settings.Choice, started bool) error {
 	if !started {
 		c.Choice = choice
@@ -125,6 +126,8 @@ func (o *options) apply(c *cluster.Cluster, choice settings.Choice, started bool
 			differs(f.Name, c.Fsync, choice.Fsync)
 		case f.Name == "kwok-nodes":
 			c.FakeNodes = max(c.FakeNodes, choice.FakeNodes)
+		case f.Name == "gvisor":
+			c.GVisor = c.GVisor || choice.GVisor
 		}
 	})
 	return errors.Join(errs...)
@@ -178,6 +181,7 @@ func build(ctx context.Context, args []string) error {
 	o := newOptions("build")
 	apiOnly := o.Bool("control-plane-only", false, "only etcd, kube-apiserver and kubectl, for tests that run an API server by themselves")
 	withKwok := o.Bool("kwok", false, "also kwok")
+	withGVisor := o.Bool("gvisor", false, "also gVisor")
 	if err := o.parse(args); err != nil {
 		return err
 	}
@@ -185,14 +189,17 @@ func build(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case *apiOnly:
+	if *apiOnly {
 		return c.Build(ctx, builds.Envtest)
-	case *withKwok:
-		return c.Build(ctx, builds.ControlPlane, builds.Node, builds.Kwok)
-	default:
-		return c.Build(ctx, builds.ControlPlane, builds.Node)
 	}
+	sets := [][]builds.Program{builds.ControlPlane, builds.Node}
+	if *withKwok {
+		sets = append(sets, builds.Kwok)
+	}
+	if *withGVisor {
+		sets = append(sets, builds.GVisor)
+	}
+	return c.Build(ctx, sets...)
 }
 
 // networkPolicies turns enforcement on or off. It is a command and no flag of up, because a

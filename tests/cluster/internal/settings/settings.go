@@ -49,6 +49,8 @@ type Choice struct {
 	FakeNodes int `json:"fakeNodes"`
 	// Fsync makes etcd durable, as in production.
 	Fsync bool `json:"fsync"`
+	// GVisor lets pods choose gVisor, by the RuntimeClass of that name.
+	GVisor bool `json:"gvisor"`
 }
 
 // Cluster is one cluster: the choice, and its places on disk.
