@@ -174,21 +174,27 @@ func (f *follower) poll(ctx context.Context, since executorapi.Cursor) (executor
 	return list.Cursor(), nil
 }
 
-// take takes in what the executor told of the task. Why a launcher was lost the executor
-// cannot know, but the kubelet tells it soon.
+// take takes in what the executor told of the task. Why its launcher was lost, or why it
+// ended itself, the executor cannot know. The kubelet tells it: of a launcher soon, of an
+// executor before there is another one.
 func (f *follower) take(ctx context.Context, task *executorapi.Task) {
-	if task.State == executorapi.Failed && task.Reason == executorapi.ReasonLauncherLost {
-		f.explainLoss(ctx, task)
+	if task.State == executorapi.Failed {
+		switch task.Reason {
+		case executorapi.ReasonLauncherLost:
+			f.explainLoss(ctx, task, lossPatience)
+		case executorapi.ReasonExecutorRestarted:
+			f.explainLoss(ctx, task, 0)
+		}
 	}
 	f.note(task, nil)
 }
 
 // explainLoss waits until the status of the pod says that the sandbox container has ended
 // since the task was started in it.
-func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task) {
+func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task, patience time.Duration) {
 	changed, unwatch := f.changes.watch(f.sandbox.uid)
 	defer unwatch()
-	deadline := f.Clock.NewTimer(lossPatience)
+	deadline := f.Clock.NewTimer(patience)
 	defer deadline.Stop()
 	for {
 		_, pod, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
