@@ -29,6 +29,8 @@ TEST_ARTIFACTS ?= $(CURDIR)/test-artifacts
 # The channels of the bundle, and which of them a user gets who names none.
 CHANNELS ?= candidate,stable
 DEFAULT_CHANNEL ?= stable
+# GVISOR=1 lets pods of the hermetic cluster run in gVisor, which is compiled for it.
+GVISOR ?=
 # `make bench`: how many nodes it simulates, whether etcd of a cluster that it starts
 # writes through to the disk (BENCH_FSYNC=true), and flags of the benchmark (-rounds=30).
 BENCH_NODES ?= 10
@@ -250,7 +252,7 @@ require-kubectl:
 
 .PHONY: cluster-up
 cluster-up: $(CLUSTER) ## Build and start the cluster and the images of the samples; safe to run twice.
-	$(CLUSTER) up
+	$(CLUSTER) up $(if $(GVISOR),--gvisor)
 	$(CLUSTER) sample-images
 
 .PHONY: cluster-down

@@ -9,8 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source hack/lib.sh
 
 cluster_runs || trap 'bin/cluster down' EXIT
-# shellcheck disable=SC2119 # no flags
-use_cluster
+use_cluster --gvisor
 hack/clear-cluster.sh
 deploy_built
 hack/go-test.sh e2e -v -timeout 45m ./tests/e2e/...

@@ -40,10 +40,9 @@ trap finish EXIT
 rm -rf "$TEST_ARTIFACTS"
 mkdir -p "$TEST_ARTIFACTS"
 # What is compiled beside the tests makes them slow: first of all.
-bin/cluster build
+bin/cluster build --gvisor
 cluster_runs || started=yes
-# shellcheck disable=SC2119 # no flags
-use_cluster
+use_cluster --gvisor
 began=$SECONDS
 set -m # each lane in a process group of its own, for finish
 run_suites "${without_node[@]}" &

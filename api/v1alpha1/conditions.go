@@ -37,6 +37,8 @@ const (
 	ReasonHostNamespaces = "HostNamespaces"
 	// ReasonSharedProcessNamespace: the containers share a process namespace, whose first process is not restarted.
 	ReasonSharedProcessNamespace = "SharedProcessNamespace"
+	// ReasonRuntimeClass: the pods name a RuntimeClass; its runtime may keep what an owner leaves where no look finds it.
+	ReasonRuntimeClass = "RuntimeClass"
 	// ReasonServiceAccountToken: the pods have a service account token, which is not renewed.
 	ReasonServiceAccountToken = "ServiceAccountToken"
 	// ReasonVolume: the pods have a volume that keeps what an owner leaves in it.

@@ -63,6 +63,7 @@ func restartsAll(c *corev1.Container) bool {
 	})
 }
 
+// namespaces are those of the pod, and whose kernel they are in.
 func namespaces(spec *corev1.PodSpec) Verdict {
 	switch {
 	case spec.HostNetwork || spec.HostIPC || spec.HostPID:
@@ -71,6 +72,10 @@ func namespaces(spec *corev1.PodSpec) Verdict {
 		return Verdict{v1alpha1.ReasonResourceClaim, fmt.Sprintf("resource claim %s may bring a device or a directory that keeps what an owner leaves in it", spec.ResourceClaims[0].Name)}
 	case ptr.Deref(spec.ShareProcessNamespace, false):
 		return Verdict{v1alpha1.ReasonSharedProcessNamespace, "spec.shareProcessNamespace: the first process of the pod is not restarted, and a sandbox may live on in it"}
+	case ptr.Deref(spec.RuntimeClassName, "") != "":
+		// gVisor has a kernel in each pod: what root writes to /proc/sys stays, and so do
+		// message queues, which nobody can list. Whose a class is the pod does not tell.
+		return Verdict{v1alpha1.ReasonRuntimeClass, fmt.Sprintf("spec.runtimeClassName: the runtime of class %s may keep a kernel through the restart, and in it what an owner leaves", *spec.RuntimeClassName)}
 	}
 	return Verdict{}
 }

@@ -51,6 +51,7 @@ func TestAPodIsRestartedInPlaceOnlyWhereThatLeavesNothing(t *testing.T) {
 		"a capability of the baseline":   {capability("CAP_CHOWN"), ""},
 		"the node's IPC":                 {func(s *corev1.PodSpec) { s.HostIPC = true }, v1alpha1.ReasonHostNamespaces},
 		"the node's processes":           {func(s *corev1.PodSpec) { s.HostPID = true }, v1alpha1.ReasonHostNamespaces},
+		"another runtime":                {func(s *corev1.PodSpec) { s.RuntimeClassName = ptr.To("gvisor") }, v1alpha1.ReasonRuntimeClass},
 		"a shared process namespace":     {func(s *corev1.PodSpec) { s.ShareProcessNamespace = ptr.To(true) }, v1alpha1.ReasonSharedProcessNamespace},
 		"no rule":                        {func(s *corev1.PodSpec) { s.InitContainers[0].RestartPolicyRules = nil }, v1alpha1.ReasonRestartRulesUnknown},
 		"a rule of another container":    {func(s *corev1.PodSpec) { s.Containers[0].RestartPolicyRules = RestartRules() }, v1alpha1.ReasonHandWrittenExecutor},

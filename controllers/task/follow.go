@@ -196,29 +196,38 @@ func (f *follower) hear(ctx context.Context, tasks []executorapi.Task) {
 }
 
 // take takes in what the executor told of the task, unless the task was lost with its pod:
-// then the reconciler has it run again in another one.
+// then the reconciler has it run again in another one. Why its launcher was lost, or why it
+// ended itself, the executor cannot know. The kubelet tells it: of a launcher soon, of an
+// executor before there is another one.
 func (f *follower) take(ctx context.Context, task *executorapi.Task) {
-	lost := task.State == executorapi.Failed && (task.Reason == executorapi.ReasonLauncherLost || task.Reason == executorapi.ReasonExecutorRestarted)
-	if lost && !f.explainLoss(ctx, task) {
-		return
+	if task.State == executorapi.Failed {
+		there := true
+		switch task.Reason {
+		case executorapi.ReasonLauncherLost:
+			there = f.explainLoss(ctx, task, lossPatience)
+		case executorapi.ReasonExecutorRestarted:
+			there = f.explainLoss(ctx, task, 0)
+		}
+		if !there {
+			return
+		}
 	}
 	f.note(task, nil)
 }
 
-// explainLoss says whether a task was lost although its pod is there. Why a launcher was lost
-// the executor cannot know: explainLoss waits until the status of the pod says that the
-// sandbox container has ended since the task was started in it.
-func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task) bool {
+// explainLoss waits until the status of the pod says that the sandbox container has ended
+// since the task was started in it. It says whether the pod is there.
+func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task, patience time.Duration) bool {
 	changed, unwatch := f.changes.watch(f.sandbox.uid)
 	defer unwatch()
-	deadline := f.Clock.NewTimer(lossPatience)
+	deadline := f.Clock.NewTimer(patience)
 	defer deadline.Stop()
 	for {
 		_, pod, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
 		if errors.Is(err, errGone) || pod != nil && podfeed.Disrupted(pod) {
 			return false
 		}
-		if task.Reason != executorapi.ReasonLauncherLost || err != nil {
+		if err != nil {
 			return true
 		}
 		if ended := endOfSandbox(pod, task.StartedAt); ended != nil {

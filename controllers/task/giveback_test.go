@@ -596,3 +596,32 @@ func TestASandboxOfAnEarlierVersionIsGivenUp(t *testing.T) {
 	require.Equal(t, shardtask.Unstoppable, b.end(t.Context(), "ns", "p", "uid-p", false))
 	require.Contains(t, missingOf(pod), "earlier version")
 }
+
+// In gVisor the memory limit is the pod's, and all of its containers end together.
+func TestWhyAnExecutorRestartedTheStatusOfThePodTells(t *testing.T) {
+	t.Parallel()
+	started := now.Add(500 * time.Millisecond)
+	for name, test := range map[string]struct {
+		ended metav1.Time
+		want  string
+	}{
+		"the sandbox container was killed with it":     {metav1.NewTime(now.Add(time.Minute)), executorapi.ReasonOOMKilled},
+		"the sandbox container had been killed before": {metav1.NewTime(now.Add(-time.Minute)), executorapi.ReasonExecutorRestarted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, func(b *bench, w http.ResponseWriter, _ *http.Request) {
+				task := executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Failed, Reason: executorapi.ReasonExecutorRestarted, StartedAt: &started}
+				_ = json.NewEncoder(w).Encode(task)
+			})
+			b.bs.Spec.PoolRef = ""
+			pod := b.pod.DeepCopy()
+			require.NoError(t, b.Client.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
+			pod.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 128, FinishedAt: test.ended}
+			require.NoError(t, b.Client.Status().Update(t.Context(), pod))
+			b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true}})
+			require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll)
+			require.Equal(t, test.want, b.Report(b.bs).FailedTasks[0].Reason)
+		})
+	}
+}

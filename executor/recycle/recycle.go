@@ -92,7 +92,7 @@ func (p Pod) differences(baseline map[string]string) []string {
 	}
 	for _, dir := range p.Dirs {
 		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			found = append(found, fmt.Sprintf("look into %s: %v", dir, err))
 		} else if len(entries) > 0 {
 			found = append(found, fmt.Sprintf("%s is in %s, and %d more", entries[0].Name(), dir, len(entries)-1))

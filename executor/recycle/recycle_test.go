@@ -162,6 +162,20 @@ func TestWhatMakesThePodDirty(t *testing.T) {
 	}
 }
 
+// gVisor has message queues and does not mount /dev/mqueue.
+func TestWhatCannotBeSeenMayBeDirty(t *testing.T) {
+	f, stateDir := newFixture(t), t.TempDir()
+	pod := Pod{Dirs: []string{f.shm, f.mqueue + "-not-mounted"}, Files: f.Files}
+	found, err := pod.AtStart(stateDir)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.NoError(t, RequestRestart(stateDir))
+	found, err = pod.AtStart(stateDir)
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.Contains(t, found[0], "look into "+pod.Dirs[1])
+}
+
 func TestWhatAnotherUserHasMadeRemainsAndIsFound(t *testing.T) {
 	f := newFixture(t)
 	as(t, 1000, func() { plantSystemV(t) })

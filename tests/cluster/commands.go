@@ -82,6 +82,7 @@ func up(ctx context.Context, args []string) error {
 	o.IntVar(&choice.Slot, "slot", slot, "0 to 9: tells clusters on one machine apart (or $"+settings.EnvSlot+")")
 	o.BoolVar(&choice.ControlPlaneOnly, "control-plane-only", false, "no node; needs no root")
 	o.IntVar(&choice.FakeNodes, "kwok-nodes", 0, "`number` of nodes that kwok simulates")
+	o.BoolVar(&choice.GVisor, "gvisor", false, "let pods run in gVisor, by the RuntimeClass of that name")
 	o.BoolVar(&choice.Fsync, "fsync", false, "make etcd write through to the disk, as in production")
 	o.kubernetes(&choice.Kubernetes)
 	if err := o.parse(args); err != nil {
@@ -111,7 +112,7 @@ func up(ctx context.Context, args []string) error {
 }
 
 // apply takes over the choices of this call. A cluster that was started before keeps its own:
-// another choice for it is an error, and nodes are only added.
+// another choice for it is an error; simulated nodes and gVisor are only added.
 func (o *options) apply(c *cluster.Cluster, choice settings.Choice, started bool) error {
 	if !started {
 		c.Choice = choice
@@ -135,6 +136,8 @@ func (o *options) apply(c *cluster.Cluster, choice settings.Choice, started bool
 			differs(f.Name, c.Fsync, choice.Fsync)
 		case f.Name == "kwok-nodes":
 			c.FakeNodes = max(c.FakeNodes, choice.FakeNodes)
+		case f.Name == "gvisor":
+			c.GVisor = c.GVisor || choice.GVisor
 		}
 	})
 	return errors.Join(errs...)
@@ -190,6 +193,7 @@ func build(ctx context.Context, args []string) error {
 	withKwok := o.Bool("kwok", false, "also kwok")
 	var minor string
 	o.kubernetes(&minor)
+	withGVisor := o.Bool("gvisor", false, "also gVisor")
 	if err := o.parse(args); err != nil {
 		return err
 	}
@@ -201,14 +205,17 @@ func build(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case *apiOnly:
+	if *apiOnly {
 		return c.Build(ctx, kubernetes.Envtest())
-	case *withKwok:
-		return c.Build(ctx, kubernetes.ControlPlane(), kubernetes.Node(), builds.Kwok)
-	default:
-		return c.Build(ctx, kubernetes.ControlPlane(), kubernetes.Node())
 	}
+	sets := [][]builds.Program{kubernetes.ControlPlane(), kubernetes.Node()}
+	if *withKwok {
+		sets = append(sets, builds.Kwok)
+	}
+	if *withGVisor {
+		sets = append(sets, builds.GVisor)
+	}
+	return c.Build(ctx, sets...)
 }
 
 // networkPolicies turns enforcement on or off. It is a command and no flag of up, because a

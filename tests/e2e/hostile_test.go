@@ -103,14 +103,8 @@ func TestTasksThatMisbehave(t *testing.T) {
 		"forks-on-and-on":                {script: `for i in $(seq 200); do setsid sleep 1000 & done; exit 0`},
 		"forges-lines-of-the-executor":   {script: `printf '\ntime=2026-01-01T00:00:00Z level=INFO msg="A task ended" state=Failed\n'`},
 		"half-sent-requests":             {script: halfSent},
-		// As root it may look into any process of its user's, but for the launcher.
-		"looks-into-its-launcher": {script: `set -e; trace="perl -e 'exit(syscall(101, 16, PID, 0, 0) ? 1 : 0)'" # PTRACE_ATTACH
-			sleep 1000 & until grep sleep /proc/$!/comm; do sleep 0.1; done
-			for look in "exec 3<>/proc/PID/mem" "cat /proc/PID/environ" "cat /proc/PID/maps" "readlink /proc/PID/fd/0" "ls /proc/PID/root/" "$trace"; do
-				sh -c "$(echo "$look" | sed s/PID/$!/)" >/dev/null
-				if sh -c "$(echo "$look" | sed s/PID/$PPID/)"; then exit 1; fi
-			done; kill $!`},
-		"looks-for-the-secret": {script: `test "$(ls /opensandbox)" = launcher; ! touch /opensandbox/x; ! grep -r . /var/lib/task-executor`},
+		"looks-into-its-launcher":        {script: lookIntoLauncher},
+		"looks-for-the-secret":           {script: `test "$(ls /opensandbox)" = launcher; ! touch /opensandbox/x; ! grep -r . /var/lib/task-executor`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -139,6 +133,15 @@ func TestTasksThatMisbehave(t *testing.T) {
 	}
 }
 
+// lookIntoLauncher fails where it can. As root it may look into any process of its user's,
+// but for the launcher.
+const lookIntoLauncher = `set -e; trace="perl -e 'exit(syscall(101, 16, PID, 0, 0) ? 1 : 0)'" # PTRACE_ATTACH
+	sleep 1000 & until grep sleep /proc/$!/comm; do sleep 0.1; done
+	for look in "exec 3<>/proc/PID/mem" "cat /proc/PID/environ" "cat /proc/PID/maps" "readlink /proc/PID/fd/0" "ls /proc/PID/root/" "$trace"; do
+		sh -c "$(echo "$look" | sed s/PID/$!/)" >/dev/null
+		if sh -c "$(echo "$look" | sed s/PID/$PPID/)"; then exit 1; fi
+	done; kill $!`
+
 // halfSent begins 4,000 requests to the executor and ends none.
 const halfSent = `exec perl -MIO::Socket::INET -e '
 	my @open;
@@ -154,8 +157,9 @@ const mortal = `while [ ! -e /tmp/die ]; do sleep 0.1; done; exit 0`
 
 func TestATaskWhoseSandboxRestartsHasFailed(t *testing.T) {
 	t.Parallel()
-	asEither(t, func(t *testing.T, ns string, user int64) {
-		bs, pod := fromSandbox(t, ns, sandboxTemplate("ubuntu:latest", user, "sh", "-c", mortal),
+	inEitherRuntime(t, func(t *testing.T, ns string, template *v1alpha1.PodTemplate) {
+		template.Spec.Containers[0].Command = []string{"sh", "-c", mortal}
+		bs, pod := fromSandbox(t, ns, template,
 			script("touch /tmp/die; trap 'exit 0' TERM; while true; do sleep 0.1; done"))
 		require.Equal(t, int32(1), bs.Status.TaskFailed, "%s", dump{bs.Status})
 		require.Equal(t, "SandboxRestarted", bs.Status.FailedTasks[0].Reason, "%+v", bs.Status.FailedTasks)

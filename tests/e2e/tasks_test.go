@@ -149,6 +149,20 @@ func asEither(t *testing.T, test func(t *testing.T, ns string, user int64)) {
 	})
 }
 
+// inEitherRuntime is asEither with the node's own runtime, and in gVisor.
+func inEitherRuntime(t *testing.T, test func(t *testing.T, ns string, sandbox *v1alpha1.PodTemplate)) {
+	t.Helper()
+	asEither(t, func(t *testing.T, ns string, user int64) {
+		test(t, ns, sandboxTemplate("ubuntu:latest", user, "sleep", "3600"))
+	})
+	t.Run("in-gvisor", func(t *testing.T) {
+		t.Parallel()
+		asEither(t, func(t *testing.T, ns string, user int64) {
+			test(t, ns, inGVisor(t, sandboxTemplate("ubuntu:latest", user, "sleep", "3600")))
+		})
+	})
+}
+
 // fromSandbox runs a task in a sandbox of the template and returns the BatchSandbox and its
 // pod.
 func fromSandbox(t *testing.T, ns string, template *v1alpha1.PodTemplate, task *v1alpha1.TaskTemplate) (*v1alpha1.BatchSandbox, *corev1.Pod) {
@@ -172,10 +186,9 @@ const describe = `echo env; env | grep -v -e ^_= -e ^SHLVL= -e ^PWD= -e ^OLDPWD=
 
 func TestATaskSeesWhatKubectlExecSees(t *testing.T) {
 	t.Parallel()
-	asEither(t, func(t *testing.T, ns string, user int64) {
+	inEitherRuntime(t, func(t *testing.T, ns string, template *v1alpha1.PodTemplate) {
 		require.NoError(t, api.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "values"}, Data: map[string]string{"FROM_CONFIGMAP": "a"}}))
 		require.NoError(t, api.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "values"}, StringData: map[string]string{"FROM_SECRET": "b"}}))
-		template := sandboxTemplate("ubuntu:latest", user, "sleep", "3600")
 		template.Spec.SecurityContext.SupplementalGroups = []int64{5000}
 		c := &template.Spec.Containers[0]
 		c.Resources.Limits = memory("128Mi")
@@ -254,7 +267,22 @@ func TestAGuaranteedPodStaysGuaranteedAndItsTaskHasItsLimits(t *testing.T) {
 
 func TestTasksFailWithAReason(t *testing.T) {
 	t.Parallel()
-	ns := restrictedNamespace(t)
+	t.Run("in-a-restricted-pool", func(t *testing.T) {
+		t.Parallel()
+		ns := restrictedNamespace(t)
+		apply(t, ns, restrictedPool)
+		failWithAReason(t, ns, "task-example-pool")
+	})
+	t.Run("in-the-sample-for-gvisor", func(t *testing.T) {
+		t.Parallel()
+		ns := restrictedNamespace(t)
+		kubectl(t, "", "--namespace", ns, "apply", "--filename", "../../config/samples/pool_gvisor.yaml")
+		failWithAReason(t, ns, "gvisor-example-pool")
+	})
+}
+
+func failWithAReason(t *testing.T, ns, pool string) {
+	t.Helper()
 	wants := []struct {
 		patch  string
 		reason string
@@ -268,9 +296,8 @@ func TestTasksFailWithAReason(t *testing.T) {
 		{`{"spec":{"process":{"command":["sh","-c","echo broken >&2; kill -KILL $$"]}}}`, "Signaled", 137, 9},
 		{`{"spec":{"process":{"command":["sh","-c","trap '' TERM; (trap '' TERM; sleep 1000) & sleep 1000; sleep 1000"]},"timeoutSeconds":1}}`, "Timeout", 137, 9},
 	}
-	apply(t, ns, restrictedPool)
 	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "failing"}, Spec: v1alpha1.BatchSandboxSpec{
-		Replicas: ptr.To(int32(len(wants))), PoolRef: "task-example-pool", TaskTemplate: script("true"),
+		Replicas: ptr.To(int32(len(wants))), PoolRef: pool, TaskTemplate: script("true"),
 		TaskResourcePolicyWhenCompleted: v1alpha1.TaskResourceRelease,
 	}}
 	for _, want := range wants {
@@ -313,9 +340,12 @@ func TestADeletionStopsRunningTasksFirst(t *testing.T) {
 const plant = `set -e; echo x >/tmp/planted; echo x >/dev/shm/planted; touch /dev/mqueue/planted
 	ipcmk -M 1024; ipcmk -S 1; ipcmk -Q; setsid sleep 1000 & `
 
-// look fails where something of it is left.
-const look = `set -ex; test ! -e /planted; test ! -e /tmp/planted; test ! -e /dev/shm/planted; test ! -e /dev/mqueue/planted; ! ipcs | grep ^0x
-	! grep -l "^sleep.1000" /proc/*/cmdline; ! grep -r 10.9.9.9 /etc/hosts /etc/resolv.conf`
+// look fails where something of it is left. A command after an exclamation mark would not
+// end it.
+const look = `set -ex; test ! -e /planted; test ! -e /tmp/planted; test ! -e /dev/shm/planted; test ! -e /dev/mqueue/planted
+	if ipcs | grep ^0x; then exit 1; fi
+	if grep -l "^sleep.1000" /proc/*/cmdline; then exit 1; fi
+	if grep -r 10.9.9.9 /etc/hosts /etc/resolv.conf; then exit 1; fi`
 
 func addEphemeral(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
@@ -403,6 +433,7 @@ func TestWhatCanNeverBeRestartedInPlaceIsSaidAndDeleted(t *testing.T) {
 			mount(s, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/tmp"}})
 		},
 		v1alpha1.ReasonServiceAccountToken:    func(s *corev1.PodSpec) { s.AutomountServiceAccountToken = ptr.To(true) },
+		v1alpha1.ReasonRuntimeClass:           func(s *corev1.PodSpec) { s.RuntimeClassName = ptr.To("gvisor") },
 		v1alpha1.ReasonSharedProcessNamespace: func(s *corev1.PodSpec) { s.ShareProcessNamespace = ptr.To(true) },
 		v1alpha1.ReasonCapability: func(s *corev1.PodSpec) {
 			s.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}

@@ -40,6 +40,7 @@ const (
 	cniModule        = "hack/tools/cni"
 	kwokModule       = "hack/tools/kwok"
 	firewallModule   = "tests/firewall"
+	gvisorModule     = "tests/gvisor"
 )
 
 func containerd(name string) Program {
@@ -59,6 +60,12 @@ var Kwok = []Program{
 // Firewall enforces NetworkPolicies.
 var Firewall = []Program{
 	{Name: "firewall", Module: firewallModule, Package: ".", LDFlags: stripped, Source: "."},
+}
+
+// GVisor is what the node runs pods in gVisor with.
+var GVisor = []Program{
+	{Name: "runsc", Module: gvisorModule, Package: "gvisor.dev/gvisor/runsc", LDFlags: stripped},
+	{Name: "containerd-shim-runsc-v1", Module: gvisorModule, Package: ".", LDFlags: stripped, Source: "."},
 }
 
 // Builder compiles programs of one source tree into one folder.

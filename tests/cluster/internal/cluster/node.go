@@ -160,6 +160,7 @@ func (c *Cluster) containerd() (*process.Spec, error) {
 		config:                          "containerd.toml",
 		c.Path("etc/cni/pods.conflist"): "cni.conflist",
 		c.Path("etc/registries/_default/hosts.toml"): "hosts.toml",
+		c.Path("etc/runsc.toml"):                     "runsc.toml",
 	} {
 		fingerprint, err := write(path, name, v)
 		if err != nil {

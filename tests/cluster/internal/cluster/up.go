@@ -43,6 +43,9 @@ func (c *Cluster) Check() error {
 		return err
 	}
 	if c.ControlPlaneOnly {
+		if c.GVisor {
+			return errors.New("a cluster without a node has nothing to run gVisor on")
+		}
 		return c.Host.Programs(prereq.Go)
 	}
 	if err := c.Host.Root("a cluster with a node (namespaces, mounts, control groups; --control-plane-only does without)"); err != nil {
@@ -62,6 +65,9 @@ func (c *Cluster) buildAll(ctx context.Context) error {
 	}
 	if c.FakeNodes > 0 {
 		sets = append(sets, builds.Kwok)
+	}
+	if c.GVisor {
+		sets = append(sets, builds.GVisor)
 	}
 	if err := c.Build(ctx, sets...); err != nil {
 		return err
@@ -112,9 +118,12 @@ func (c *Cluster) start(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	return c.step("service address", func() (string, error) {
+	if err := c.step("service address", func() (string, error) {
 		return "answers", c.await(ctx, "kube-proxy", c.serviceAnswers)
-	})
+	}); err != nil || !c.GVisor {
+		return err
+	}
+	return c.step("gVisor", func() (string, error) { return "runs", c.offerGVisor(ctx, client) })
 }
 
 // checkPorts refuses a slot whose ports somebody else uses.

@@ -51,6 +51,8 @@ type Choice struct {
 	Fsync bool `json:"fsync"`
 	// Kubernetes is a minor version, such as 1.37; empty stands for the newest that is pinned.
 	Kubernetes string `json:"kubernetes,omitempty"`
+	// GVisor lets pods choose gVisor, by the RuntimeClass of that name.
+	GVisor bool `json:"gvisor"`
 }
 
 // Cluster is one cluster: the choice, and its places on disk.

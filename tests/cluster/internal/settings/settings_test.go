@@ -83,7 +83,7 @@ func TestChoiceSurvives(t *testing.T) {
 	if found, err := c.Load(); found || err != nil {
 		t.Fatalf("before Save: got %v, %v, want nothing found", found, err)
 	}
-	c.Choice = Choice{Slot: 3, ControlPlaneOnly: true, FakeNodes: 7, Fsync: true, Kubernetes: "1.30"}
+	c.Choice = Choice{Slot: 3, ControlPlaneOnly: true, FakeNodes: 7, Fsync: true, Kubernetes: "1.30", GVisor: true}
 	if err := c.Save(); err != nil {
 		t.Fatal(err)
 	}
