@@ -614,12 +614,11 @@ func TestWhyAnExecutorRestartedTheStatusOfThePodTells(t *testing.T) {
 				task := executorapi.Task{ID: taskID(b.bs.UID, 0), State: executorapi.Failed, Reason: executorapi.ReasonExecutorRestarted, StartedAt: &started}
 				_ = json.NewEncoder(w).Encode(task)
 			})
-			b.bs.Spec.PoolRef = ""
 			pod := b.pod.DeepCopy()
 			require.NoError(t, b.Client.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
 			pod.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 128, FinishedAt: test.ended}
 			require.NoError(t, b.Client.Status().Update(t.Context(), pod))
-			b.apply(b.bs, b.jobs.of(b.bs), map[int32]sandbox{0: {pod: "p", uid: "uid-p", ready: true}})
+			b.follow(t)
 			require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll)
 			require.Equal(t, test.want, b.Report(b.bs).FailedTasks[0].Reason)
 		})
