@@ -5,6 +5,7 @@ package podfeed
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -203,11 +204,50 @@ func Strip(obj any) (any, error) {
 		Reason:                pod.Status.Reason,
 		Message:               pod.Status.Message,
 		PodIP:                 pod.Status.PodIP,
-		Conditions:            pod.Status.Conditions,
-		InitContainerStatuses: pod.Status.InitContainerStatuses,
-		ContainerStatuses:     pod.Status.ContainerStatuses,
+		Conditions:            readConditions(pod.Status.Conditions),
+		InitContainerStatuses: readStatuses(pod.Status.InitContainerStatuses),
+		ContainerStatuses:     readStatuses(pod.Status.ContainerStatuses),
 	}
 	return pod, nil
+}
+
+// readConditions returns the conditions that somebody reads.
+func readConditions(all []corev1.PodCondition) []corev1.PodCondition {
+	var kept []corev1.PodCondition
+	for _, c := range all {
+		switch c.Type {
+		case corev1.PodReady, corev1.PodScheduled, corev1.DisruptionTarget, corev1.AllContainersRestarting:
+			kept = append(kept, corev1.PodCondition{
+				Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime, Reason: c.Reason, Message: c.Message,
+			})
+		}
+	}
+	return slices.Clip(kept)
+}
+
+// readStatuses returns of each container what somebody reads: whether it is another one
+// than before, why it does not start, and how it ended.
+func readStatuses(all []corev1.ContainerStatus) []corev1.ContainerStatus {
+	if all == nil {
+		return nil
+	}
+	kept := make([]corev1.ContainerStatus, len(all))
+	for i := range all {
+		s := &all[i]
+		kept[i] = corev1.ContainerStatus{
+			Name: s.Name, ContainerID: s.ContainerID, RestartCount: s.RestartCount,
+			State:                corev1.ContainerState{Waiting: s.State.Waiting, Terminated: readEnd(s.State.Terminated)},
+			LastTerminationState: corev1.ContainerState{Terminated: readEnd(s.LastTerminationState.Terminated)},
+		}
+	}
+	return kept
+}
+
+func readEnd(t *corev1.ContainerStateTerminated) *corev1.ContainerStateTerminated {
+	if t == nil {
+		return nil
+	}
+	return &corev1.ContainerStateTerminated{ExitCode: t.ExitCode, Reason: t.Reason, FinishedAt: t.FinishedAt}
 }
 
 // Register feeds the ledger from the pod cache and returns when it has taken in

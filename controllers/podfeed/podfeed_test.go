@@ -192,12 +192,27 @@ func TestStripKeepsWhatTheReconcilersRead(t *testing.T) {
 		}
 		pod.Status = corev1.PodStatus{
 			Phase: corev1.PodRunning, Reason: "r", Message: "m", PodIP: "10.0.0.7", HostIP: "1.2.3.4", QOSClass: corev1.PodQOSBurstable,
-			Conditions:            []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
-			InitContainerStatuses: []corev1.ContainerStatus{{Name: "init", RestartCount: 1}},
-			ContainerStatuses:     []corev1.ContainerStatus{{Name: "main", ContainerID: "id"}},
+			Conditions: []corev1.PodCondition{
+				{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastProbeTime: metav1.Now(), ObservedGeneration: 1},
+				{Type: corev1.ContainersReady, Status: corev1.ConditionTrue},
+			},
+			InitContainerStatuses: []corev1.ContainerStatus{{
+				Name: "init", RestartCount: 1, Image: "image", ImageID: "id", Resources: &corev1.ResourceRequirements{},
+				State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "m"}},
+				LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+					ExitCode: 1, Reason: "Error", FinishedAt: metav1.Unix(1, 0), Message: "last words", ContainerID: "before",
+				}},
+			}},
+			ContainerStatuses: []corev1.ContainerStatus{{
+				Name: "main", ContainerID: "id", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+			}},
 		}
 	})
 	want := pod.DeepCopy()
+	want.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	want.Status.InitContainerStatuses[0].Image, want.Status.InitContainerStatuses[0].ImageID, want.Status.InitContainerStatuses[0].Resources = "", "", nil
+	want.Status.InitContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", FinishedAt: metav1.Unix(1, 0)}
+	want.Status.ContainerStatuses[0].State.Running = nil
 	want.ManagedFields = nil
 	want.Annotations = map[string]string{v1alpha1.AnnotationExecutorKey: "key", v1alpha1.AnnotationExecutorTLSKey: "public"}
 	want.Spec = corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "main"}}}

@@ -77,9 +77,8 @@ func New(ctx context.Context, config Config) (*Reconciler, error) {
 	if err := wiring.Check("task reconciler", config); err != nil {
 		return nil, err
 	}
-	r := &Reconciler{Config: config, slots: newSlots(config.Dispatches)}
-	r.ctx, r.stop = context.WithCancel(ctx)
-	return r, nil
+	ctx, stop := context.WithCancel(ctx) //nolint:gosec // G118: the owner that SetupWithManager adds calls stop
+	return &Reconciler{Config: config, slots: newSlots(config.Dispatches), ctx: ctx, stop: stop}, nil
 }
 
 // Reconcile implements reconcile.Reconciler.

@@ -112,6 +112,15 @@ func without(list []*ticket, one *ticket) []*ticket {
 	return rest
 }
 
+// serveAll gives slots to all that may have one, and returns how many that were.
+func serveAll(turns *turns) int {
+	n := 0
+	for turns.next() != nil {
+		n++
+	}
+	return n
+}
+
 func TestANewcomersTurnIsAtOnceWhateverOthersKeep(t *testing.T) {
 	for name, test := range map[string]struct {
 		slots, namespaces, batches int
@@ -132,8 +141,7 @@ func TestANewcomersTurnIsAtOnceWhateverOthersKeep(t *testing.T) {
 					}
 				}
 			}
-			for turns.next() != nil {
-			}
+			serveAll(turns)
 			least, most := math.MaxInt, 0
 			for n := range test.namespaces {
 				used := turns.used[group{namespace: fmt.Sprint("n", n)}]
@@ -159,9 +167,7 @@ func TestTheNamespaceWithTheLeastIsNext(t *testing.T) {
 	for range 4 {
 		many("a", "1")
 	}
-	for turns.next() != nil {
-	}
-	before := turns.used[group{namespace: "a"}]
+	before := serveAll(turns)
 	many("b", "1")
 	many("b", "1")
 	many("b", "2")

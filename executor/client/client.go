@@ -175,18 +175,23 @@ func (c *Client) learn(t *Target, told string) {
 	}
 }
 
-// once makes one request and learns the boot id that its answer tells.
+// once makes one request and learns the boot id that its answer tells. One that changes
+// nothing is made again where a kept connection has ended.
 func (c *Client) once(ctx context.Context, t *Target, bootID, method, path string, body []byte, out any) error {
-	request, err := signed(t, bootID, method, path, body)
-	if err != nil {
-		return err
+	for {
+		request, err := signed(t, bootID, method, path, body)
+		if err != nil {
+			return err
+		}
+		got, err := c.executors.do(ctx, t, request)
+		c.learn(t, got.bootID)
+		switch {
+		case err == nil:
+			return interpret(got.status, got.body, out)
+		case method != http.MethodGet || !errors.Is(err, errKeptEnded):
+			return err
+		}
 	}
-	got, err := c.executors.do(ctx, t, request)
-	c.learn(t, got.bootID)
-	if err != nil {
-		return err
-	}
-	return interpret(got.status, got.body, out)
 }
 
 // signed returns a request as it goes over the connection.

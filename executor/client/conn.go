@@ -43,20 +43,24 @@ type dialer struct {
 // conn is a connection to the executor of one pod, and is used for no other.
 type conn struct {
 	*tls.Conn
-	expire *time.Timer // while it is idle
+	expire *time.Timer // since it was first kept
 }
 
-// get returns a connection to the executor. An address is another pod's soon, hence
-// connections are kept by the pod's UID.
-func (d *dialer) get(ctx context.Context, t *Target) (*conn, error) {
+// take returns the connection that is kept for the pod, or nil. An address is another
+// pod's soon, hence they are kept by the pod's UID.
+func (d *dialer) take(t *Target) *conn {
 	d.mu.Lock()
-	kept := d.idle[t.PodUID]
-	delete(d.idle, t.PodUID)
-	d.mu.Unlock()
-	if kept != nil {
-		kept.expire.Stop()
-		return kept, nil
+	defer d.mu.Unlock()
+	c := d.idle[t.PodUID]
+	if c != nil {
+		c.expire.Stop()
+		delete(d.idle, t.PodUID)
 	}
+	return c
+}
+
+// dial makes a connection to the executor, and to nobody else at its address.
+func (d *dialer) dial(ctx context.Context, t *Target) (*conn, error) {
 	plain, err := d.DialContext(ctx, "tcp", t.Address)
 	if err != nil {
 		return nil, err
@@ -110,14 +114,25 @@ type answer struct {
 	body   []byte
 }
 
+// errKeptEnded says that a connection that was kept ended before an answer came: the
+// executor may have restarted since.
+var errKeptEnded = errors.New("the connection has ended")
+
 // do sends a request and returns its answer.
 func (d *dialer) do(ctx context.Context, t *Target, request []byte) (answer, error) {
-	c, err := d.get(ctx, t)
-	if err != nil {
-		return answer{}, err
+	c := d.take(t)
+	if c == nil {
+		var err error
+		if c, err = d.dial(ctx, t); err != nil {
+			return answer{}, err
+		}
 	}
+	return d.over(ctx, c, t, request)
+}
+
+// over sends a request over that connection.
+func (d *dialer) over(ctx context.Context, c *conn, t *Target, request []byte) (got answer, err error) {
 	stop := context.AfterFunc(ctx, c.discard)
-	var got answer
 	first, err := c.ask(request)
 	reusable := false
 	if err == nil {
@@ -134,11 +149,14 @@ func (d *dialer) do(ctx context.Context, t *Target, request []byte) (answer, err
 // ask sends a request and waits for the first byte of its answer. This is where polls spend
 // their time.
 func (c *conn) ask(request []byte) ([]byte, error) {
-	if _, err := c.Write(request); err != nil {
-		return nil, err
-	}
 	first := make([]byte, 1)
-	_, err := c.Read(first)
+	_, err := c.Write(request)
+	if err == nil {
+		_, err = c.Read(first)
+	}
+	if err != nil && c.expire != nil {
+		err = errors.Join(errKeptEnded, err)
+	}
 	return first, err
 }
 

@@ -33,6 +33,27 @@ func TestRequestsThatFollowEachOtherShareAConnection(t *testing.T) {
 	assert.Len(t, from, 2)
 }
 
+// Its executor may have restarted since.
+func TestAPollIsRepeatedWhereAKeptConnectionHasEnded(t *testing.T) {
+	var asked, started atomic.Int32
+	c, target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			started.Add(1)
+			panic(http.ErrAbortHandler)
+		}
+		if asked.Add(1) == 2 {
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = io.WriteString(w, "{}")
+	})
+	require.NoError(t, c.anything(t, target))
+	require.NoError(t, c.anything(t, target))
+	assert.Equal(t, int32(3), asked.Load())
+	_, err := c.Start(t.Context(), target, "a", api.TaskRequest{})
+	require.ErrorIs(t, err, io.EOF, "a change may have been made")
+	assert.Equal(t, int32(1), started.Load())
+}
+
 // What comes after an answer would be taken for the next one.
 func TestAConnectionOnWhichMoreCameIsNotUsedAgain(t *testing.T) {
 	var asked atomic.Int32
@@ -88,13 +109,12 @@ func TestAnIdleConnectionIsClosedAfterAWhile(t *testing.T) {
 		kept := &conn{Conn: tls.Client(ours, &tls.Config{MinVersion: tls.VersionTLS13})}
 		d.keep(target, kept)
 		time.Sleep(idleFor - time.Second)
-		again, err := d.get(t.Context(), target)
-		require.NoError(t, err)
+		again := d.take(target)
 		require.Same(t, kept, again)
 		time.Sleep(idleFor)
 		d.keep(target, again) // it was in use meanwhile
 		began := time.Now()
-		_, err = theirs.Read(make([]byte, 1))
+		_, err := theirs.Read(make([]byte, 1))
 		require.ErrorIs(t, err, io.EOF)
 		require.Equal(t, idleFor, time.Since(began))
 		require.Empty(t, d.idle)
