@@ -76,6 +76,8 @@ const (
 	ExecutorContainerName = "task-executor"
 	// ExecutorProgram is the path of the program in the executor's image.
 	ExecutorProgram = "/task-executor"
+	// LauncherProgram is the path of its second copy there, which its user may read.
+	LauncherProgram = "/launcher"
 	// ExecutorPort is the TCP port an executor listens on.
 	ExecutorPort = 5758
 )

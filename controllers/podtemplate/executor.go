@@ -144,7 +144,14 @@ func (x *Executor) Complete(pod *corev1.Pod, inject Injection) error {
 		if written.Image == "" {
 			written.Image = x.Image
 		}
-		pod.Spec.InitContainers = slices.Insert(pod.Spec.InitContainers, 0, installer(&pod.Spec, written.Image))
+		var command []string // that of an image of theirs is not known
+		if written.Image == x.Image {
+			command = []string{program(&pod.Spec)}
+		}
+		if len(written.Command) == 0 {
+			written.Command = command
+		}
+		pod.Spec.InitContainers = slices.Insert(pod.Spec.InitContainers, 0, installer(&pod.Spec, written.Image, command))
 		written = executorOf(&pod.Spec) // it may have moved
 		probeWritten(&pod.Spec, written)
 	} else {
@@ -191,10 +198,11 @@ func (x *Executor) container(spec *corev1.PodSpec, restarts bool) corev1.Contain
 	c := corev1.Container{
 		Name:          v1alpha1.ExecutorContainerName,
 		Image:         x.Image,
+		Command:       []string{program(spec)},
 		RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways),
 		Ports:         []corev1.ContainerPort{{Name: v1alpha1.ExecutorContainerName, ContainerPort: v1alpha1.ExecutorPort}},
 		// No container after it starts before it has looked at the pod, and listens.
-		Lifecycle:       &corev1.Lifecycle{PostStart: execHook(v1alpha1.ExecutorProgram, executorapi.AwaitCommand)},
+		Lifecycle:       &corev1.Lifecycle{PostStart: execHook(program(spec), executorapi.AwaitCommand)},
 		ReadinessProbe:  readiness(),
 		LivenessProbe:   liveness(),
 		Resources:       corev1.ResourceRequirements{Requests: executorRequests.DeepCopy(), Limits: executorLimits.DeepCopy()},
@@ -207,6 +215,15 @@ func (x *Executor) container(spec *corev1.PodSpec, restarts bool) corev1.Contain
 		c.RestartPolicyRules = RestartRules()
 	}
 	return c
+}
+
+// program is the path of the executor in its image: that of which no other process can
+// read the environment, where the container runtime can run it. gVisor cannot.
+func program(spec *corev1.PodSpec) string {
+	if spec.RuntimeClassName != nil {
+		return v1alpha1.LauncherProgram
+	}
+	return v1alpha1.ExecutorProgram
 }
 
 // RestartRules have the kubelet restart all containers of the pod in place when the
@@ -222,9 +239,9 @@ func RestartRules() []corev1.ContainerRestartRule {
 
 // installer puts the launcher in place before the sandbox container starts, whatever the
 // order that a template names its containers in.
-func installer(spec *corev1.PodSpec, image string) corev1.Container {
+func installer(spec *corev1.PodSpec, image string, command []string) corev1.Container {
 	c := corev1.Container{
-		Name: installContainer, Image: image, Args: []string{executorapi.InstallCommand},
+		Name: installContainer, Image: image, Command: command, Args: []string{executorapi.InstallCommand},
 		VolumeMounts:    []corev1.VolumeMount{{Name: launcherVolume, MountPath: executorapi.LauncherDir}},
 		SecurityContext: restricted(spec),
 	}

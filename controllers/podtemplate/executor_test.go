@@ -247,3 +247,28 @@ func TestTheContainerOfTasksIsTheDefaultContainer(t *testing.T) {
 	pod.Annotations[v1alpha1.AnnotationDefaultContainer] = v1alpha1.ExecutorContainerName
 	require.Equal(t, "a", TaskContainer(pod))
 }
+
+// gVisor runs no program that its user may not read.
+func TestAPodWithARuntimeClassHasAnExecutorThatCanBeRead(t *testing.T) {
+	for class, want := range map[string]string{"": "/task-executor", "gvisor": "/launcher"} {
+		pod := sandboxPod()
+		if class != "" {
+			pod.Spec.RuntimeClassName = &class
+		}
+		written := pod.DeepCopy()
+		require.NoError(t, testExecutor.Complete(pod, InjectExecutor))
+		require.Equal(t, []string{want}, pod.Spec.InitContainers[0].Command)
+		require.Equal(t, want, pod.Spec.InitContainers[0].Lifecycle.PostStart.Exec.Command[0])
+
+		written.Spec.Containers = append(written.Spec.Containers, corev1.Container{Name: v1alpha1.ExecutorContainerName})
+		theirs := written.DeepCopy()
+		require.NoError(t, testExecutor.Complete(written, InjectNothing))
+		require.Equal(t, []string{want}, written.Spec.InitContainers[0].Command)
+		require.Equal(t, []string{want}, executorOf(&written.Spec).Command)
+
+		executorOf(&theirs.Spec).Image, executorOf(&theirs.Spec).Command = "example.com/theirs", []string{"theirs"}
+		require.NoError(t, testExecutor.Complete(theirs, InjectNothing))
+		require.Empty(t, theirs.Spec.InitContainers[0].Command, "where the program is in their image they know")
+		require.Equal(t, []string{"theirs"}, executorOf(&theirs.Spec).Command)
+	}
+}
