@@ -85,13 +85,21 @@ func TestNoConnectionOfOnePodIsUsedForAnother(t *testing.T) {
 
 func TestABodyIsSentOnce(t *testing.T) {
 	var bodies atomic.Int32
+	var verifier *token.Verifier
 	c, target := hostile(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength > 0 {
 			bodies.Add(1)
 		}
+		bearer := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if _, err := verifier.Verify(bearer, "boot", r.Method, r.RequestURI, func() ([]byte, error) { return io.ReadAll(r.Body) }); err != nil {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
 		_, _ = io.WriteString(w, "{}")
 	})
-	_, err := c.Start(t.Context(), target, "a", api.TaskRequest{})
+	var err error
+	verifier, err = token.NewVerifier(map[string]ed25519.PublicKey{target.Signer.KeyID(): target.PublicKey}, target.PodUID)
+	require.NoError(t, err)
+	_, err = c.Start(t.Context(), target, "a", api.TaskRequest{})
 	require.NoError(t, err)
 	assert.Equal(t, int32(1), bodies.Load(), "the boot id was learned without it")
 }
