@@ -106,8 +106,6 @@ END
 
 		bs = runTask(t, pool, "next", lookInGVisor)
 		require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
-		until(t, pool, func(p *v1alpha1.Pool) bool {
-			return hasCondition(v1alpha1.ConditionRestartable, v1alpha1.ReasonRuntimeClass)(p.Status.Conditions)
-		})
+		untilNotRestartable(t, pool, v1alpha1.ReasonRuntimeClass)
 	})
 }

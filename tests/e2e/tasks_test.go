@@ -398,7 +398,7 @@ func TestASandboxIsRestartedInPlaceOrReplaced(t *testing.T) {
 			require.Equal(t, int32(1), next.Status.TaskSucceed, "%+v", next.Status.FailedTasks)
 			second := podOf(t, next)
 			if !restartsInPlace {
-				untilRestartable(t, pool, metav1.ConditionFalse, v1alpha1.ReasonRestartRulesUnknown)
+				untilNotRestartable(t, pool, v1alpha1.ReasonRestartRulesUnknown)
 			}
 			if test.replaced || !restartsInPlace {
 				require.NotEqual(t, first.UID, second.UID)
@@ -411,6 +411,16 @@ func TestASandboxIsRestartedInPlaceOrReplaced(t *testing.T) {
 			untilRestartable(t, pool, metav1.ConditionTrue, v1alpha1.ReasonRestartable)
 		})
 	}
+}
+
+// untilNotRestartable waits for the reason. Where nothing can be restarted in place, that is
+// said before what the template asks for.
+func untilNotRestartable(t *testing.T, pool *v1alpha1.Pool, reason string) {
+	t.Helper()
+	if !restartsInPlace && reason != v1alpha1.ReasonHandWrittenExecutor {
+		reason = v1alpha1.ReasonRestartRulesUnknown
+	}
+	untilRestartable(t, pool, metav1.ConditionFalse, reason)
 }
 
 func untilRestartable(t *testing.T, pool *v1alpha1.Pool, status metav1.ConditionStatus, reason string) {
@@ -449,11 +459,7 @@ func TestWhatCanNeverBeRestartedInPlaceIsSaidAndDeleted(t *testing.T) {
 			pool := restartingPool(t, newNamespace(t), template)
 			bs := runTask(t, pool, "first", "true")
 			require.Equal(t, int32(1), bs.Status.TaskSucceed, "%+v", bs.Status.FailedTasks)
-			// Where nothing can be restarted in place, that is said before what the template asks for.
-			if !restartsInPlace && reason != v1alpha1.ReasonHandWrittenExecutor {
-				reason = v1alpha1.ReasonRestartRulesUnknown
-			}
-			untilRestartable(t, pool, metav1.ConditionFalse, reason)
+			untilNotRestartable(t, pool, reason)
 			first := podOf(t, bs)
 			require.NoError(t, api.Delete(t.Context(), bs))
 			untilGone(t, bs)
