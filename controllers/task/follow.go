@@ -250,13 +250,27 @@ func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task, pati
 }
 
 // endOfSandbox returns how the container that tasks run in has ended since then, or nil.
+// Where the pod has a kernel of its own the memory limit ends that, and all containers with
+// it. The end of this one may be told wrongly then, since it was started anew too early; the
+// executor's is told.
 func endOfSandbox(pod *corev1.Pod, since *time.Time) *corev1.ContainerStateTerminated {
-	for i := range pod.Status.ContainerStatuses {
-		s := &pod.Status.ContainerStatuses[i]
-		if len(pod.Spec.Containers) == 0 || s.Name != pod.Spec.Containers[0].Name { // the cache keeps that of the tasks only
+	if len(pod.Spec.Containers) == 0 {
+		return nil
+	}
+	sandbox := endOf(pod.Status.ContainerStatuses, pod.Spec.Containers[0].Name, since) // the cache keeps that of the tasks only
+	executor := endOf(pod.Status.InitContainerStatuses, v1alpha1.ExecutorContainerName, since)
+	if sandbox != nil && executor != nil && executor.Reason == executorapi.ReasonOOMKilled {
+		return executor
+	}
+	return sandbox
+}
+
+func endOf(statuses []corev1.ContainerStatus, name string, since *time.Time) *corev1.ContainerStateTerminated {
+	for i := range statuses {
+		if statuses[i].Name != name {
 			continue
 		}
-		for _, ended := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+		for _, ended := range []*corev1.ContainerStateTerminated{statuses[i].State.Terminated, statuses[i].LastTerminationState.Terminated} {
 			// Both clocks are the node's, and the kubelet's has seconds only.
 			if ended != nil && (since == nil || !ended.FinishedAt.Time.Before(since.Truncate(time.Second))) {
 				return ended

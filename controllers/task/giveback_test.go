@@ -602,11 +602,14 @@ func TestWhyAnExecutorRestartedTheStatusOfThePodTells(t *testing.T) {
 	t.Parallel()
 	started := now.Add(500 * time.Millisecond)
 	for name, test := range map[string]struct {
-		ended metav1.Time
-		want  string
+		sandbox, executor string
+		ended             time.Duration // after now
+		want              string
 	}{
-		"the sandbox container was killed with it":     {metav1.NewTime(now.Add(time.Minute)), executorapi.ReasonOOMKilled},
-		"the sandbox container had been killed before": {metav1.NewTime(now.Add(-time.Minute)), executorapi.ReasonExecutorRestarted},
+		"the sandbox container was killed with it":               {"OOMKilled", "Error", time.Minute, executorapi.ReasonOOMKilled},
+		"the sandbox container had been killed before":           {"OOMKilled", "OOMKilled", -time.Minute, executorapi.ReasonExecutorRestarted},
+		"the sandbox container was started too early and failed": {"StartError", "OOMKilled", time.Minute, executorapi.ReasonOOMKilled},
+		"the sandbox container ended, and the executor with it":  {"Error", "Error", time.Minute, v1alpha1.ReasonSandboxRestarted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -616,7 +619,13 @@ func TestWhyAnExecutorRestartedTheStatusOfThePodTells(t *testing.T) {
 			})
 			pod := b.pod.DeepCopy()
 			require.NoError(t, b.Client.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
-			pod.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: "OOMKilled", ExitCode: 128, FinishedAt: test.ended}
+			ended := corev1.ContainerStateTerminated{ExitCode: 128, FinishedAt: metav1.NewTime(now.Add(test.ended))}
+			for status, reason := range map[*corev1.ContainerStatus]string{
+				&pod.Status.ContainerStatuses[0]: test.sandbox, &pod.Status.InitContainerStatuses[0]: test.executor,
+			} {
+				status.LastTerminationState.Terminated = ended.DeepCopy()
+				status.LastTerminationState.Terminated.Reason = reason
+			}
 			require.NoError(t, b.Client.Status().Update(t.Context(), pod))
 			b.follow(t)
 			require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll)
