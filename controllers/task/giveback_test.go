@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,6 +31,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
@@ -630,6 +632,29 @@ func TestWhyAnExecutorRestartedTheStatusOfThePodTells(t *testing.T) {
 			b.follow(t)
 			require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll)
 			require.Equal(t, test.want, b.Report(b.bs).FailedTasks[0].Reason)
+		})
+	}
+}
+
+func TestAClusterThatRefusesTheRestartRuleKeepsNone(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		refusal error
+		wrong   bool
+	}{
+		"as 1.35 does":   {apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Pod").GroupKind(), "p", nil), false},
+		"without rights": {apierrors.NewForbidden(corev1.Resource("pods"), "p", nil), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			api := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+				Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+					return test.refusal
+				},
+			}).Build()
+			kept, err := RestartRulesKept(t.Context(), api, "")
+			require.False(t, kept)
+			require.Equal(t, test.wrong, err != nil, "%v", err)
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -167,7 +168,11 @@ func RestartRulesKept(ctx context.Context, writer client.Client, namespace strin
 			Containers: []corev1.Container{{Name: "sandbox", Image: "none", SecurityContext: restricted}},
 		},
 	}
-	if err := writer.Create(ctx, pod, client.DryRunAll); err != nil {
+	err := writer.Create(ctx, pod, client.DryRunAll)
+	if apierrors.IsInvalid(err) { // as Kubernetes 1.35 says, which knows rules but not this one
+		return false, nil
+	}
+	if err != nil {
 		return false, fmt.Errorf("trying out a pod with restart rules: %w", err)
 	}
 	kept := pod.Spec.InitContainers[0].RestartPolicyRules
