@@ -12,4 +12,5 @@ cluster_runs || trap 'bin/cluster down' EXIT
 use_cluster --gvisor
 hack/clear-cluster.sh
 deploy_built
-hack/go-test.sh e2e -v -timeout 45m ./tests/e2e/...
+# More at a time than there are processors: they wait for pods most of the time.
+hack/go-test.sh e2e -v -timeout 45m -parallel 4 ./tests/e2e/...
