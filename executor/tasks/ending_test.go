@@ -324,9 +324,7 @@ func TestASecretIsGoodOnce(t *testing.T) {
 	f := withoutLauncher(t)
 	offer, err := link.ReadOffer(f.offers)
 	require.NoError(t, err)
-	first, err := link.Dial(offer)
-	require.NoError(t, err)
-	t.Cleanup(first.Close)
+	first := impostor(t, f)
 	left, err := os.ReadDir(f.offers)
 	require.NoError(t, err)
 	assert.Empty(t, left, "nobody can read the secret any more")
@@ -343,4 +341,34 @@ func TestASecretIsGoodOnce(t *testing.T) {
 	require.Error(t, err, "after its launcher was lost")
 	assert.False(t, f.Ready())
 	assert.NotEqual(t, offer.Secret, next.Secret)
+}
+
+// impostor takes the launcher's place in the fixture.
+func impostor(t *testing.T, f *fixture) *link.Conn {
+	t.Helper()
+	offer, err := link.ReadOffer(f.offers)
+	require.NoError(t, err)
+	conn, err := link.Dial(offer)
+	require.NoError(t, err)
+	t.Cleanup(conn.Close)
+	return conn
+}
+
+func TestALauncherThatSendsTooMuchAtATimeIsSentAway(t *testing.T) {
+	t.Parallel()
+	f := withoutLauncher(t)
+	conn := impostor(t, f)
+	require.NoError(t, conn.SendBytes(link.KindStdout, make([]byte, 64<<10)))
+	_ = conn.SendBytes(link.KindStdout, make([]byte, 64<<10+1)) // it may be sent away before the end
+	eventually(t, "it is sent away", func() bool { return !f.Ready() })
+}
+
+func TestALauncherThatDoesNotStartATaskIsLost(t *testing.T) {
+	t.Parallel()
+	f := withoutLauncher(t)
+	impostor(t, f)
+	task := f.start(f.request("true"))
+	assert.Equal(t, api.Failed, task.State)
+	assert.Equal(t, api.ReasonLauncherLost, task.Reason)
+	assert.NotNil(t, task.StartedAt, "it may have run")
 }
