@@ -166,9 +166,9 @@ func TestAReleasedShardKeepsItsResultAndGetsNoNewSandbox(t *testing.T) {
 		release(bs)
 		bs.Spec.ShardTaskPatches = patches(`{"spec":{"process":{"command":["wait"]}}}`, `{"spec":{"process":{"command":["false"]}}}`)
 	}, "true")
-	until(t, bs, func(bs *batch) bool { return bs.Status.Allocated == 1 && bs.Status.TaskRunning == 1 })
-	require.Equal(t, "2", bs.Status.SucceededShards)
-	require.Equal(t, "1", bs.Status.FailedShards)
+	until(t, bs, func(bs *batch) bool {
+		return bs.Status.SucceededShards == "2" && bs.Status.FailedShards == "1" && bs.Status.Allocated == 1 && bs.Status.TaskRunning == 1
+	})
 	waiting := held(t, bs)
 	require.Len(t, waiting, 1)
 
