@@ -119,7 +119,9 @@ func (o *operator) giveUp(b object) ([]string, bool) {
 				o.remove(pod.UID)
 			}
 		}
-		o.queue[b.name] = len(o.ledger.PodsSetAside(poolKey)) > 0
+		if len(o.ledger.PodsSetAside(poolKey)) > 0 {
+			o.queue[b.name] = true
+		}
 	}
 	clean, all := o.recycle(b)
 	return clean, all && len(o.ledger.PodsSetAside(poolKey)) == 0 || all && !a.Unreadable
