@@ -139,12 +139,12 @@ func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 }
 
 func TestATaskThatFillsItsMemoryLimit(t *testing.T) {
-	cgroup := "/sys/fs/cgroup/memory/task-executor-test-" + strconv.Itoa(os.Getpid())
-	limit := "memory.limit_in_bytes"
+	parent, limit := "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil { // v2
-		cgroup, limit = filepath.Join("/sys/fs/cgroup", filepath.Base(cgroup)), "memory.max"
+		parent, limit = "/sys/fs/cgroup", "memory.max"
 	}
-	require.NoError(t, os.Mkdir(cgroup, 0o755), "this test needs a memory cgroup that it may write")
+	cgroup, err := os.MkdirTemp(parent, "task-executor-test-")
+	require.NoError(t, err, "this test needs a memory cgroup that it may write")
 	t.Cleanup(func() {
 		require.Eventually(t, func() bool { return os.Remove(cgroup) == nil }, patience, patience/1000)
 	})
@@ -158,7 +158,7 @@ func TestATaskThatFillsItsMemoryLimit(t *testing.T) {
 	task := e.awaitTask()
 	assert.Equal(t, api.ReasonOOMKilled, task.Reason, "%+v", task)
 	assert.Equal(t, int32(9), task.Signal)
-	_, err := e.Reset(t.Context(), e.target, api.ResetRequest{}, patience)
+	_, err = e.Reset(t.Context(), e.target, api.ResetRequest{}, patience)
 	require.NoError(t, err)
 	e.startTask(e.request("true"))
 	assert.Equal(t, api.Succeeded, e.awaitTask().State, "both halves go on")
