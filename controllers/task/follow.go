@@ -309,7 +309,7 @@ func (f *follower) change(apply func(*record)) {
 		before := *rec
 		apply(rec)
 		countChange(&before, rec)
-		changed = before.state != rec.state || before.unknown != rec.unknown || before.clock != rec.clock || before.invalid != rec.invalid
+		changed = before.state != rec.state || before.unknown != rec.unknown || before.refusal != rec.refusal || before.invalid != rec.invalid
 		if before.ended() && rec.state == running {
 			began = rec.podName
 		}

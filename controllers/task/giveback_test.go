@@ -658,3 +658,17 @@ func TestAClusterThatRefusesTheRestartRuleKeepsNone(t *testing.T) {
 		})
 	}
 }
+
+func TestThatAnExecutorTakesNoTaskIsToldOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(*bench, http.ResponseWriter, *http.Request) { t.Error("it is asked for nothing") })
+	told := 0
+	b.OnChange = func(types.NamespacedName) { told++ }
+	f := follower{Reconciler: b.Reconciler, job: b.jobs.of(b.bs), sandbox: sandbox{pod: "p", uid: "uid-p", ready: true}}
+	f.job.records[0] = &record{pod: "uid-p", podName: "p"}
+	for range 3 {
+		f.note(nil, &executorclient.Error{Status: 503, Problem: executorapi.Problem{Reason: executorapi.ProblemNoLauncher, Detail: "no launcher is there"}})
+	}
+	require.Equal(t, 1, told)
+	require.Equal(t, v1alpha1.ReasonExecutorRefuses, b.Report(b.bs).Reason)
+}

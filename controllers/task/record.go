@@ -49,8 +49,8 @@ type record struct {
 	// Why the task cannot run, or not as it should.
 	missing string // the pod has no executor
 	invalid string // there is no task to run
-	clock   string // the executor refuses requests by its clock
-	refusal string // the executor does not take the task now
+	// refusal is why the executor does not take the task now.
+	refusal struct{ reason, message string }
 }
 
 func (rec *record) ended() bool { return rec.state == succeeded || rec.state == failed }
@@ -61,7 +61,8 @@ func (rec *record) begun() bool { return rec.state != pending }
 // learn takes in what the executor told of the task.
 func (rec *record) learn(t *executorapi.Task, now time.Time) {
 	rec.hear(now)
-	rec.stale, rec.clock, rec.refusal = false, "", ""
+	rec.stale = false
+	rec.refuse("", "")
 	switch t.State {
 	case executorapi.Succeeded:
 		rec.state = succeeded
@@ -101,9 +102,11 @@ func (rec *record) refused(err error, now time.Time) bool {
 	switch executorclient.Reason(err) {
 	case executorapi.ProblemNoLauncher, executorapi.ProblemAnotherTask,
 		executorapi.ProblemResetting, executorapi.ProblemInternal:
-		rec.refusal = cut(err.Error(), executorapi.MaxMessageBytes)
+		rec.refuse(v1alpha1.ReasonExecutorRefuses, fmt.Sprintf("the task executor of sandbox %s takes no task now: %s",
+			rec.podName, cut(err.Error(), executorapi.MaxMessageBytes)))
 	case executorapi.ProblemClock:
-		rec.clock = cut(err.Error(), executorapi.MaxMessageBytes)
+		rec.refuse(v1alpha1.ReasonExecutorClock, fmt.Sprintf("the clock of sandbox %s's node and that of the operator differ: %s",
+			rec.podName, cut(err.Error(), executorapi.MaxMessageBytes)))
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
 		rec.fail(v1alpha1.ReasonRefused, err.Error())
 	default:
@@ -111,6 +114,10 @@ func (rec *record) refused(err error, now time.Time) bool {
 	}
 	rec.hear(now)
 	return true
+}
+
+func (rec *record) refuse(reason, message string) {
+	rec.refusal.reason, rec.refusal.message = reason, message
 }
 
 // cut keeps the end of a text, as whole characters: the end tells most.
@@ -210,10 +217,8 @@ func (r reasons) note(shard int32, rec *record) {
 		add(v1alpha1.ReasonTaskTemplateInvalid, rec.invalid)
 	case rec.missing != "":
 		add(v1alpha1.ReasonExecutorMissing, fmt.Sprintf("sandbox %s of shard %d %s", rec.podName, shard, rec.missing))
-	case rec.clock != "":
-		add(v1alpha1.ReasonExecutorClock, fmt.Sprintf("the clock of sandbox %s's node and that of the operator differ: %s", rec.podName, rec.clock))
-	case rec.refusal != "":
-		add(v1alpha1.ReasonExecutorRefuses, fmt.Sprintf("the task executor of sandbox %s takes no task now: %s", rec.podName, rec.refusal))
+	case rec.refusal.reason != "":
+		add(rec.refusal.reason, rec.refusal.message)
 	case rec.unknown:
 		add(v1alpha1.ReasonExecutorUnreachable, fmt.Sprintf("the task executor of sandbox %s has not answered for %v", rec.podName, unknownAfter))
 	}

@@ -18,7 +18,8 @@ import (
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func TestAnExecutorsWordIsTakenIn(t *testing.T) {
-	rec := record{pod: "a", podName: "pod-a", stale: true, unknown: true, clock: "x"}
+	rec := record{pod: "a", podName: "pod-a", stale: true, unknown: true}
+	rec.refuse("reason", "message")
 	rec.learn(&executorapi.Task{State: executorapi.Running}, now)
 	require.Equal(t, record{pod: "a", podName: "pod-a", state: running, answered: now}, rec)
 	rec.learn(&executorapi.Task{State: executorapi.Failed, Reason: executorapi.ReasonSignaled, Signal: 9, ExitCode: ptr.To(int32(137)),
@@ -68,26 +69,20 @@ func TestARefusalIsAnAnswer(t *testing.T) {
 	}
 }
 
-func TestAnExecutorThatTakesNoTaskIsSaid(t *testing.T) {
-	rec := record{podName: "a"}
-	require.True(t, rec.refused(&executorclient.Error{Status: 503, Problem: executorapi.Problem{Reason: executorapi.ProblemNoLauncher, Detail: "no launcher is there"}}, now))
-	r := report(map[int32]*record{0: &rec}, 1)
-	require.Equal(t, int32(1), r.Pending, "that is no failure of the task")
-	require.Equal(t, v1alpha1.ReasonExecutorRefuses, r.Reason)
-	require.Contains(t, r.Message, "no launcher is there")
-	rec.learn(&executorapi.Task{State: executorapi.Running}, now)
-	require.Empty(t, rec.refusal)
-}
-
-func TestAClockThatIsOffIsSaid(t *testing.T) {
-	rec := record{podName: "a"}
-	require.True(t, rec.refused(&executorclient.Error{Status: 401, Problem: executorapi.Problem{Reason: executorapi.ProblemClock, Detail: "it is noon here"}}, now))
-	r := report(map[int32]*record{0: &rec}, 1)
-	require.Equal(t, int32(1), r.Pending, "that is no failure of the task")
-	require.Equal(t, v1alpha1.ReasonExecutorClock, r.Reason)
-	require.Contains(t, r.Message, "it is noon here")
-	rec.learn(&executorapi.Task{State: executorapi.Running}, now)
-	require.Empty(t, rec.clock)
+func TestWhyAnExecutorTakesNoTaskIsSaid(t *testing.T) {
+	for problem, want := range map[string]string{
+		executorapi.ProblemNoLauncher: v1alpha1.ReasonExecutorRefuses, executorapi.ProblemClock: v1alpha1.ReasonExecutorClock,
+	} {
+		rec := record{podName: "pod-a"}
+		require.True(t, rec.refused(&executorclient.Error{Status: 503, Problem: executorapi.Problem{Reason: problem, Detail: "its own words"}}, now))
+		r := report(map[int32]*record{0: &rec}, 1)
+		require.Equal(t, int32(1), r.Pending, "that is no failure of the task")
+		require.Equal(t, want, r.Reason)
+		require.Contains(t, r.Message, "pod-a")
+		require.Contains(t, r.Message, "its own words")
+		rec.learn(&executorapi.Task{State: executorapi.Running}, now)
+		require.Equal(t, v1alpha1.ReasonTasksRunning, report(map[int32]*record{0: &rec}, 1).Reason)
+	}
 }
 
 func TestTheReportSumsUp(t *testing.T) {
