@@ -112,7 +112,7 @@ func (c *command) end(grace time.Duration) error {
 	if c == nil {
 		return nil
 	}
-	if err := terminate(ownDescendants, grace, c.gone); err != nil {
+	if err := terminate(grace, c.gone); err != nil {
 		return err
 	}
 	select {

@@ -67,10 +67,7 @@ func below(all []procstat.Stat, root int) []procstat.Stat {
 	return found
 }
 
-// tree lists the live processes that are to be ended together.
-type tree func() ([]procstat.Stat, error)
-
-// ownDescendants is the tree below the launcher.
+// ownDescendants lists the live processes below the launcher.
 func ownDescendants() ([]procstat.Stat, error) {
 	all, err := allProcesses()
 	if err != nil {
@@ -116,30 +113,30 @@ const (
 
 var errRemain = errors.New("processes remain after SIGKILL")
 
-// terminate asks every process of the tree to end, gives them the grace (or
+// terminate asks every descendant to end, gives them the grace (or
 // less, if gone is closed), and kills what is left.
-func terminate(t tree, grace time.Duration, gone <-chan struct{}) error {
+func terminate(grace time.Duration, gone <-chan struct{}) error {
 	if grace > 0 {
-		members, err := t()
+		members, err := ownDescendants()
 		if err != nil {
 			return err
 		}
 		for _, s := range members {
 			_ = signalProcess(s, unix.SIGTERM) // what refuses is killed below
 		}
-		if waitEmpty(t, grace, gone) {
+		if waitEmpty(grace, gone) {
 			return nil
 		}
 	}
-	return kill(t)
+	return kill()
 }
 
-// waitEmpty tells whether the tree became empty in time.
-func waitEmpty(t tree, within time.Duration, gone <-chan struct{}) bool {
+// waitEmpty tells whether there was no descendant any more in time.
+func waitEmpty(within time.Duration, gone <-chan struct{}) bool {
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		if members, err := t(); err == nil && len(members) == 0 {
+		if members, err := ownDescendants(); err == nil && len(members) == 0 {
 			return true
 		}
 		select {
@@ -152,13 +149,13 @@ func waitEmpty(t tree, within time.Duration, gone <-chan struct{}) bool {
 	}
 }
 
-// kill ends every process of the tree. It stops them all first, so that a fork
+// kill ends every descendant. It stops them all first, so that a fork
 // bomb cannot outrun it, and repeats until none is left.
-func kill(t tree) error {
+func kill() error {
 	begin := time.Now()
 	killed := map[process]time.Time{}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		members, err := stopAll(t, time.Now().Add(stopPatience))
+		members, err := stopAll(time.Now().Add(stopPatience))
 		if err != nil {
 			return err
 		}
@@ -185,10 +182,10 @@ func kill(t tree) error {
 }
 
 // stopAll stops processes until a look finds no new one.
-func stopAll(t tree, deadline time.Time) ([]procstat.Stat, error) {
+func stopAll(deadline time.Time) ([]procstat.Stat, error) {
 	stopped := map[process]bool{}
 	for {
-		members, err := t()
+		members, err := ownDescendants()
 		if err != nil {
 			return nil, err
 		}

@@ -182,8 +182,8 @@ func TestOutput(t *testing.T) {
 			"shard 7 stdout: x\nshard 7 stdout: y\nshard 7 stdout: time=2026\n", "", "",
 		},
 		{
-			"a long line is split, and both parts say whose they are", `head -c 16326 /dev/zero | tr '\0' x; exit 1`,
-			"shard 7 stdout: " + strings.Repeat("x", 16320) + "\nshard 7 stdout: xxxxxx\n", "", "",
+			"a long line is split, and both parts say whose they are", `head -c 16326 /dev/zero | tr '\0' y; exit 1`,
+			"shard 7 stdout: " + strings.Repeat("y", 16320) + "\nshard 7 stdout: yyyyyy\n", "", "",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
