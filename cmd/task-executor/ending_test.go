@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/opensandbox/operator/executor/api"
+	"github.com/opensandbox/operator/executor/fakesandbox"
 	"github.com/opensandbox/operator/executor/link"
 	"github.com/opensandbox/operator/executor/token"
 )
@@ -41,18 +42,18 @@ func TestTheOutputSaysWhoseItIs(t *testing.T) {
 
 func TestAnExecutorThatIsKilledAndComesBack(t *testing.T) {
 	e := newPod(t)
-	e.startTask(e.request("sh", "-c", "(setsid sleep "+asleep(7301)+" &); exec sleep "+asleep(7301)))
-	require.Eventually(t, func() bool { return processes(t, asleep(7301)) > 1 }, patience, patience/1000)
+	e.startTask(e.request("sh", "-c", "(setsid sleep "+fakesandbox.Asleep(7301)+" &); exec sleep "+fakesandbox.Asleep(7301)))
+	require.Eventually(t, func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7301)) > 1 }, patience, patience/1000)
 
 	require.NoError(t, e.cmd.Process.Kill())
 	e.awaitEnd()
-	require.Eventually(t, func() bool { return processes(t, asleep(7301)) == 0 }, patience, patience/1000, "its task dies with it")
+	require.Eventually(t, func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7301)) == 0 }, patience, patience/1000, "its task dies with it")
 
 	e.start()
 	lost := e.awaitTask()
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
 	assert.Nil(t, lost.ExitCode)
-	again := e.startTask(e.request("sh", "-c", "(setsid sleep "+asleep(7301)+" &); exec sleep "+asleep(7301)))
+	again := e.startTask(e.request("sh", "-c", "(setsid sleep "+fakesandbox.Asleep(7301)+" &); exec sleep "+fakesandbox.Asleep(7301)))
 	assert.Equal(t, lost, again, "it does not run twice")
 }
 
@@ -93,17 +94,17 @@ func TestNobodyCanLookIntoEitherHalf(t *testing.T) {
 
 func TestSIGTERMEndsTheExecutorAndItsTask(t *testing.T) {
 	e := newPod(t)
-	e.startTask(e.request("sleep", asleep(7305)))
+	e.startTask(e.request("sleep", fakesandbox.Asleep(7305)))
 	require.NoError(t, e.cmd.Process.Signal(syscall.SIGTERM))
 	assert.Equal(t, 0, e.awaitEnd())
-	require.Eventually(t, func() bool { return processes(t, asleep(7305)) == 0 }, patience, patience/1000)
+	require.Eventually(t, func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7305)) == 0 }, patience, patience/1000)
 	e.start()
 	assert.Equal(t, api.ReasonExecutorRestarted, e.awaitTask().Reason)
 }
 
 func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	e := newPod(t)
-	e.startTask(e.request("sleep", asleep(7304)))
+	e.startTask(e.request("sleep", fakesandbox.Asleep(7304)))
 	before, err := e.List(t.Context(), e.target, api.Cursor{}, 0)
 	require.NoError(t, err)
 	body, err := json.Marshal(e.request("touch", "/tmp/replayed"))
@@ -114,7 +115,7 @@ func TestAResetThatAsksForARestartAnswersAndExits(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, answer.Exiting)
 	assert.Equal(t, api.RestartExitCode, e.awaitEnd())
-	assert.Zero(t, processes(t, asleep(7304)))
+	assert.Zero(t, fakesandbox.Processes(t, fakesandbox.Asleep(7304)))
 	e.killLaunchers() // as the kubelet does
 	require.NoFileExists(t, filepath.Join(e.launcherDir, "offer.json"))
 	e.start()

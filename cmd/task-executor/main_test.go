@@ -238,24 +238,6 @@ func (e *executor) awaitTask() api.Task {
 	return task
 }
 
-// asleep is for how many seconds a process of a test sleeps. The fraction is of this test
-// process, so that processes finds its own, and not those of another one.
-func asleep(seconds int) string { return fmt.Sprintf("%d.%07d", seconds, os.Getpid()) }
-
-// processes counts those with that text in their arguments.
-func processes(t *testing.T, text string) int {
-	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	require.NoError(t, err)
-	count := 0
-	for _, file := range files {
-		if data, err := os.ReadFile(file); err == nil && bytes.Contains(data, []byte(text)) {
-			count++
-		}
-	}
-	return count
-}
-
 func memoryOf(t *testing.T, pid int) (kib int) {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

@@ -31,14 +31,14 @@ func TestATimeoutEndsWhatIgnoresSIGTERM(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	// The first process says that it was asked, its child ignores it.
-	request := f.request("sh", "-c", `trap 'echo asked' TERM; sh -c "trap '' TERM; while :; do sleep `+asleep(7101)+`; done" & while :; do wait; done`)
+	request := f.request("sh", "-c", `trap 'echo asked' TERM; sh -c "trap '' TERM; while :; do sleep `+fakesandbox.Asleep(7101)+`; done" & while :; do wait; done`)
 	request.Spec.TimeoutSeconds = 3
 	task := f.run(request)
 	assert.Equal(t, api.ReasonTimeout, task.Reason)
 	assert.Equal(t, int32(9), task.Signal)
 	assert.Equal(t, "did not end within 3s", task.Message)
 	assert.Equal(t, "shard 7 stdout: asked\n", f.stdout.String())
-	eventually(t, "all of it is gone", func() bool { return processes(t, asleep(7101)) == 0 })
+	eventually(t, "all of it is gone", func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7101)) == 0 })
 }
 
 func TestATimeoutGivesTimeToEndInOrder(t *testing.T) {
@@ -58,22 +58,22 @@ func TestWhatATaskLeavesLivesUntilTheReset(t *testing.T) {
 	f := newFixture(t)
 	// A daemon, twice removed from its parent and in a session of its own, that
 	// goes on forking.
-	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep ` + asleep(7102) + ` &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
+	script := `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep ` + fakesandbox.Asleep(7102) + ` &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
 	task := f.run(f.request("sh", "-c", script))
 	assert.Equal(t, api.Succeeded, task.State)
-	eventually(t, "it forks on", func() bool { return processes(t, asleep(7102)) > 3 })
+	eventually(t, "it forks on", func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7102)) > 3 })
 	f.reset()
-	assert.Zero(t, processes(t, asleep(7102)))
+	assert.Zero(t, fakesandbox.Processes(t, fakesandbox.Asleep(7102)))
 	assert.Equal(t, api.Succeeded, f.run(f.request("true")).State, "the next task of the same launcher")
 }
 
 func TestStoppingKillsAForkBomb(t *testing.T) {
 	f := newFixture(t)
-	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep ` + asleep(7103) + ` & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
+	script := `trap "" TERM; i=0; while [ $i -lt 300 ]; do (while :; do (sleep ` + fakesandbox.Asleep(7103) + ` & sleep 0.3; kill $!); done) & i=$((i+1)); done; wait`
 	f.start(f.request("sh", "-c", script))
-	eventually(t, "it has spread", func() bool { return processes(t, asleep(7103)) > 100 })
+	eventually(t, "it has spread", func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7103)) > 100 })
 	f.reset()
-	assert.Zero(t, processes(t, asleep(7103)))
+	assert.Zero(t, fakesandbox.Processes(t, fakesandbox.Asleep(7103)))
 }
 
 func TestStoppingGivesGrace(t *testing.T) {
@@ -92,14 +92,14 @@ func TestStoppingGivesGrace(t *testing.T) {
 func TestATaskThatKillsItsLauncherFails(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep "+asleep(7104)))
+	task := f.run(f.request("sh", "-c", "kill -9 $PPID; exec sleep "+fakesandbox.Asleep(7104)))
 	assert.Equal(t, api.Failed, task.State)
 	assert.Equal(t, api.ReasonLauncherLost, task.Reason)
 	assert.Nil(t, task.ExitCode, "it is not known")
-	eventually(t, "it dies with its launcher", func() bool { return processes(t, asleep(7104)) == 0 })
+	eventually(t, "it dies with its launcher", func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7104)) == 0 })
 
 	newLauncher(t, f)
-	again := f.start(f.request("sh", "-c", "kill -9 $PPID; exec sleep "+asleep(7104)))
+	again := f.start(f.request("sh", "-c", "kill -9 $PPID; exec sleep "+fakesandbox.Asleep(7104)))
 	assert.Equal(t, task, again, "another launcher does not run it again")
 	_, err := f.Reset(f.BootID(), nil, false)
 	require.ErrorIs(t, err, tasks.ErrRemain, "what it has left cannot be found")
@@ -110,7 +110,7 @@ func TestATaskThatKillsItsLauncherFails(t *testing.T) {
 func TestATaskThatStopsItsLauncherCanBeEnded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	request := f.request("sh", "-c", "until [ -e go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep "+asleep(7105))
+	request := f.request("sh", "-c", "until [ -e go ]; do sleep 0.05; done; kill -STOP $PPID; exec sleep "+fakesandbox.Asleep(7105))
 	request.Spec.TimeoutSeconds = 1
 	f.start(request)
 	require.NoError(t, os.WriteFile(f.sandbox.Path("go"), nil, 0o644))
@@ -137,7 +137,7 @@ func TestAProcessWhoseMainThreadHasEndedIsKilled(t *testing.T) {
 func TestWhatSomebodyTracesIsKilledAndSaidToRemain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.start(f.request("sh", "-c", `echo $$ > pid; exec sleep `+asleep(7306)))
+	f.start(f.request("sh", "-c", `echo $$ > pid; exec sleep `+fakesandbox.Asleep(7306)))
 	pid := 0
 	eventually(t, "its pid is known", func() bool {
 		text, _ := os.ReadFile(f.sandbox.Path("pid"))
@@ -231,12 +231,12 @@ func TestAnOutputThatNobodyReadsDoesNotHoldATaskUp(t *testing.T) {
 func TestResetStopsAndWipesEverything(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.start(f.request("sh", "-c", "trap '' TERM; sleep "+asleep(7106)))
+	f.start(f.request("sh", "-c", "trap '' TERM; sleep "+fakesandbox.Asleep(7106)))
 	grace, before := int64(0), f.BootID()
 	stopped, err := f.Reset(before, &grace, false)
 	require.NoError(t, err)
 	assert.Equal(t, 1, stopped)
-	assert.Zero(t, processes(t, asleep(7106)))
+	assert.Zero(t, fakesandbox.Processes(t, fakesandbox.Asleep(7106)))
 	records, err := f.store.Load()
 	require.NoError(t, err)
 	assert.Empty(t, records)
@@ -255,11 +255,11 @@ func TestResetStopsAndWipesEverything(t *testing.T) {
 func TestTheEndOfTheExecutorEndsItsTask(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.start(f.request("sh", "-c", "(setsid sleep "+asleep(7107)+" &); exec sleep "+asleep(7107)))
-	eventually(t, "it runs", func() bool { return processes(t, asleep(7107)) > 1 })
+	f.start(f.request("sh", "-c", "(setsid sleep "+fakesandbox.Asleep(7107)+" &); exec sleep "+fakesandbox.Asleep(7107)))
+	eventually(t, "it runs", func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7107)) > 1 })
 	f.close()
 	assert.Equal(t, api.ReasonExecutorRestarted, f.ended().Reason, "nobody has killed the launcher")
-	eventually(t, "the launcher kills all of it", func() bool { return processes(t, asleep(7107)) == 0 })
+	eventually(t, "the launcher kills all of it", func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7107)) == 0 })
 	offers, err := os.ReadDir(f.offers)
 	require.NoError(t, err)
 	assert.Empty(t, offers, "nobody would answer")
@@ -276,7 +276,7 @@ func TestRecordsOutliveTheExecutor(t *testing.T) {
 
 	// Of a task that ran, the record says so when the executor has died.
 	g := newFixture(t)
-	g.start(g.request("sleep", asleep(7108)))
+	g.start(g.request("sleep", fakesandbox.Asleep(7108)))
 	records := t.TempDir()
 	require.NoError(t, os.CopyFS(records, os.DirFS(g.dir)))
 	g.close()
@@ -285,14 +285,14 @@ func TestRecordsOutliveTheExecutor(t *testing.T) {
 	lost := g.ended()
 	assert.Equal(t, api.ReasonExecutorRestarted, lost.Reason)
 	eventually(t, "the launcher is back", g.Ready)
-	assert.Equal(t, lost, g.start(g.request("sleep", asleep(7108))), "it does not run again")
-	eventually(t, "nothing of it runs", func() bool { return processes(t, asleep(7108)) == 0 })
+	assert.Equal(t, lost, g.start(g.request("sleep", fakesandbox.Asleep(7108))), "it does not run again")
+	eventually(t, "nothing of it runs", func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7108)) == 0 })
 }
 
 func TestWhoTakesALostLaunchersPlaceChangesNoResult(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.start(f.request("sleep", asleep(7109)))
+	f.start(f.request("sleep", fakesandbox.Asleep(7109)))
 	f.sandbox.Kill()
 	require.Equal(t, api.ReasonLauncherLost, f.ended().Reason)
 

@@ -4,14 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -138,27 +134,6 @@ func (f *fixture) reset() {
 	f.t.Helper()
 	_, err := f.Reset(f.BootID(), nil, false)
 	require.NoError(f.t, err)
-}
-
-// asleep is for how many seconds a process of a test sleeps. The fraction is of this test
-// process, so that processes finds its own, and not those of another one.
-func asleep(seconds int) string { return fmt.Sprintf("%d.%07d", seconds, os.Getpid()) }
-
-// processes counts those with that text in their arguments, anywhere.
-func processes(t *testing.T, text string) int {
-	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	require.NoError(t, err)
-	count := 0
-	for _, file := range files {
-		if strings.HasPrefix(file, "/proc/"+strconv.Itoa(os.Getpid())+"/") {
-			continue
-		}
-		if data, err := os.ReadFile(file); err == nil && bytes.Contains(data, []byte(text)) {
-			count++
-		}
-	}
-	return count
 }
 
 func eventually(t *testing.T, what string, condition func() bool) {
