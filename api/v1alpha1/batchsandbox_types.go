@@ -10,6 +10,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:subresource:scale:specpath=.spec.replicas,statuspath=.status.replicas,selectorpath=.status.selector
 // +operator-sdk:csv:customresourcedefinitions:displayName="BatchSandbox",resources={{Pod,v1,},{Event,events.k8s.io/v1,}}
 // +kubebuilder:resource:path=batchsandboxes,scope=Namespaced,shortName=bsbx
 // +kubebuilder:printcolumn:name="DESIRED",type=integer,JSONPath=`.spec.replicas`,description="Sandboxes asked for"
@@ -233,6 +234,12 @@ type BatchSandboxStatus struct {
 	// +kubebuilder:default=0
 	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Replicas int32 `json:"replicas"`
+
+	// selector finds the pods of the sandboxes by their labels, for the scale subresource.
+	// Empty where the sandboxes come from a pool: no label of its pods says who holds them.
+	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
+	Selector string `json:"selector,omitempty"`
 
 	// allocated is the number of sandboxes held from the pool or, in template mode,
 	// bound to a node.

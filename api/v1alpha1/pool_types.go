@@ -9,6 +9,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:subresource:scale:specpath=.spec.capacitySpec.poolMin,statuspath=.status.total,selectorpath=.status.selector
 // +operator-sdk:csv:customresourcedefinitions:displayName="Pool",resources={{Pod,v1,},{Event,events.k8s.io/v1,}}
 // +kubebuilder:resource:path=pools,scope=Namespaced
 // +kubebuilder:printcolumn:name="TOTAL",type=integer,JSONPath=`.status.total`,description="Pods of the pool, held or idle"
@@ -94,7 +95,8 @@ type CapacitySpec struct {
 	// +kubebuilder:validation:Minimum=0
 	BufferMax int32 `json:"bufferMax"`
 
-	// poolMin is the least number of pods, held or idle.
+	// poolMin is the least number of pods, held or idle. It is what the scale subresource
+	// reads and writes, so that an autoscaler can set it.
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	PoolMin int32 `json:"poolMin"`
@@ -178,6 +180,11 @@ type PoolStatus struct {
 	// +kubebuilder:default=0
 	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Total int32 `json:"total"`
+
+	// selector finds the pods of the pool by their labels, for the scale subresource.
+	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
+	Selector string `json:"selector,omitempty"`
 
 	// allocated is the number of pods that are held, being recycled or set aside.
 	// +optional

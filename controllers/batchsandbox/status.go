@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/shardtask"
@@ -57,6 +58,9 @@ func statusOf(bs *v1alpha1.BatchSandbox, v *view, now time.Time) v1alpha1.BatchS
 	status := *bs.Status.DeepCopy()
 	status.ObservedGeneration = bs.Generation
 	status.Replicas, status.Allocated, status.Ready, status.Restarted, status.Ended = v.total, v.allocated, v.ready, v.restarted, v.ended
+	if bs.Spec.PoolRef == "" {
+		status.Selector = labels.Set{v1alpha1.LabelBatchSandboxName: bs.Name}.String()
+	}
 	status.ExpireTime, status.Expires = expireTime(bs), "<none>"
 	if at := status.ExpireTime; at != nil {
 		status.Expires = at.UTC().Format(time.RFC3339)

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -50,6 +51,7 @@ func count(pods []ledger.PodState, uid types.UID, revision string) counts {
 
 // facts are what a status is made of.
 type facts struct {
+	name       string
 	generation int64
 	revision   string
 	capacity   v1alpha1.CapacitySpec
@@ -68,6 +70,7 @@ func nextStatus(last *v1alpha1.PoolStatus, f *facts) *v1alpha1.PoolStatus {
 	next := last.DeepCopy()
 	next.ObservedGeneration = f.generation
 	next.Revision = f.revision
+	next.Selector = labels.Set{v1alpha1.LabelPoolName: f.name}.String()
 	next.Total = int32(f.counts.total)         //nolint:gosec // bounded by poolMax
 	next.Allocated = int32(f.counts.allocated) //nolint:gosec // bounded by the total
 	next.Available = int32(f.counts.available) //nolint:gosec // bounded by the total

@@ -25,6 +25,7 @@ func (p *pass) writeStatus(ctx context.Context, snapshot *ledger.Snapshot, overd
 	showMetrics(p.key, &numbers, snapshot.Demand)
 	shown := p.state.shownStatus(p.pool)
 	next := nextStatus(shown, &facts{
+		name:       p.pool.Name,
 		generation: p.pool.Generation,
 		revision:   p.state.revision,
 		capacity:   p.pool.Spec.CapacitySpec,
