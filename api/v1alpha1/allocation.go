@@ -8,6 +8,10 @@ type AllocStatus struct {
 	// ends at the last filled shard.
 	Pods []string `json:"pods"`
 
+	// PoolRef is the name of the Pool that the pods are of. Programs read it; the operator
+	// goes by spec.poolRef.
+	PoolRef string `json:"poolRef,omitempty"`
+
 	// Restarts are the container restart counts that the pods had when they were
 	// handed over, as ranges of equal counts in shard order. Shards outside every
 	// range had none.

@@ -120,6 +120,12 @@ type BatchSandboxSpec struct {
 	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	ShardTaskPatches []Patch `json:"shardTaskPatches,omitempty"`
 
+	// pause is for clients of OpenSandbox, which can only be told that nothing is paused:
+	// true is refused.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!self",message="sandboxes cannot be paused; delete the BatchSandbox, or set spec.replicas to 0, to give them up"
+	Pause *bool `json:"pause,omitempty"`
+
 	// taskResourcePolicyWhenCompleted says what happens to a sandbox whose task has
 	// ended: Retain (default) keeps it until the BatchSandbox is deleted, Release
 	// gives it back at once.
@@ -308,7 +314,8 @@ type BatchSandboxStatus struct {
 	Ended int32 `json:"ended,omitempty"`
 
 	// phase is Succeed while every sandbox asked for is ready, Failed when one
-	// cannot become ready, else Pending.
+	// cannot become ready, else Pending. A sandbox that waits for a node or a volume
+	// is Pending: an autoscaler may still bring it.
 	// +optional
 	// +kubebuilder:validation:Enum=Pending;Succeed;Failed
 	// +operator-sdk:csv:customresourcedefinitions:type=status
@@ -334,8 +341,8 @@ type BatchSandboxStatus struct {
 	// +operator-sdk:csv:customresourcedefinitions:type=status
 	FailedTasks []FailedTask `json:"failedTasks,omitempty"`
 
-	// conditions are Ready, TasksCompleted, SandboxesRestarted, SandboxesEnded and
-	// Deleting.
+	// conditions are Ready, TasksCompleted, SandboxesRestarted, SandboxesEnded,
+	// PoolAllocationPending, PodFailed and Deleting.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -13,6 +13,12 @@ const (
 	// ConditionSandboxesEnded of a BatchSandbox: the containers of a sandbox finished by
 	// themselves and are not restarted. It is kept until it is released.
 	ConditionSandboxesEnded = "SandboxesEnded"
+	// ConditionPoolAllocationPending of a BatchSandbox: sandboxes wait for the pool. The reason
+	// is that of ConditionReady.
+	ConditionPoolAllocationPending = "PoolAllocationPending"
+	// ConditionPodFailed of a BatchSandbox: a sandbox cannot become ready. The reason is the
+	// kubelet's, such as ErrImagePull, or PodsFailing where that is no single word.
+	ConditionPodFailed = "PodFailed"
 	// ConditionDeleting of either kind: it is being deleted, and the reason says what its
 	// deletion waits for.
 	ConditionDeleting = "Deleting"
@@ -62,6 +68,9 @@ const (
 	ReasonPodsNotReady = "PodsNotReady"
 	// ReasonPodsFailing: a sandbox cannot become ready; the message has the kubelet's reason.
 	ReasonPodsFailing = "PodsFailing"
+	// ReasonPodsUnschedulable: a sandbox has no node yet; the message has the scheduler's reason.
+	// An autoscaler may still bring a node, or somebody the volume that it waits for.
+	ReasonPodsUnschedulable = "PodsUnschedulable"
 	// ReasonPoolNotFound: spec.poolRef names no Pool of this namespace.
 	ReasonPoolNotFound = "PoolNotFound"
 	// ReasonPoolExhausted: the pool has fewer ready sandboxes than are asked for.

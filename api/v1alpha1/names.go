@@ -12,8 +12,8 @@ const (
 	// without a sandbox is an empty string; the list ends at the last filled one.
 	AnnotationEndpoints = "sandbox.opensandbox.io/endpoints"
 
-	// AnnotationAllocStatus holds an AllocStatus, {"pods":[...]}: the names of the pool pods
-	// that are held, in shard order.
+	// AnnotationAllocStatus holds an AllocStatus, {"pods":[...],"poolRef":"..."}: the names of
+	// the pool pods that are held, in shard order, and of their Pool.
 	AnnotationAllocStatus = "sandbox.opensandbox.io/alloc-status"
 
 	// AnnotationAllocRelease holds an AllocRelease, {"pods":[...]}: the names of pool pods

@@ -108,9 +108,9 @@ func Of(bs *v1alpha1.BatchSandbox) Annotations {
 	}
 }
 
-// Format writes the annotations for the held pods, each at its shard, and the names
-// that are being released.
-func Format(held []ledger.HeldPod, releasing []string) Annotations {
+// Format writes the annotations for the held pods of a Pool, each at its shard, and the
+// names that are being released.
+func Format(pool string, held []ledger.HeldPod, releasing []string) Annotations {
 	var a Annotations
 	if len(held) > 0 {
 		size := 0
@@ -124,7 +124,7 @@ func Format(held []ledger.HeldPod, releasing []string) Annotations {
 				ips[h.Shard] = h.IP // that of a pod that has ended may be another's by now
 			}
 		}
-		a.Status = marshal(v1alpha1.AllocStatus{Pods: names, Restarts: compactRestarts(bases)})
+		a.Status = marshal(v1alpha1.AllocStatus{Pods: names, PoolRef: pool, Restarts: compactRestarts(bases)})
 		a.Endpoints = FormatEndpoints(ips)
 	}
 	if len(releasing) > 0 {

@@ -23,16 +23,16 @@ func TestFormat(t *testing.T) {
 		"nothing held is no annotation": {},
 		"in shard order whatever the order of the list": {
 			held: []ledger.HeldPod{pod(1, "p-b", "10.0.0.2", 0), pod(0, "p-a", "10.0.0.1", 0)},
-			want: Annotations{Status: `{"pods":["p-a","p-b"]}`, Endpoints: `["10.0.0.1","10.0.0.2"]`},
+			want: Annotations{Status: `{"pods":["p-a","p-b"],"poolRef":"p"}`, Endpoints: `["10.0.0.1","10.0.0.2"]`},
 		},
 		"a shard without a sandbox is an empty string and the list ends at the last filled one": {
 			held: []ledger.HeldPod{pod(2, "p-c", "10.0.0.3", 0)},
-			want: Annotations{Status: `{"pods":["","","p-c"]}`, Endpoints: `["","","10.0.0.3"]`},
+			want: Annotations{Status: `{"pods":["","","p-c"],"poolRef":"p"}`, Endpoints: `["","","10.0.0.3"]`},
 		},
 		"restart counts are ranges of equal counts": {
 			held: []ledger.HeldPod{pod(0, "a", "1", 0), pod(1, "b", "2", 2), pod(2, "c", "3", 2), pod(3, "d", "4", 1)},
 			want: Annotations{
-				Status:    `{"pods":["a","b","c","d"],"restarts":[{"from":1,"to":2,"count":2},{"from":3,"to":3,"count":1}]}`,
+				Status:    `{"pods":["a","b","c","d"],"poolRef":"p","restarts":[{"from":1,"to":2,"count":2},{"from":3,"to":3,"count":1}]}`,
 				Endpoints: `["1","2","3","4"]`,
 			},
 		},
@@ -43,7 +43,7 @@ func TestFormat(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := Format(test.held, test.releasing)
+			got := Format("p", test.held, test.releasing)
 			require.Equal(t, test.want, got)
 		})
 	}
@@ -119,7 +119,7 @@ func TestOfTwoUnreadableAnnotationsTheSameIsNamedEachTime(t *testing.T) {
 
 func TestWhatIsWrittenIsReadBack(t *testing.T) {
 	held := []ledger.HeldPod{pod(0, "a", "1", 3), pod(4, "e", "5", 3)}
-	a := Format(held, []string{"x"})
+	a := Format("p", held, []string{"x"})
 	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{
 		Finalizers:  []string{v1alpha1.FinalizerPoolAllocation},
 		Annotations: map[string]string{"other": "stays"},

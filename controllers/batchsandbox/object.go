@@ -46,7 +46,7 @@ func (o *object) take(answer *v1alpha1.BatchSandbox) {
 // is good for as long: to write down 5,000 sandboxes takes milliseconds.
 func (o *object) annotationsOf(held *ledger.Allocation) allocation.Annotations {
 	if last := o.formatted; last == nil || !same(last.held.Held, held.Held) || !same(last.held.Releasing, held.Releasing) {
-		o.formatted = &formatted{held: *held, annotations: allocation.Format(held.Held, names(held.Releasing))}
+		o.formatted = &formatted{held: *held, annotations: allocation.Format(o.pool.Name, held.Held, names(held.Releasing))}
 	}
 	return o.formatted.annotations
 }

@@ -74,8 +74,8 @@ func (p *pooled) read(o *object) (ledger.Allocation, *blocked) {
 // someone else: the ledger is the truth, and allocate writes it back.
 func (p *pooled) noteForeignEdit(o *object, held *ledger.Allocation) {
 	want, is := o.annotationsOf(held), allocation.Of(o.bs)
-	if want.Status == is.Status && want.Release == is.Release {
-		return
+	if want.Release == is.Release && (want.Status == is.Status || is.Status == allocation.Format("", held.Held, nil).Status) {
+		return // as it is, or as a version of the operator wrote it that did not name the pool
 	}
 	p.events.restored(o.bs)
 	for _, pod := range p.disputed(o, held) {
@@ -114,13 +114,13 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 	if plan.settled() {
 		to = change{annotations: o.annotationsOf(held), holds: len(held.Held)+len(held.Releasing) > 0}
 	} else {
-		to, next = plan.change(nil, held.Releasing)
+		to, next = plan.change(o.pool.Name, nil, held.Releasing)
 	}
 	ask, tooLarge := fit(o.bs, &plan, to.annotations)
 	grants, again := p.claim(o, &plan, ask)
 	missing := len(plan.empty) - len(grants)
 	if len(grants) > 0 {
-		to, next = plan.change(grants, held.Releasing)
+		to, next = plan.change(o.pool.Name, grants, held.Releasing)
 		if size := sizeWhenFull(o.bs, next, to.annotations, missing, longestIPOf(next)); size > allocation.MaxAnnotationBytes {
 			p.claims.undo(o, to.claimed)
 			return again, allocationTooLarge(o.bs, size), nil
@@ -209,8 +209,8 @@ func viewPooled(held []ledger.HeldPod, why *blocked) *view {
 		}
 		if h.Ended() {
 			v.ended++
-		} else if h.Problem != "" && v.problem == "" {
-			v.problem = fmt.Sprintf("sandbox %s: %s", h.Name, h.Problem)
+		} else if h.Problem != "" {
+			v.troubled(h.Name, h.Problem)
 		}
 	}
 	return v

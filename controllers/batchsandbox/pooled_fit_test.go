@@ -42,7 +42,7 @@ func TestAPoolIsAskedOnlyForWhatFits(t *testing.T) {
 				Spec:       v1alpha1.BatchSandboxSpec{PoolRef: strings.Repeat("p", test.poolName), Replicas: ptr.To(test.replicas)},
 			}
 			plan := planPooled(test.held, test.replicas, nil)
-			to, _ := plan.change(nil, nil)
+			to, _ := plan.change("pool", nil, nil)
 			ask, blocked := fit(bs, &plan, to.annotations)
 			require.Equal(t, test.want, ask)
 			require.Equal(t, test.tooLarge, blocked != nil)

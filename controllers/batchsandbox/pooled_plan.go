@@ -71,8 +71,8 @@ const (
 // settled says that what is held stays as it is.
 func (p *pooledPlan) settled() bool { return len(p.lost)+len(p.surplus) == 0 }
 
-// change returns what to write for the pods that are kept and the grants of a claim.
-func (p *pooledPlan) change(grants []ledger.Grant, releasing []ledger.HeldPod) (change, []ledger.HeldPod) {
+// change returns what to write for the pods of the Pool that are kept and the grants of a claim.
+func (p *pooledPlan) change(pool string, grants []ledger.Grant, releasing []ledger.HeldPod) (change, []ledger.HeldPod) {
 	to, next := change{dropped: names(p.lost), released: names(p.surplus)}, p.keep
 	if len(grants) > 0 {
 		next = slices.Clone(p.keep)
@@ -82,7 +82,7 @@ func (p *pooledPlan) change(grants []ledger.Grant, releasing []ledger.HeldPod) (
 		}
 	}
 	to.holds = len(next)+len(releasing)+len(p.surplus) > 0
-	to.annotations = allocation.Format(next, append(names(releasing), to.released...))
+	to.annotations = allocation.Format(pool, next, append(names(releasing), to.released...))
 	return to, next
 }
 

@@ -824,7 +824,7 @@ func TestRestartsCountFromTheHandOver(t *testing.T) {
 	w := newPooledWorld(t, nil, named("batch", 1))
 	w.observe("a", func(p *ledger.Pod) { p.Restarts = 2 })
 	w.mustReconcile("batch")
-	require.JSONEq(t, `{"pods":["a"],"restarts":[{"from":0,"to":0,"count":2}]}`, w.get("batch").Annotations[v1alpha1.AnnotationAllocStatus])
+	require.JSONEq(t, `{"pods":["a"],"poolRef":"pool","restarts":[{"from":0,"to":0,"count":2}]}`, w.get("batch").Annotations[v1alpha1.AnnotationAllocStatus])
 	require.Zero(t, w.get("batch").Status.Restarted)
 
 	w.observe("a", func(p *ledger.Pod) { p.Restarts = 3 }) // out of memory, say
@@ -937,6 +937,17 @@ func TestAnAnnotationThatSomeoneElseChangedIsWrittenBack(t *testing.T) {
 			require.InDelta(t, float64(len(want)-1), doubleAllocations(t)-before, 0, "metric")
 		})
 	}
+}
+
+func TestAnAnnotationOfAnOlderOperatorIsCompletedWithoutAnEvent(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1))
+	w.mustReconcile("batch")
+	bs := w.get("batch")
+	bs.Annotations[v1alpha1.AnnotationAllocStatus] = `{"pods":["a"]}`
+	require.NoError(t, w.api.Update(t.Context(), bs))
+	w.mustReconcile("batch")
+	require.JSONEq(t, `{"pods":["a"],"poolRef":"pool"}`, w.get("batch").Annotations[v1alpha1.AnnotationAllocStatus])
+	require.Empty(t, w.events(), "nobody else has changed it")
 }
 
 func doubleAllocations(t *testing.T) float64 {

@@ -66,7 +66,7 @@ func (r *releases) finish(ctx context.Context, o *object, held *ledger.Allocatio
 	done := sets.New(freed...)
 	left := slices.DeleteFunc(names(held.Releasing), done.Has)
 	return again, errors.Join(err, r.claims.write(ctx, o, change{
-		annotations: allocation.Format(held.Held, left), holds: len(held.Held)+len(left) > 0, freed: freed,
+		annotations: allocation.Format(o.pool.Name, held.Held, left), holds: len(held.Held)+len(left) > 0, freed: freed,
 	}))
 }
 

@@ -2,6 +2,8 @@ package batchsandbox
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
@@ -17,14 +20,44 @@ import (
 type view struct {
 	// total, allocated, ready, restarted and ended as in the status.
 	total, allocated, ready, restarted, ended int32
-	// problem is the reason why one of the sandboxes cannot become ready, or empty.
-	problem string
+	// failing is the first sandbox that cannot become ready, waiting the first that has no
+	// node yet; both are empty where there is none.
+	failing, waiting trouble
 	// blocked says why sandboxes are missing; nil when none is.
 	blocked *blocked
 	// deleting says what the deletion waits for; nil when nothing is deleted or waited for.
 	deleting *blocked
 	// tasks is what is known of the tasks; nil without any.
 	tasks *shardtask.Report
+}
+
+// trouble is the kubelet's or the scheduler's reason why a sandbox is not ready.
+type trouble struct{ sandbox, problem string }
+
+func (t *trouble) message() string { return "sandbox " + t.sandbox + ": " + t.problem }
+
+// reason is the first word of the problem, where that can be the reason of a condition.
+func (t *trouble) reason() string {
+	word, _, _ := strings.Cut(t.problem, ":")
+	if !reasonWord.MatchString(word) {
+		return v1alpha1.ReasonPodsFailing
+	}
+	return word
+}
+
+// reasonWord is what the API server takes as the reason of a condition, and is one word.
+var reasonWord = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,127}$`)
+
+// troubled notes the problem of a sandbox. Of several the first by name is shown, whatever
+// the order that they are looked at in: another one each time would be a write each time.
+func (v *view) troubled(sandbox, problem string) {
+	shown := &v.failing
+	if podfeed.WaitsForNode(problem) {
+		shown = &v.waiting
+	}
+	if shown.sandbox == "" || sandbox < shown.sandbox {
+		*shown = trouble{sandbox, problem}
+	}
 }
 
 // blocked is a reason of a condition.
@@ -74,24 +107,14 @@ func statusOf(bs *v1alpha1.BatchSandbox, v *view, now time.Time) v1alpha1.BatchS
 	default:
 		status.Phase = v1alpha1.PhasePending
 	}
-	conditions := []metav1.Condition{ready}
-	count := func(n int32, kind, reason, message string) {
-		if n == 0 {
-			meta.RemoveStatusCondition(&status.Conditions, kind)
-			return
-		}
-		conditions = append(conditions, metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: reason, Message: fmt.Sprintf(message, n)})
-	}
-	count(v.restarted, v1alpha1.ConditionSandboxesRestarted, v1alpha1.ReasonContainersRestarted,
-		"containers restarted in %d sandboxes after they were handed over: what ran there is gone")
-	count(v.ended, v1alpha1.ConditionSandboxesEnded, v1alpha1.ReasonContainersEnded, endedMessage)
-	if v.deleting != nil {
-		conditions = append(conditions, metav1.Condition{
-			Type: v1alpha1.ConditionDeleting, Status: metav1.ConditionTrue, Reason: v.deleting.reason, Message: v.deleting.message,
-		})
-	}
+	conditions := append([]metav1.Condition{ready}, troubles(v)...)
 	if v.tasks != nil {
 		conditions = append(conditions, setTasks(&status, v.tasks))
+	}
+	for _, kind := range passing {
+		if !slices.ContainsFunc(conditions, func(c metav1.Condition) bool { return c.Type == kind }) {
+			meta.RemoveStatusCondition(&status.Conditions, kind)
+		}
 	}
 	for _, c := range conditions {
 		c.Message = cutMessage(c.Message)
@@ -99,6 +122,42 @@ func statusOf(bs *v1alpha1.BatchSandbox, v *view, now time.Time) v1alpha1.BatchS
 		meta.SetStatusCondition(&status.Conditions, c)
 	}
 	return status
+}
+
+// passing are the conditions of troubles that are taken away when the trouble is over.
+var passing = []string{
+	v1alpha1.ConditionPoolAllocationPending, v1alpha1.ConditionPodFailed,
+	v1alpha1.ConditionSandboxesRestarted, v1alpha1.ConditionSandboxesEnded,
+}
+
+// poolReasons are those for which sandboxes wait for their pool.
+var poolReasons = map[string]bool{
+	v1alpha1.ReasonPoolNotFound: true, v1alpha1.ReasonPoolExhausted: true, v1alpha1.ReasonPoolDeleting: true,
+}
+
+// troubles are the conditions that are there, and True, only while there is something to tell.
+func troubles(v *view) []metav1.Condition {
+	var conditions []metav1.Condition
+	add := func(kind, reason, message string) {
+		conditions = append(conditions, metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: reason, Message: message})
+	}
+	if v.blocked != nil && poolReasons[v.blocked.reason] {
+		add(v1alpha1.ConditionPoolAllocationPending, v.blocked.reason, v.blocked.message)
+	}
+	if v.failing.sandbox != "" {
+		add(v1alpha1.ConditionPodFailed, v.failing.reason(), v.failing.message())
+	}
+	if v.restarted > 0 {
+		add(v1alpha1.ConditionSandboxesRestarted, v1alpha1.ReasonContainersRestarted,
+			fmt.Sprintf("containers restarted in %d sandboxes after they were handed over: what ran there is gone", v.restarted))
+	}
+	if v.ended > 0 {
+		add(v1alpha1.ConditionSandboxesEnded, v1alpha1.ReasonContainersEnded, fmt.Sprintf(endedMessage, v.ended))
+	}
+	if v.deleting != nil {
+		add(v1alpha1.ConditionDeleting, v.deleting.reason, v.deleting.message)
+	}
+	return conditions
 }
 
 // maxMessage of a condition, in bytes: an event has no more room. The API server
@@ -135,10 +194,12 @@ func readyCondition(bs *v1alpha1.BatchSandbox, v *view) metav1.Condition {
 		c.Reason, c.Message = v.blocked.reason, v.blocked.message
 	case v.ready == desired && v.total == desired:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonAllReady, "all sandboxes are ready"
-	case v.problem != "":
-		c.Reason, c.Message = v1alpha1.ReasonPodsFailing, v.problem
+	case v.failing.sandbox != "":
+		c.Reason, c.Message = v1alpha1.ReasonPodsFailing, v.failing.message()
 	case v.ended > 0:
 		c.Reason, c.Message = v1alpha1.ReasonContainersEnded, fmt.Sprintf(endedMessage, v.ended)
+	case v.waiting.sandbox != "":
+		c.Reason, c.Message = v1alpha1.ReasonPodsUnschedulable, v.waiting.message()
 	case v.total != desired:
 		c.Reason, c.Message = v1alpha1.ReasonScaling, fmt.Sprintf("%d sandboxes exist and %d are asked for", v.total, desired)
 	default:

@@ -51,8 +51,16 @@ func TestStatusOf(t *testing.T) {
 			&view{total: 3, ready: 2}, v1alpha1.PhasePending, metav1.ConditionFalse, v1alpha1.ReasonScaling, "3 sandboxes exist and 2 are asked for",
 		},
 		"one cannot become ready": {
-			&view{total: 2, ready: 1, problem: "sandbox b: ErrImagePull: no such image"}, v1alpha1.PhaseFailed, metav1.ConditionFalse,
+			&view{total: 2, ready: 1, failing: trouble{"b", "ErrImagePull: no such image"}}, v1alpha1.PhaseFailed, metav1.ConditionFalse,
 			v1alpha1.ReasonPodsFailing, "sandbox b: ErrImagePull: no such image",
+		},
+		"one has no node yet": {
+			&view{total: 2, ready: 1, waiting: trouble{"b", "Unschedulable: 0/3 nodes are available"}}, v1alpha1.PhasePending, metav1.ConditionFalse,
+			v1alpha1.ReasonPodsUnschedulable, "sandbox b: Unschedulable: 0/3 nodes are available",
+		},
+		"one has no node yet and another cannot become ready": {
+			&view{total: 2, failing: trouble{"b", "ErrImagePull"}, waiting: trouble{"a", "Unschedulable"}}, v1alpha1.PhaseFailed, metav1.ConditionFalse,
+			v1alpha1.ReasonPodsFailing, "sandbox b: ErrImagePull",
 		},
 		"the pool has no more": {
 			&view{total: 1, ready: 1, blocked: exhausted}, v1alpha1.PhasePending, metav1.ConditionFalse, exhausted.reason, exhausted.message,
@@ -106,6 +114,46 @@ func TestRestartsAfterTheHandOverAreShownAndWithdrawn(t *testing.T) {
 	bs.Status = statusOf(bs, &view{total: 2, ready: 2}, now)
 	require.Zero(t, bs.Status.Restarted)
 	require.Nil(t, meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionSandboxesRestarted))
+}
+
+func TestConditionsForOpenSandboxAreShownAndWithdrawn(t *testing.T) {
+	bs := batch(2)
+	bs.Status = statusOf(bs, &view{blocked: &blocked{v1alpha1.ReasonPoolExhausted, "waiting"}, failing: trouble{"b", "ErrImagePull: no such image"}}, now)
+	waits := meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionPoolAllocationPending)
+	require.NotNil(t, waits)
+	require.Equal(t, []string{string(metav1.ConditionTrue), v1alpha1.ReasonPoolExhausted, "waiting"}, []string{string(waits.Status), waits.Reason, waits.Message})
+	fails := meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionPodFailed)
+	require.NotNil(t, fails)
+	require.Equal(t, []string{string(metav1.ConditionTrue), "ErrImagePull", "sandbox b: ErrImagePull: no such image"}, []string{string(fails.Status), fails.Reason, fails.Message})
+
+	bs.Status = statusOf(bs, &view{blocked: &blocked{v1alpha1.ReasonAllocationUnreadable, "cannot be read"}, waiting: trouble{"b", "Unschedulable"}}, now)
+	require.Nil(t, meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionPoolAllocationPending), "it does not wait for the pool")
+	require.Nil(t, meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionPodFailed), "it may still get a node")
+}
+
+// The API server would refuse the whole status for a reason that it does not take.
+func TestTheReasonOfAFailingPodIsAWord(t *testing.T) {
+	for problem, want := range map[string]string{
+		"ErrImagePull: no such image": "ErrImagePull",
+		"PodFailed":                   "PodFailed",
+		"two words: and more":         v1alpha1.ReasonPodsFailing,
+		"":                            v1alpha1.ReasonPodsFailing,
+		strings.Repeat("a", 1100):     v1alpha1.ReasonPodsFailing,
+	} {
+		require.Equal(t, want, (&trouble{"b", problem}).reason(), problem)
+	}
+}
+
+func TestOfSeveralTroublesTheSameIsShownEachTime(t *testing.T) {
+	problems := map[string]string{"a": "ErrImagePull", "b": "CrashLoopBackOff", "c": "Unschedulable: no node", "d": "SchedulingGated"}
+	for range 20 {
+		v := &view{}
+		for sandbox, problem := range problems {
+			v.troubled(sandbox, problem)
+		}
+		require.Equal(t, trouble{"a", "ErrImagePull"}, v.failing)
+		require.Equal(t, trouble{"c", "Unschedulable: no node"}, v.waiting)
+	}
 }
 
 func TestADeletionThatWaitsSaysWhatFor(t *testing.T) {

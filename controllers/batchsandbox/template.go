@@ -199,8 +199,8 @@ func viewTemplate(o *object, pods map[string]*corev1.Pod) *view {
 		if shard := shardOf(pod); pod.DeletionTimestamp != nil || shard < 0 || shard >= o.bs.DesiredReplicas() || released[shard] {
 			continue
 		}
-		if problem := podfeed.Problem(pod); problem != "" && v.problem == "" && !endedByItself(pod) {
-			v.problem = fmt.Sprintf("sandbox %s: %s", pod.Name, problem)
+		if problem := podfeed.Problem(pod); problem != "" && !endedByItself(pod) {
+			v.troubled(pod.Name, problem)
 		}
 		if podfeed.Disrupted(pod) {
 			continue

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -161,6 +162,17 @@ func Problem(pod *corev1.Pod) string {
 		}
 	}
 	return ""
+}
+
+// WaitsForNode says of a problem that the pod has no node yet. The cluster may still mend
+// it: an autoscaler adds a node, or the volume that the pod waits for is made.
+func WaitsForNode(problem string) bool {
+	for _, reason := range []string{corev1.PodReasonUnschedulable, corev1.PodReasonSchedulingGated, corev1.PodReasonSchedulerError} {
+		if strings.HasPrefix(problem, reason) {
+			return true
+		}
+	}
+	return false
 }
 
 // starting are the reasons for which a container waits on its normal way to run.

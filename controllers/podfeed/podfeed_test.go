@@ -156,21 +156,30 @@ func TestProblem(t *testing.T) {
 	tests := map[string]struct {
 		status corev1.PodStatus
 		want   string
+		noNode bool
 	}{
-		"nothing is known yet":           {corev1.PodStatus{}, ""},
-		"its containers are created":     {corev1.PodStatus{ContainerStatuses: waiting("ContainerCreating", "")}, ""},
-		"its init containers run":        {corev1.PodStatus{ContainerStatuses: waiting("PodInitializing", "")}, ""},
-		"an image cannot be pulled":      {corev1.PodStatus{ContainerStatuses: waiting("ErrImagePull", "no such image")}, "ErrImagePull: container main: no such image"},
-		"an init container crashes":      {corev1.PodStatus{InitContainerStatuses: waiting("CrashLoopBackOff", "")}, "CrashLoopBackOff: container main: no message"},
-		"it has failed without a reason": {corev1.PodStatus{Phase: corev1.PodFailed}, "PodFailed"},
-		"it was evicted":                 {corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "low on memory"}, "Evicted: low on memory"},
+		"nothing is known yet":           {corev1.PodStatus{}, "", false},
+		"its containers are created":     {corev1.PodStatus{ContainerStatuses: waiting("ContainerCreating", "")}, "", false},
+		"its init containers run":        {corev1.PodStatus{ContainerStatuses: waiting("PodInitializing", "")}, "", false},
+		"an image cannot be pulled":      {corev1.PodStatus{ContainerStatuses: waiting("ErrImagePull", "no such image")}, "ErrImagePull: container main: no such image", false},
+		"an init container crashes":      {corev1.PodStatus{InitContainerStatuses: waiting("CrashLoopBackOff", "")}, "CrashLoopBackOff: container main: no message", false},
+		"it has failed without a reason": {corev1.PodStatus{Phase: corev1.PodFailed}, "PodFailed", false},
+		"it was evicted":                 {corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "low on memory"}, "Evicted: low on memory", false},
 		"no node has room for it": {corev1.PodStatus{Conditions: []corev1.PodCondition{
 			{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/3 nodes are available"},
-		}}, "Unschedulable: 0/3 nodes are available"},
+		}}, "Unschedulable: 0/3 nodes are available", true},
+		"its volume is not there yet": {corev1.PodStatus{Conditions: []corev1.PodCondition{
+			{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "pod has unbound immediate PersistentVolumeClaims"},
+		}}, "Unschedulable: pod has unbound immediate PersistentVolumeClaims", true},
+		"it is held back from the scheduler": {corev1.PodStatus{Conditions: []corev1.PodCondition{
+			{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "SchedulingGated"},
+		}}, "SchedulingGated", true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, test.want, Problem(&corev1.Pod{Status: test.status}))
+			problem := Problem(&corev1.Pod{Status: test.status})
+			require.Equal(t, test.want, problem)
+			require.Equal(t, test.noNode, WaitsForNode(problem))
 		})
 	}
 }

@@ -3,14 +3,13 @@ package pool
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podfeed"
 )
 
 // defaultUpdateMaxUnavailable of spec.updateStrategy.
@@ -20,7 +19,7 @@ var defaultUpdateMaxUnavailable = intstr.FromString(v1alpha1.DefaultUpdateMaxUna
 // called when it will have. A pod that waits for a node never is: another one would
 // wait as well, and a cluster that grows on demand would grow for both.
 func (d *decision) isOverdue(pod *ledger.PodState) bool {
-	if usable(pod) || waitsForNode(pod) {
+	if usable(pod) || podfeed.WaitsForNode(pod.Problem) {
 		return false
 	}
 	// Not since it was made: a pod that has waited long for its node, or was ready until a
@@ -108,12 +107,7 @@ func oldestFirst(a, b *ledger.PodState) int {
 // replaceable says that a new pod in its place may do better. One that waits for a
 // node would do no better, and lose its place in the scheduler's queue.
 func replaceable(pod *ledger.PodState) bool {
-	return pod.Finished || (!pod.Ready && pod.Problem != "" && !waitsForNode(pod))
-}
-
-func waitsForNode(pod *ledger.PodState) bool {
-	return strings.HasPrefix(pod.Problem, corev1.PodReasonUnschedulable) ||
-		strings.HasPrefix(pod.Problem, corev1.PodReasonSchedulingGated)
+	return pod.Finished || (!pod.Ready && pod.Problem != "" && !podfeed.WaitsForNode(pod.Problem))
 }
 
 // delay is the time from the last round to the next, and the least age of a failing pod
