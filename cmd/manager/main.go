@@ -29,6 +29,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/podfeed"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/webhook"
 )
 
@@ -43,6 +44,7 @@ type options struct {
 	poolWorkers, sandboxWorkers         int
 	taskWorkers, taskDispatches         int
 	taskExecutorImage                   string
+	taskExecutorInAllPools              bool
 	qps, refillQPS                      float64
 	burst, refillBurst                  int
 	webhookPort                         int
@@ -63,6 +65,7 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.DurationVar(&o.retry, "leader-elect-retry-period", 2*time.Second, "Time between two tries to take or renew the lease.")
 	fs.StringVar(&o.watchNamespaces, "watch-namespaces", os.Getenv("WATCH_NAMESPACE"), "Namespaces to watch, separated by commas. Empty: all.")
 	fs.StringVar(&o.taskExecutorImage, "task-executor-image", os.Getenv("RELATED_IMAGE_TASK_EXECUTOR"), "Image of the task executor that is added to sandboxes. Default: RELATED_IMAGE_TASK_EXECUTOR.")
+	fs.BoolVar(&o.taskExecutorInAllPools, "task-executor-in-all-pools", false, "Add the task executor to the pods of every pool that may have one, as if spec.taskExecutor.enabled were set. For clients that cannot set it.")
 	fs.IntVar(&o.poolWorkers, "pool-workers", 8, "Pools that are reconciled at a time.")
 	fs.IntVar(&o.sandboxWorkers, "batchsandbox-workers", 64, "BatchSandboxes that are reconciled at a time.")
 	fs.IntVar(&o.taskWorkers, "task-workers", 16, "BatchSandboxes whose tasks are reconciled at a time.")
@@ -91,6 +94,9 @@ func main() {
 }
 
 func run(ctx context.Context, o *options) error {
+	if o.taskExecutorInAllPools && o.taskExecutorImage == "" {
+		return fmt.Errorf("flag --task-executor-in-all-pools: needs --task-executor-image or RELATED_IMAGE_TASK_EXECUTOR")
+	}
 	if err := v1alpha1.AddToScheme(clientgoscheme.Scheme); err != nil {
 		return fmt.Errorf("registering the API types: %w", err)
 	}
@@ -232,5 +238,5 @@ func serveWebhooks(mgr ctrl.Manager, o *options, certificates *webhook.Certifica
 	if err := mgr.AddReadyzCheck("webhook", mgr.GetWebhookServer().StartedChecker()); err != nil {
 		return fmt.Errorf("adding the readiness check: %w", err)
 	}
-	return webhook.Register(mgr, o.taskExecutorImage, clients)
+	return webhook.Register(mgr, &podtemplate.Executor{Image: o.taskExecutorImage, InAllPools: o.taskExecutorInAllPools}, clients)
 }

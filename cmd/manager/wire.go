@@ -96,7 +96,7 @@ func (p *parts) executor() *podtemplate.Executor {
 	key := p.keys.Current()
 	return &podtemplate.Executor{
 		Image: p.taskExecutorImage, KeyID: key.KeyID(), PublicKeys: token.FormatPublicKeys(key.PublicKey()),
-		PodKey: keyring.PodKey, RestartRules: p.restartRules,
+		PodKey: keyring.PodKey, InAllPools: p.taskExecutorInAllPools, RestartRules: p.restartRules,
 	}
 }
 

@@ -24,6 +24,8 @@ type Executor struct {
 	PublicKeys string
 	// PodKey makes a key for the executor of one pod, which it proves itself by.
 	PodKey func() (ed25519.PrivateKey, error)
+	// InAllPools: the pods of every pool that may have an executor get one.
+	InAllPools bool
 	// RestartRules: the cluster keeps the rule by which the executor restarts all
 	// containers of its pod in place.
 	RestartRules bool
@@ -42,8 +44,8 @@ const (
 	InjectRestarter
 )
 
-// PoolInjects says which executor the operator adds to the pool's pods.
-func PoolInjects(pool *v1alpha1.Pool) Injection {
+// InjectsInto says which executor the operator adds to the pool's pods.
+func (x *Executor) InjectsInto(pool *v1alpha1.Pool) Injection {
 	switch {
 	case HasExecutor(pool.Spec.Template):
 		return InjectNothing
@@ -51,6 +53,8 @@ func PoolInjects(pool *v1alpha1.Pool) Injection {
 		return InjectRestarter
 	case pool.Spec.TaskExecutor.Enabled:
 		return InjectExecutor
+	case x != nil && x.InAllPools && refuse(fromTemplate(pool.Spec.Template, pool.Namespace, pool.Name)) == nil:
+		return InjectExecutor // a pool that did not ask for one is not refused for it
 	}
 	return InjectNothing
 }

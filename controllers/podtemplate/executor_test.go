@@ -237,6 +237,30 @@ func TestTheExecutorIsInTheRevisionWhereThereIsOne(t *testing.T) {
 	require.NotEqual(t, PoolRevision(pool, v1), PoolRevision(pool, rotated), "it knows the old key, too")
 }
 
+func TestTheExecutorInAllPoolsIsForThoseThatMayHaveOne(t *testing.T) {
+	of := func(change func(*v1alpha1.PoolSpec)) *v1alpha1.Pool {
+		pool := &v1alpha1.Pool{Spec: v1alpha1.PoolSpec{Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: sandboxPod().Spec}}}}
+		change(&pool.Spec)
+		return pool
+	}
+	everywhere := &Executor{Image: "executor:v1", InAllPools: true}
+	for name, test := range map[string]struct {
+		change func(*v1alpha1.PoolSpec)
+		want   Injection
+	}{
+		"a pool that says nothing of executors": {func(*v1alpha1.PoolSpec) {}, InjectExecutor},
+		"a pool that restarts":                  {func(s *v1alpha1.PoolSpec) { s.RecycleStrategy.Type = v1alpha1.RecycleRestart }, InjectRestarter},
+		"a pool with an executor of its own": {func(s *v1alpha1.PoolSpec) {
+			s.Template.Spec.Containers = append(s.Template.Spec.Containers, corev1.Container{Name: v1alpha1.ExecutorContainerName})
+		}, InjectNothing},
+		"a pool in which an executor is refused": {func(s *v1alpha1.PoolSpec) { s.Template.Spec.HostNetwork = true }, InjectNothing},
+		"a pool that asks for one all the same":  {func(s *v1alpha1.PoolSpec) { s.Template.Spec.HostNetwork, s.TaskExecutor.Enabled = true, true }, InjectExecutor},
+	} {
+		require.Equal(t, test.want, everywhere.InjectsInto(of(test.change)), name)
+	}
+	require.Equal(t, InjectNothing, (&Executor{Image: "executor:v1"}).InjectsInto(of(func(*v1alpha1.PoolSpec) {})), "without the flag")
+}
+
 func TestTheContainerOfTasksIsTheDefaultContainer(t *testing.T) {
 	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: v1alpha1.ExecutorContainerName}, {Name: "a"}, {Name: "b"}}}}
 	require.Equal(t, "a", TaskContainer(pod))

@@ -36,7 +36,7 @@ const completion = 2
 // does the key that the executor takes requests of, which is how a rotated key reaches the
 // pods that are idle.
 func PoolRevision(pool *v1alpha1.Pool, x *Executor) string {
-	injection := PoolInjects(pool)
+	injection := x.InjectsInto(pool)
 	if x == nil || injection == InjectNothing && !HasExecutor(pool.Spec.Template) {
 		return Revision(pool.Spec.Template)
 	}

@@ -106,7 +106,7 @@ func (p *pass) create(ctx context.Context, name string) error {
 func (p *pass) newPod(name string) (*corev1.Pod, error) {
 	pod, err := podtemplate.ForPool(p.pool, name, p.state.revision)
 	if err == nil {
-		err = p.executor.Complete(pod, podtemplate.PoolInjects(p.pool))
+		err = p.executor.Complete(pod, p.executor.InjectsInto(p.pool))
 	}
 	if err != nil {
 		return nil, errors.Join(errTemplate, err)

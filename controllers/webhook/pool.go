@@ -115,7 +115,7 @@ func (v *poolValidator) checkTemplate(ctx context.Context, pool *v1alpha1.Pool) 
 	if err != nil {
 		return nil, invalid(v1alpha1.KindPool, pool.Name, causeOf(err, templateField))
 	}
-	if causes := v.trial.run(ctx, pod, podtemplate.PoolInjects(pool), templateField, warnings); len(causes) > 0 {
+	if causes := v.trial.run(ctx, pod, v.trial.executor.InjectsInto(pool), templateField, warnings); len(causes) > 0 {
 		return warnings.list(), invalid(v1alpha1.KindPool, pool.Name, causes...)
 	}
 	return warnings.list(), nil

@@ -40,9 +40,10 @@ func ServerTLS(c *tls.Config) {
 }
 
 // Register adds the webhooks to the manager's server, which speaks TLS as
-// ServerTLS says. The image is that of the executor that the operator adds to pods. Clients
-// are those who are answered; nil: everybody is.
-func Register(mgr ctrl.Manager, executorImage string, clients *Clients) error {
+// ServerTLS says. The executor is what the operator adds to pods, without a key: only the
+// leader has it, and it says nothing about the pod. Clients are those who are answered; nil:
+// everybody is.
+func Register(mgr ctrl.Manager, executor *podtemplate.Executor, clients *Clients) error {
 	config := rest.CopyConfig(mgr.GetConfig())
 	config.QPS, config.Burst = dryRunQPS, dryRunBurst
 	config.WarningHandlerWithContext = warningCollector{}
@@ -51,9 +52,8 @@ func Register(mgr ctrl.Manager, executorImage string, clients *Clients) error {
 		return fmt.Errorf("setting up the client for dry runs: %w", err)
 	}
 	trial := &trial{
-		create: func(ctx context.Context, pod *corev1.Pod) error { return writer.Create(ctx, pod, client.DryRunAll) },
-		// Without a key: only the leader has it, and it says nothing about the pod.
-		executor: &podtemplate.Executor{Image: executorImage},
+		create:   func(ctx context.Context, pod *corev1.Pod) error { return writer.Create(ctx, pod, client.DryRunAll) },
+		executor: executor,
 	}
 	scheme := mgr.GetScheme()
 	validatePool := admission.WithValidator(scheme, &poolValidator{reader: mgr.GetClient(), trial: trial})

@@ -37,6 +37,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/webhook"
 	"github.com/opensandbox/operator/scorecard/checks"
 	"github.com/opensandbox/operator/tests/internal/evidence"
@@ -147,7 +148,7 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	if err := webhook.Register(mgr, "executor:v1", answered); err != nil {
+	if err := webhook.Register(mgr, &podtemplate.Executor{Image: "executor:v1"}, answered); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -205,6 +206,8 @@ func TestWhatIsRefused(t *testing.T) {
 		{"a pool with a misspelt field", "Pool", `{template: {spec: {contaners: []}}, ` + capacity + `}`, `spec.template: not a pod template: unknown field "spec.contaners"`},
 		{"a pool whose pod the API server refuses", "Pool", `{template: {spec: {containers: [{name: main}]}}, ` + capacity + `}`, `spec.template.spec.containers[0].image: Required value`},
 		{"a pool with an executor and a hook that is no command", "Pool", `{taskExecutor: {enabled: true}, template: {spec: {containers: [{name: main, image: a, lifecycle: {postStart: {sleep: {seconds: 1}}}}]}}, ` + capacity + `}`, `spec.template.spec.containers[0].lifecycle.postStart`},
+		{"a pool with nothing but a task executor", "Pool", `{template: {spec: {containers: [{name: task-executor, image: a}]}}, ` + capacity + `}`, `spec.template.spec.containers: there is none beside the task executor`},
+		{"a batch that is to be paused", "BatchSandbox", `{pause: true, template: ` + good + `}`, `sandboxes cannot be paused`},
 		{"a field of another type", "Pool", `{template: {spec: {containers: main}}, ` + capacity + `}`, `containers`},
 		{"a batch with tasks and a hook that is no command in one sandbox", "BatchSandbox", `{replicas: 2, template: ` + good + `, taskTemplate: {spec: {process: {command: [a]}}}, shardPatches: [{}, {spec: {containers: [{name: main, lifecycle: {postStart: {sleep: {seconds: 1}}}}]}}]}`, `spec.shardPatches[1].spec.containers[0].lifecycle.postStart`},
 		{"a template whose pod the API server refuses", "BatchSandbox", `{template: {spec: {containers: [{name: main, image: a, ports: [{containerPort: 99999}]}]}}}`, `spec.template.spec.containers[0].ports[0].containerPort: Invalid value: 99999`},
