@@ -11,25 +11,32 @@ type Grant struct {
 // SetDemand notes how many pods the owner wants beyond what it holds, and returns how
 // many of them a Claim would give it now. Zero takes its demand back.
 func (l *Ledger) SetDemand(key Key, owner Owner, want int) int {
+	return l.SetGangDemand(key, owner, want, 0)
+}
+
+// SetGangDemand is SetDemand for an owner that takes at least so many pods at once: until so
+// many can be had, a Claim gives it none.
+func (l *Ledger) SetGangDemand(key Key, owner Owner, want, least int) int {
 	if want > 0 {
 		l.know(key, owner)
 	}
 	var share int
 	l.with(key, func(p *pool) {
-		p.setDemand(owner, want)
+		p.setDemand(owner, want, least)
 		share = p.share(owner, want)
 	})
 	return share
 }
 
 // Claim takes up to one pod for each of the shards, in their order, and marks them
-// as held by the owner. What it does not get stays the owner's demand. The caller
+// as held by the owner. What it does not get stays the owner's demand. An owner that has set
+// the demand of a gang gets its least or none; after that it takes what comes. The caller
 // must either persist the claim or give it back with Unclaim.
 func (l *Ledger) Claim(key Key, owner Owner, shards []int32) []Grant {
 	l.know(key, owner)
 	var grants []Grant
 	l.with(key, func(p *pool) {
-		p.setDemand(owner, len(shards))
+		p.setDemand(owner, len(shards), p.waiting.least(owner.UID))
 		n := p.share(owner, len(shards))
 		if n == 0 {
 			return
@@ -42,7 +49,7 @@ func (l *Ledger) Claim(key Key, owner Owner, shards []int32) []Grant {
 			p.set(e, &held{holding: holding{holder: h}, shard: shard, base: e.Restarts})
 			grants = append(grants, Grant{Shard: shard, Pod: e.Pod})
 		}
-		p.setDemand(owner, len(shards)-n)
+		p.setDemand(owner, len(shards)-n, 0)
 	})
 	return grants
 }
@@ -53,7 +60,7 @@ func (l *Ledger) Claim(key Key, owner Owner, shards []int32) []Grant {
 // The owner asks again when it is reconciled.
 func (l *Ledger) Unclaim(key Key, owner Owner, names []string) {
 	l.with(key, func(p *pool) {
-		p.setDemand(owner, 0)
+		p.setDemand(owner, 0, 0)
 		p.endHolding(owner.UID, names, func(e *entry) { p.set(e, idle{}) })
 	})
 }

@@ -208,7 +208,7 @@ func (l *Ledger) know(key Key, owner Owner) {
 func (l *Ledger) ForgetOwner(key Key, owner Owner) bool {
 	done := true
 	l.with(key, func(p *pool) {
-		p.setDemand(owner, 0)
+		p.setDemand(owner, 0, 0)
 		h := p.holders[owner.UID]
 		if h == nil {
 			return

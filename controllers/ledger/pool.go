@@ -194,20 +194,24 @@ func (p *pool) next() *entry {
 	return nil
 }
 
-// setDemand notes how many pods the owner waits for.
-func (p *pool) setDemand(owner Owner, count int) {
-	if p.waiting.set(owner, count) {
+// setDemand notes how many pods the owner waits for, and how many of them it takes at least
+// at once.
+func (p *pool) setDemand(owner Owner, count, least int) {
+	if p.waiting.set(owner, count, least) {
 		p.changed = true
 	}
 }
 
 // share is how many of the available pods the owner may take: what older demands
-// leave, at most want.
+// leave, at most want, and none where that is less than the least that it takes. What a
+// gang waits for is kept from those after it as any other demand is: they would take each
+// pod as it becomes ready, and so many at once would never be there.
 func (p *pool) share(owner Owner, want int) int {
-	if !p.open() {
+	n := min(want, p.available-p.waiting.before(owner.UID))
+	if !p.open() || n < p.waiting.least(owner.UID) {
 		return 0
 	}
-	return max(0, min(want, p.available-p.waiting.before(owner.UID)))
+	return max(0, n)
 }
 
 func (p *pool) holderOf(owner Owner) *holder {

@@ -23,8 +23,10 @@ type queue struct {
 
 // waiter is one owner that waits.
 type waiter struct {
-	owner   Owner
-	count   int
+	owner Owner
+	count int
+	// least is how many it takes at once: fewer than so many it leaves. Not more than count.
+	least   int
 	arrival int
 
 	rank           uint32
@@ -37,12 +39,13 @@ func newQueue() queue { return queue{byOwner: map[types.UID]*waiter{}} }
 // total is the number of pods that all owners together wait for.
 func (q *queue) total() int { return q.root.total() }
 
-// set notes how many pods the owner waits for and says whether that is news. An owner
-// that asks for another number keeps its place.
-func (q *queue) set(owner Owner, count int) bool {
+// set notes how many pods the owner waits for, and how many of them it takes at least at
+// once, and says whether that is news. An owner that asks for another number keeps its place.
+func (q *queue) set(owner Owner, count, least int) bool {
+	least = min(least, count)
 	w := q.byOwner[owner.UID]
 	switch {
-	case w == nil && count == 0, w != nil && w.count == count:
+	case w == nil && count == 0, w != nil && w.count == count && w.least == least:
 		return false
 	case w == nil:
 		q.arrived++
@@ -55,7 +58,7 @@ func (q *queue) set(owner Owner, count int) bool {
 		delete(q.byOwner, owner.UID)
 		return true
 	}
-	w.count, w.earlier, w.later = count, nil, nil
+	w.count, w.least, w.earlier, w.later = count, least, nil, nil
 	earlier, later := q.root.split(w)
 	q.root = join(join(earlier, w.summed()), later)
 	return true
@@ -79,8 +82,17 @@ func (q *queue) before(owner types.UID) int {
 	return sum + w.earlier.total()
 }
 
+// least is how many pods the owner takes at least at once.
+func (q *queue) least(owner types.UID) int {
+	if w := q.byOwner[owner]; w != nil {
+		return w.least
+	}
+	return 0
+}
+
 // between calls fn, in their order, with the owners that would get any of the pods
-// numbered from up to, and without, to, if pods were handed out from number 0 on.
+// numbered from up to, and without, to, if those up to to were handed out from number 0 on:
+// with their least, or it would be called for each pod that a gang still waits for.
 func (q *queue) between(from, to int, fn func(Owner)) { q.root.between(from, to, fn) }
 
 func (w *waiter) between(from, to int, fn func(Owner)) {
@@ -90,7 +102,7 @@ func (w *waiter) between(from, to int, fn func(Owner)) {
 	w.earlier.between(from, to, fn)
 	first := w.earlier.total()
 	next := first + w.count
-	if from < next && to > first {
+	if from < next && to > first && min(w.count, to-first) >= w.least {
 		fn(w.owner)
 	}
 	w.later.between(from-next, to-next, fn)

@@ -46,23 +46,23 @@ func TestTheQueueServesTheOldestFirst(t *testing.T) {
 		q := newQueue()
 		type demand struct {
 			owner          Owner
-			count, arrival int
+			count, least, arrival int
 		}
 		var list []demand
 		for step := range 500 {
-			who, count := dice.IntN(40), dice.IntN(4)
+			who, count, least := dice.IntN(40), dice.IntN(4), dice.IntN(5)
 			owner := box(fmt.Sprint("x", who), who%5) // some are of the same second
 			i := slices.IndexFunc(list, func(d demand) bool { return d.owner.UID == owner.UID })
 			news := true
 			switch {
-			case i < 0 && count == 0, i >= 0 && list[i].count == count:
+			case i < 0 && count == 0, i >= 0 && list[i].count == count && list[i].least == min(least, count):
 				news = false
 			case i < 0:
-				list = append(list, demand{owner, count, step})
+				list = append(list, demand{owner, count, min(least, count), step})
 			case count == 0:
 				list = slices.Delete(list, i, i+1)
 			default:
-				list[i].count = count
+				list[i].count, list[i].least = count, min(least, count)
 			}
 			slices.SortFunc(list, func(a, b demand) int {
 				if c := a.owner.Created.Compare(b.owner.Created); c != 0 {
@@ -70,7 +70,7 @@ func TestTheQueueServesTheOldestFirst(t *testing.T) {
 				}
 				return a.arrival - b.arrival
 			})
-			require.Equal(t, news, q.set(owner, count))
+			require.Equal(t, news, q.set(owner, count, least))
 			require.NoError(t, q.audit())
 
 			from := dice.IntN(60)
@@ -80,7 +80,8 @@ func TestTheQueueServesTheOldestFirst(t *testing.T) {
 			before := 0
 			for _, d := range list {
 				require.Equal(t, before, q.before(d.owner.UID), "seed %d: what %s finds before it", seed, d.owner)
-				if before < to && before+d.count > from {
+				require.Equal(t, d.least, q.least(d.owner.UID))
+				if before < to && before+d.count > from && min(d.count, to-before) >= d.least {
 					want = append(want, d.owner)
 				}
 				before += d.count

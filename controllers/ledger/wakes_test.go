@@ -47,6 +47,23 @@ func TestWakes(t *testing.T) {
 			do:     func(b *book) { b.SetDemand(poolKey, x, 1) },
 			want:   []string{"x", "y"},
 		},
+		"a pod that does not complete a gang wakes nobody": {
+			pods:   []string{"p"},
+			before: func(b *book) { b.SetGangDemand(poolKey, x, 4, 3); b.SetDemand(poolKey, y, 1) },
+			do:     func(b *book) { b.Observe(poolKey, ready("q")) },
+		},
+		"a pod that completes a gang wakes it": {
+			pods:   []string{"p", "q"},
+			before: func(b *book) { b.SetGangDemand(poolKey, x, 4, 3); b.SetDemand(poolKey, y, 1) },
+			do:     func(b *book) { b.Observe(poolKey, ready("r")) },
+			want:   []string{"x"},
+		},
+		"a gang that withdraws wakes the next": {
+			pods:   []string{"p"},
+			before: func(b *book) { b.SetGangDemand(poolKey, x, 4, 3); b.SetDemand(poolKey, y, 1) },
+			do:     func(b *book) { b.SetDemand(poolKey, x, 0) },
+			want:   []string{"y"},
+		},
 		"a claim that is given back wakes who waits": {
 			pods:   []string{"p"},
 			before: func(b *book) { b.claim(x, 1); b.SetDemand(poolKey, y, 1) },
