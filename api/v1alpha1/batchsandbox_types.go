@@ -26,6 +26,7 @@ import (
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must be at most 63 characters: it becomes a label value"
 // +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || !has(self.spec.shardPatches) || size(self.spec.shardPatches) <= self.spec.replicas",optionalOldSelf=true,message="spec.shardPatches must not be longer than spec.replicas"
 // +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || !has(self.spec.shardTaskPatches) || size(self.spec.shardTaskPatches) <= self.spec.replicas",optionalOldSelf=true,message="spec.shardTaskPatches must not be longer than spec.replicas"
+// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || !has(self.spec.minAvailable) || self.spec.minAvailable <= self.spec.replicas",optionalOldSelf=true,message="spec.minAvailable must be at most spec.replicas"
 type BatchSandbox struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -55,6 +56,7 @@ type BatchSandboxList struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.shardTaskPatches) || has(self.taskTemplate)",message="spec.shardTaskPatches patch spec.taskTemplate, which is not set"
 // +kubebuilder:validation:XValidation:rule="has(self.taskTemplate) == has(oldSelf.taskTemplate) && (!has(self.taskTemplate) || self.taskTemplate == oldSelf.taskTemplate)",message="spec.taskTemplate is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.shardTaskPatches) == has(oldSelf.shardTaskPatches) && (!has(self.shardTaskPatches) || self.shardTaskPatches == oldSelf.shardTaskPatches)",message="spec.shardTaskPatches is immutable"
+// +kubebuilder:validation:XValidation:rule="(has(self.minAvailable) ? self.minAvailable : 0) == (has(oldSelf.minAvailable) ? oldSelf.minAvailable : 0)",message="spec.minAvailable is immutable"
 type BatchSandboxSpec struct {
 	// replicas is the number of sandboxes, 0 to 5000. Default 1. Lowering it gives
 	// up the sandboxes of the highest shards.
@@ -88,6 +90,16 @@ type BatchSandboxSpec struct {
 	// +kubebuilder:validation:MaxItems=5000
 	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	ShardPatches []Patch `json:"shardPatches,omitempty"`
+
+	// minAvailable is how many sandboxes are delivered at once or not at all: 0 (default)
+	// to replicas. Of a pool nothing is held before so many can be; until then the
+	// BatchSandbox keeps its place, and younger ones get what it leaves. From a template
+	// the pods are made at once, and endpoints and status.ready show nothing before so many
+	// are ready. After that, and after a loss, sandboxes come as they can be had. Immutable.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
+	MinAvailable int32 `json:"minAvailable,omitempty"`
 
 	// expireTime is the time after which the BatchSandbox is deleted. It may be
 	// moved. With ttlSeconds also set, the earlier wins.
@@ -312,6 +324,12 @@ type BatchSandboxStatus struct {
 	// +optional
 	// +operator-sdk:csv:customresourcedefinitions:type=status
 	Ended int32 `json:"ended,omitempty"`
+
+	// minAvailableReached says that spec.minAvailable sandboxes were delivered once: from
+	// then on they come as they can be had.
+	// +optional
+	// +operator-sdk:csv:customresourcedefinitions:type=status
+	MinAvailableReached bool `json:"minAvailableReached,omitempty"`
 
 	// phase is Succeed while every sandbox asked for is ready, Failed when one
 	// cannot become ready, else Pending. A sandbox that waits for a node or a volume

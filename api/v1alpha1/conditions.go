@@ -75,6 +75,9 @@ const (
 	ReasonPoolNotFound = "PoolNotFound"
 	// ReasonPoolExhausted: the pool has fewer ready sandboxes than are asked for.
 	ReasonPoolExhausted = "PoolExhausted"
+	// ReasonPoolTooSmall: spec.minAvailable is more than the pool's poolMax, so that as many can
+	// never be had at once. It is waited for, in nobody's way, until poolMax is raised.
+	ReasonPoolTooSmall = "PoolTooSmall"
 	// ReasonPoolDeleting, also on a Pool: the pool is being deleted and hands nothing out any more.
 	ReasonPoolDeleting = "PoolDeleting"
 	// ReasonTemplateInvalid, also on a Pool: the API server refuses the pod of the template, or a patch does not apply.

@@ -116,8 +116,15 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 	} else {
 		to, next = plan.change(o.pool.Name, nil, held.Releasing)
 	}
-	ask, tooLarge := fit(o.bs, &plan, to.annotations)
-	grants, again := p.claim(o, &plan, ask)
+	ask, never := fit(o.bs, &plan, to.annotations)
+	least := 0
+	if held.Empty() {
+		least = min(int(leastAtOnce(o.bs)), len(plan.empty))
+	}
+	if small := p.poolTooSmall(ctx, o, least); small != nil && never == nil {
+		ask, never = 0, small
+	}
+	grants, again := p.claim(o, &plan, ask, least)
 	missing := len(plan.empty) - len(grants)
 	if len(grants) > 0 {
 		to, next = plan.change(o.pool.Name, grants, held.Releasing)
@@ -137,16 +144,19 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 	if len(plan.lost) > 0 {
 		p.events.lost(o.bs, names(plan.lost))
 	}
-	if tooLarge != nil {
-		return again, tooLarge, nil
+	if never != nil {
+		return again, never, nil
 	}
 	return again, p.whyMissing(ctx, o, missing), nil
 }
 
-// claim takes pods for the empty shards. Where only a part of them is to be had, it waits
-// until the object may be written again and returns when that is.
-func (p *pooled) claim(o *object, plan *pooledPlan, ask int) (grants []ledger.Grant, again time.Duration) {
-	share := p.ledger.SetDemand(o.pool, o.owner, ask)
+// claim takes pods for the empty shards, at least so many or none. Where only a part of them
+// is to be had, it waits until the object may be written again and returns when that is.
+func (p *pooled) claim(o *object, plan *pooledPlan, ask, least int) (grants []ledger.Grant, again time.Duration) {
+	if ask > 0 && least > 0 {
+		ask = len(plan.empty) // one alone, to learn how long its address is, is not to be had
+	}
+	share := p.ledger.SetGangDemand(o.pool, o.owner, ask, least)
 	if share == 0 {
 		return nil, 0
 	}
@@ -188,12 +198,16 @@ func (p *pooled) whyMissing(ctx context.Context, o *object, missing int) *blocke
 	case err == nil && pool.DeletionTimestamp != nil:
 		return &blocked{v1alpha1.ReasonPoolDeleting, fmt.Sprintf("spec.poolRef: Pool %q is being deleted and hands out nothing more", o.pool.Name)}
 	}
+	if least := leastAtOnce(o.bs); missing == int(o.bs.DesiredReplicas()) && least > 0 {
+		return &blocked{v1alpha1.ReasonPoolExhausted, fmt.Sprintf(
+			"waiting until %d of %d sandboxes can be had at once (spec.minAvailable): Pool %q has fewer that are ready and not waited for by older ones", least, missing, o.pool.Name)}
+	}
 	return &blocked{v1alpha1.ReasonPoolExhausted, fmt.Sprintf("waiting for %d of %d sandboxes: Pool %q has no more that are ready", missing, o.bs.DesiredReplicas(), o.pool.Name)}
 }
 
 // viewPooled returns what is to be seen of the pods that are held.
 func viewPooled(held []ledger.HeldPod, why *blocked) *view {
-	v := &view{blocked: why}
+	v := &view{blocked: why, delivered: len(held) > 0}
 	for i := range held {
 		h := &held[i]
 		v.allocated++

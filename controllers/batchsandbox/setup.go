@@ -45,7 +45,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		Named("batchsandbox").
 		For(&v1alpha1.BatchSandbox{}).
 		Watches(&corev1.Pod{}, wakequeue.OnPods(controlledBy)).
-		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingOn), builder.WithPredicates(poolComesOrGoes())).
+		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingOn), builder.WithPredicates(poolMatters())).
 		WatchesRawSource(r.config.Wakes).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
@@ -77,11 +77,20 @@ func (r *Reconciler) waitingOn(ctx context.Context, pool client.Object) []reconc
 	return requests
 }
 
-func poolComesOrGoes() predicate.Predicate {
+// poolMatters leaves out what changes nothing for those who wait for the pool: it matters that
+// it comes or goes, and how many pods it may have.
+func poolMatters() predicate.Predicate {
 	return predicate.Funcs{
 		UpdateFunc: func(e event.UpdateEvent) bool {
-			return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
+			return poolMaxOf(e.ObjectOld) != poolMaxOf(e.ObjectNew) || e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
 				(e.ObjectOld.GetDeletionTimestamp() == nil) != (e.ObjectNew.GetDeletionTimestamp() == nil)
 		},
 	}
+}
+
+func poolMaxOf(obj client.Object) int32 {
+	if pool, ok := obj.(*v1alpha1.Pool); ok {
+		return pool.Spec.CapacitySpec.PoolMax
+	}
+	return 0
 }

@@ -23,6 +23,10 @@ type view struct {
 	// failing is the first sandbox that cannot become ready, waiting the first that has no
 	// node yet; both are empty where there is none.
 	failing, waiting trouble
+	// gang says what a gang that is not delivered yet waits for, or is empty; delivered says
+	// that as many as spec.minAvailable are.
+	gang      string
+	delivered bool
 	// blocked says why sandboxes are missing; nil when none is.
 	blocked *blocked
 	// deleting says what the deletion waits for; nil when nothing is deleted or waited for.
@@ -91,6 +95,7 @@ func statusOf(bs *v1alpha1.BatchSandbox, v *view, now time.Time) v1alpha1.BatchS
 	status := *bs.Status.DeepCopy()
 	status.ObservedGeneration = bs.Generation
 	status.Replicas, status.Allocated, status.Ready, status.Restarted, status.Ended = v.total, v.allocated, v.ready, v.restarted, v.ended
+	status.MinAvailableReached = bs.Spec.MinAvailable > 0 && (v.delivered || reached(bs))
 	if bs.Spec.PoolRef == "" {
 		status.Selector = labels.Set{v1alpha1.LabelBatchSandboxName: bs.Name}.String()
 	}
@@ -133,6 +138,7 @@ var passing = []string{
 // poolReasons are those for which sandboxes wait for their pool.
 var poolReasons = map[string]bool{
 	v1alpha1.ReasonPoolNotFound: true, v1alpha1.ReasonPoolExhausted: true, v1alpha1.ReasonPoolDeleting: true,
+	v1alpha1.ReasonPoolTooSmall: true,
 }
 
 // troubles are the conditions that are there, and True, only while there is something to tell.
@@ -200,6 +206,8 @@ func readyCondition(bs *v1alpha1.BatchSandbox, v *view) metav1.Condition {
 		c.Reason, c.Message = v1alpha1.ReasonContainersEnded, fmt.Sprintf(endedMessage, v.ended)
 	case v.waiting.sandbox != "":
 		c.Reason, c.Message = v1alpha1.ReasonPodsUnschedulable, v.waiting.message()
+	case v.gang != "":
+		c.Reason, c.Message = v1alpha1.ReasonPodsNotReady, v.gang
 	case v.total != desired:
 		c.Reason, c.Message = v1alpha1.ReasonScaling, fmt.Sprintf("%d sandboxes exist and %d are asked for", v.total, desired)
 	default:

@@ -53,7 +53,7 @@ func (s *statuses) write(ctx context.Context, o *object, v *view) (statusWrite, 
 	if o.status.shows(&want, &is) || o.status.refusedAt == o.bs.ResourceVersion && !reasonsDiffer(o.status.announced, &want) {
 		return statusWrite{}, 0, nil
 	}
-	urgent := reasonOf(&want) != reasonOf(&is) || tasksCompleted(&want) && !tasksCompleted(&is)
+	urgent := reasonOf(&want) != reasonOf(&is) || want.MinAvailableReached != is.MinAvailableReached || tasksCompleted(&want) && !tasksCompleted(&is)
 	size := sizeOf(o.bs) + len(want.SucceededShards) + len(want.FailedShards)
 	if wait := o.status.written.Add(writeInterval(size)).Sub(now); wait > 0 && !urgent {
 		return statusWrite{}, wait, nil

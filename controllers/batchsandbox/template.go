@@ -64,7 +64,10 @@ func (t *templates) reconcile(ctx context.Context, o *object) (*view, time.Durat
 			createErr = nil
 		}
 	}
-	later, err := t.writeEndpoints(ctx, o, pods)
+	var later time.Duration
+	if v.gang == "" {
+		later, err = t.writeEndpoints(ctx, o, pods)
+	}
 	return v, soonest(plan.retryAfter, soonest(later, t.creator.nextCheck(o))), errors.Join(createErr, err)
 }
 
@@ -224,6 +227,7 @@ func viewTemplate(o *object, pods map[string]*corev1.Pod) *view {
 			v.total++
 		}
 	}
+	hideUntilDelivered(o.bs, v)
 	return v
 }
 

@@ -375,6 +375,8 @@ func TestBadInputIsRefusedByTheAPIServer(t *testing.T) {
 		"both poolRef and template":    {func(b *v1alpha1.BatchSandbox) { b.Spec.Template = template() }, "exactly one of spec.poolRef and spec.template"},
 		"negative replicas":            {func(b *v1alpha1.BatchSandbox) { b.Spec.Replicas = ptr.To(int32(-1)) }, "spec.replicas"},
 		"5,001 replicas":               {func(b *v1alpha1.BatchSandbox) { b.Spec.Replicas = ptr.To(int32(5001)) }, "spec.replicas"},
+		"minAvailable above replicas":  {func(b *v1alpha1.BatchSandbox) { b.Spec.MinAvailable = 2 }, "spec.minAvailable must be at most spec.replicas"},
+		"negative minAvailable":        {func(b *v1alpha1.BatchSandbox) { b.Spec.MinAvailable = -1 }, "spec.minAvailable"},
 		"a name of 64 characters":      {func(b *v1alpha1.BatchSandbox) { b.Name = strings.Repeat("a", 64) }, "at most 63 characters"},
 	}
 	for name, test := range tests {
@@ -389,6 +391,8 @@ func TestBadInputIsRefusedByTheAPIServer(t *testing.T) {
 	before := client.MergeFrom(bs.DeepCopy())
 	bs.Spec.PoolRef = "other"
 	require.ErrorContains(t, api.Patch(t.Context(), bs, before), "immutable")
+	bs.Spec.PoolRef, bs.Spec.MinAvailable = "example-pool", 1
+	require.ErrorContains(t, api.Patch(t.Context(), bs, before), "spec.minAvailable is immutable")
 }
 
 func TestAHeldPodThatIsHiddenFromTheOperatorIsNotHandedOutAgain(t *testing.T) {
