@@ -48,10 +48,13 @@ type BatchSandboxList struct {
 
 // BatchSandboxSpec says how many sandboxes, where they come from and what runs in them.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.poolRef) != has(self.template)",message="exactly one of spec.poolRef and spec.template must be set"
-// +kubebuilder:validation:XValidation:rule="has(self.poolRef) == has(oldSelf.poolRef) && (!has(self.poolRef) || self.poolRef == oldSelf.poolRef)",message="spec.poolRef is immutable"
+// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || has(self.poolRef) != has(self.template) || has(self.poolRef) && self.poolRef == '*'",optionalOldSelf=true,message="exactly one of spec.poolRef and spec.template must be set"
+// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || !has(self.poolRef) || self.poolRef != '*' || has(self.template) || has(self.poolSelector)",optionalOldSelf=true,message="spec.poolRef '*' needs spec.template or spec.poolSelector, which say what is needed of the pool"
+// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || !has(self.poolSelector) || has(self.poolRef) && self.poolRef == '*'",optionalOldSelf=true,message="spec.poolSelector is for spec.poolRef '*' only"
+// +kubebuilder:validation:XValidation:rule="has(self.poolSelector) == has(oldSelf.poolSelector) && (!has(self.poolSelector) || self.poolSelector == oldSelf.poolSelector)",message="spec.poolSelector is immutable"
+// +kubebuilder:validation:XValidation:rule="has(self.poolRef) == has(oldSelf.poolRef) && (!has(self.poolRef) || self.poolRef == oldSelf.poolRef || oldSelf.poolRef == '*')",message="spec.poolRef is immutable"
 // +kubebuilder:validation:XValidation:rule="has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec.template is immutable"
-// +kubebuilder:validation:XValidation:rule="!has(self.shardPatches) || has(self.template)",message="spec.shardPatches patch spec.template, which is not set"
+// +kubebuilder:validation:XValidation:rule="!has(self.shardPatches) || has(self.template) && !has(self.poolRef)",message="spec.shardPatches patch the pods that are made from spec.template, and none are"
 // +kubebuilder:validation:XValidation:rule="has(self.shardPatches) == has(oldSelf.shardPatches) && (!has(self.shardPatches) || self.shardPatches == oldSelf.shardPatches)",message="spec.shardPatches is immutable"
 // +kubebuilder:validation:XValidation:rule="!has(self.shardTaskPatches) || has(self.taskTemplate)",message="spec.shardTaskPatches patch spec.taskTemplate, which is not set"
 // +kubebuilder:validation:XValidation:rule="has(self.taskTemplate) == has(oldSelf.taskTemplate) && (!has(self.taskTemplate) || self.taskTemplate == oldSelf.taskTemplate)",message="spec.taskTemplate is immutable"
@@ -68,14 +71,24 @@ type BatchSandboxSpec struct {
 	Replicas *int32 `json:"replicas,omitempty"`
 
 	// poolRef is the name of a Pool of the same namespace to take the sandboxes
-	// from. Exactly one of poolRef and template is set; immutable.
+	// from. Exactly one of poolRef and template is set; immutable. "*" has the operator
+	// choose a Pool that has what template and poolSelector ask for, and write its name here
+	// when it takes the first sandboxes from it.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	// +operator-sdk:csv:customresourcedefinitions:type=spec
 	PoolRef string `json:"poolRef,omitempty"`
 
-	// template is the pod template to make the sandboxes from. Immutable.
+	// poolSelector are labels that the Pool must have which is chosen for poolRef "*". Immutable.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=64
+	// +operator-sdk:csv:customresourcedefinitions:type=spec
+	PoolSelector map[string]string `json:"poolSelector,omitempty"`
+
+	// template is the pod template to make the sandboxes from. With poolRef "*" it says what
+	// is needed of the Pool: in its sandbox container the image and at least the requests, and
+	// of its pods the nodeSelector, tolerations and runtimeClassName. Immutable.
 	// +optional
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object

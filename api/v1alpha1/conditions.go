@@ -71,7 +71,7 @@ const (
 	// ReasonPodsUnschedulable: a sandbox has no node yet; the message has the scheduler's reason.
 	// An autoscaler may still bring a node, or somebody the volume that it waits for.
 	ReasonPodsUnschedulable = "PodsUnschedulable"
-	// ReasonPoolNotFound: spec.poolRef names no Pool of this namespace.
+	// ReasonPoolNotFound: spec.poolRef names no Pool of this namespace, or none fits where it is "*"; the message says what each lacks.
 	ReasonPoolNotFound = "PoolNotFound"
 	// ReasonPoolExhausted: the pool has fewer ready sandboxes than are asked for.
 	ReasonPoolExhausted = "PoolExhausted"

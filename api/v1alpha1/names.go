@@ -82,6 +82,9 @@ const (
 	ExecutorPort = 5758
 )
 
+// AnyPool as spec.poolRef of a BatchSandbox has the operator choose a pool that fits.
+const AnyPool = "*"
+
 const (
 	// MaxNameLength bounds the names of Pools and BatchSandboxes: they become label values.
 	MaxNameLength = 63

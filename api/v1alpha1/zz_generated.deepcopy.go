@@ -83,6 +83,13 @@ func (in *BatchSandboxSpec) DeepCopyInto(out *BatchSandboxSpec) {
 		*out = new(int32)
 		**out = **in
 	}
+	if in.PoolSelector != nil {
+		in, out := &in.PoolSelector, &out.PoolSelector
+		*out = make(map[string]string, len(*in))
+		for key, val := range *in {
+			(*out)[key] = val
+		}
+	}
 	if in.Template != nil {
 		in, out := &in.Template, &out.Template
 		*out = new(PodTemplate)

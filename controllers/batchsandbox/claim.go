@@ -81,7 +81,11 @@ func (c *claims) write(ctx context.Context, o *object, to change) error {
 	if !slices.Equal(finalizers, o.bs.Finalizers) {
 		fields["finalizers"] = finalizers
 	}
-	return c.send(ctx, o, &allocationWrite{change: to, patch: metadataPatch(o.bs, fields), began: c.clock.Now()})
+	var spec map[string]any
+	if o.choosesPool() && len(to.claimed) > 0 {
+		spec = map[string]any{"poolRef": o.pool.Name}
+	}
+	return c.send(ctx, o, &allocationWrite{change: to, patch: objectPatch(o.bs, fields, spec), began: c.clock.Now()})
 }
 
 // resolve repeats the write whose outcome is unclear, if there is one, until it is known.

@@ -32,7 +32,19 @@ type object struct {
 // objectOf returns the object for the cached version.
 func objectOf(m *memo, cached *v1alpha1.BatchSandbox) *object {
 	bs := m.newest.Of(cached)
-	return &object{memo: m, bs: bs, pool: allocation.PoolOf(bs), owner: allocation.OwnerOf(bs)}
+	o := &object{memo: m, bs: bs, pool: allocation.PoolOf(bs), owner: allocation.OwnerOf(bs)}
+	if o.choosesPool() && m.chosen != "" {
+		o.pool.Name = m.chosen
+	}
+	return o
+}
+
+// choosesPool says that the object names no pool yet and has one chosen.
+func (o *object) choosesPool() bool { return o.bs.Spec.PoolRef == v1alpha1.AnyPool }
+
+// choosePool has the object ask that pool.
+func (o *object) choosePool(name string) {
+	o.chosen, o.pool.Name = name, name
 }
 
 // take goes on with the version that the API server has answered.
@@ -87,6 +99,8 @@ type memo struct {
 	newest apiwrite.Newest[*v1alpha1.BatchSandbox]
 	// unclear is an allocation write of which it is not known whether it was done.
 	unclear *allocationWrite
+	// chosen is the pool that an object which names none asks, or empty.
+	chosen string
 	// allocationWritten is when the annotations were last written.
 	allocationWritten time.Time
 	status            statusMemo

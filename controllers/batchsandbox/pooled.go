@@ -1,6 +1,7 @@
 package batchsandbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
@@ -26,7 +28,12 @@ type pooled struct {
 	releases *releases
 	events   announcer
 	clock    clock.PassiveClock
+	executor func() *podtemplate.Executor
 }
+
+// chooseAgain is after how long a BatchSandbox that waits looks for a pool anew: it is woken by
+// the one that it asks, and another may have room meanwhile.
+const chooseAgain = 5 * time.Second
 
 // reconcile returns what is to be seen of the BatchSandbox and when to come back.
 func (p *pooled) reconcile(ctx context.Context, o *object) (*view, time.Duration, error) {
@@ -44,13 +51,46 @@ func (p *pooled) reconcile(ctx context.Context, o *object) (*view, time.Duration
 		return viewPooled(held.Held, why), 0, nil
 	}
 	p.noteForeignEdit(o, &held)
+	if o.choosesPool() {
+		if why, err := p.choosePool(ctx, o); why != nil || err != nil {
+			return viewPooled(nil, why), chooseAgain, err
+		}
+	}
 	again, why, err := p.allocate(ctx, o, &held)
+	if why != nil && o.choosesPool() {
+		again = soonest(again, chooseAgain)
+	}
 	if err == nil {
 		var later time.Duration
 		later, err = p.releases.finish(ctx, o, &held)
 		again = soonest(again, later)
 	}
 	return viewPooled(held.Held, why), again, err
+}
+
+// choosePool has the object ask the pool of its namespace that fits it best, from the cache
+// and the ledger alone.
+func (p *pooled) choosePool(ctx context.Context, o *object) (*blocked, error) {
+	var pools v1alpha1.PoolList
+	if err := p.client.List(ctx, &pools, client.InNamespace(o.bs.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing the pools to choose from: %w", err)
+	}
+	executor := p.executor()
+	candidates := make([]candidate, len(pools.Items))
+	for i := range pools.Items {
+		pool := &pools.Items[i]
+		c := &candidates[i]
+		*c = candidate{name: pool.Name, lacks: lacks(o.bs, pool, executor), poolMax: int(pool.Spec.CapacitySpec.PoolMax)}
+		if c.lacks == "" {
+			c.room = p.ledger.Room(client.ObjectKeyFromObject(pool), o.owner)
+		}
+	}
+	name, why := choose(candidates, int(o.bs.DesiredReplicas()))
+	if name != o.chosen && o.chosen != "" {
+		p.ledger.ForgetOwner(o.pool, o.owner) // it holds nothing there yet
+	}
+	o.choosePool(cmp.Or(name, v1alpha1.AnyPool))
+	return why, nil
 }
 
 // read returns what the BatchSandbox holds. One that is set aside is taken in again when

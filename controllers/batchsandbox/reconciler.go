@@ -91,7 +91,7 @@ func New(c Config) (*Reconciler, error) {
 		writer:   writer,
 		claims:   claims,
 		events:   announcer,
-		pooled:   &pooled{ledger: c.Ledger, client: c.Client, claims: claims, releases: releases, events: announcer, clock: c.Clock},
+		pooled:   &pooled{ledger: c.Ledger, client: c.Client, claims: claims, releases: releases, events: announcer, clock: c.Clock, executor: c.Executor},
 		statuses: &statuses{writer: writer, tasks: c.Tasks, events: announcer, clock: c.Clock},
 		templates: &templates{
 			client: c.Client, writer: writer, pods: pods, tasks: c.Tasks, clock: c.Clock,

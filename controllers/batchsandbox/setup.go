@@ -46,6 +46,8 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		For(&v1alpha1.BatchSandbox{}).
 		Watches(&corev1.Pod{}, wakequeue.OnPods(controlledBy)).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingOn), builder.WithPredicates(poolMatters())).
+		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.choosing), builder.WithPredicates(
+			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}))).
 		WatchesRawSource(r.config.Wakes).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
@@ -64,9 +66,19 @@ func controlledBy(pod client.Object) (types.NamespacedName, bool) {
 // waitingOn returns the BatchSandboxes of a Pool, so that they show that it has
 // come or is going.
 func (r *Reconciler) waitingOn(ctx context.Context, pool client.Object) []reconcile.Request {
+	return r.naming(ctx, pool, pool.GetName())
+}
+
+// choosing returns the BatchSandboxes for which the Pool may be chosen.
+func (r *Reconciler) choosing(ctx context.Context, pool client.Object) []reconcile.Request {
+	return r.naming(ctx, pool, v1alpha1.AnyPool)
+}
+
+// naming returns the BatchSandboxes of the Pool's namespace with that spec.poolRef.
+func (r *Reconciler) naming(ctx context.Context, pool client.Object, poolRef string) []reconcile.Request {
 	var list v1alpha1.BatchSandboxList
 	if err := r.config.Client.List(ctx, &list, client.InNamespace(pool.GetNamespace()),
-		client.MatchingFields{indexPoolRef: pool.GetName()}, client.UnsafeDisableDeepCopy); err != nil {
+		client.MatchingFields{indexPoolRef: poolRef}, client.UnsafeDisableDeepCopy); err != nil {
 		log.FromContext(ctx).Error(err, "listing the BatchSandboxes of a pool", "pool", client.ObjectKeyFromObject(pool))
 		return nil
 	}

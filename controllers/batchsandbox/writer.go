@@ -67,8 +67,17 @@ type patch struct {
 
 // metadataPatch sets fields of the metadata, which are made of strings.
 func metadataPatch(bs *v1alpha1.BatchSandbox, fields map[string]any) patch {
+	return objectPatch(bs, fields, nil)
+}
+
+// objectPatch sets fields of the metadata and of the spec, which are made of strings.
+func objectPatch(bs *v1alpha1.BatchSandbox, fields, spec map[string]any) patch {
 	fields["resourceVersion"] = bs.ResourceVersion
-	body, err := json.Marshal(map[string]any{"metadata": fields})
+	object := map[string]any{"metadata": fields}
+	if spec != nil {
+		object["spec"] = spec
+	}
+	body, err := json.Marshal(object)
 	if err != nil {
 		panic(err) // strings can always be marshalled
 	}

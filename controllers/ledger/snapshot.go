@@ -77,3 +77,21 @@ func (l *Ledger) Usable(key Key, name string) bool {
 	})
 	return usable
 }
+
+// Room is what a pool has for one owner.
+type Room struct {
+	// Spare is how many pods are available beyond what those wait for who are served before
+	// the owner; negative where there are too few.
+	Spare int
+	// Pods is how many pods the pool has.
+	Pods int
+}
+
+// Room returns what the pool has for the owner, in logarithmic time.
+func (l *Ledger) Room(key Key, owner Owner) Room {
+	var room Room
+	l.with(key, func(p *pool) {
+		room = Room{Spare: p.available - p.waiting.before(owner.UID), Pods: len(p.pods)}
+	})
+	return room
+}

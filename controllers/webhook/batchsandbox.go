@@ -87,7 +87,12 @@ func (v *batchSandboxValidator) ValidateCreate(ctx context.Context, bs *v1alpha1
 	if expires := bs.Spec.ExpireTime; expires != nil && !expires.After(v.clock.Now()) {
 		warnings.add("spec.expireTime is in the past: the BatchSandbox will be deleted at once")
 	}
-	if bs.Spec.PoolRef != "" {
+	if bs.Spec.PoolRef == v1alpha1.AnyPool {
+		// What is asked for makes no pod: it need not be a whole template, only a readable one.
+		if err := strictTemplate(req.Object.Raw); err != nil {
+			causes = append(causes, cause(metav1.CauseTypeFieldValueInvalid, templateField, err))
+		}
+	} else if bs.Spec.PoolRef != "" {
 		v.checkPool(ctx, bs, warnings)
 	} else if err := strictTemplate(req.Object.Raw); err != nil {
 		causes = append(causes, cause(metav1.CauseTypeFieldValueInvalid, templateField, err))

@@ -1,0 +1,156 @@
+package batchsandbox
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
+)
+
+// candidate is a Pool that a BatchSandbox which names none might take from.
+type candidate struct {
+	name string
+	// lacks is the first thing that the pool has not and that is asked for; empty: it fits.
+	lacks string
+	// room is what the pool has for the BatchSandbox.
+	room    ledger.Room
+	poolMax int
+}
+
+// mostLater is how many sandboxes the pool can serve once it has grown.
+func (c *candidate) mostLater() int { return c.room.Spare + max(0, c.poolMax-c.room.Pods) }
+
+// choose returns the pool to take so many sandboxes from: of those that can serve all of them
+// now the one with the fewest left over, so that larger ones stay whole; else of those that can
+// grow to all of them the one that has to make the fewest pods; else the one that can serve
+// most. Of two that are alike the first by name is taken, so that the choice stays. Without
+// one that fits it says what each lacks.
+func choose(candidates []candidate, want int) (string, *blocked) {
+	fitting := slices.DeleteFunc(slices.Clone(candidates), func(c candidate) bool { return c.lacks != "" })
+	if len(fitting) == 0 {
+		return "", &blocked{v1alpha1.ReasonPoolNotFound, noneFits(candidates)}
+	}
+	best := slices.MinFunc(fitting, func(a, b candidate) int {
+		return cmp.Or(compareRoom(&a, &b, want), cmp.Compare(a.name, b.name))
+	})
+	return best.name, nil
+}
+
+func compareRoom(a, b *candidate, want int) int {
+	rank := func(c *candidate) int {
+		switch {
+		case c.room.Spare >= want:
+			return 0
+		case c.mostLater() >= want:
+			return 1
+		}
+		return 2
+	}
+	if ra, rb := rank(a), rank(b); ra != rb {
+		return cmp.Compare(ra, rb)
+	}
+	switch rank(a) {
+	case 0:
+		return cmp.Compare(a.room.Spare, b.room.Spare)
+	case 1:
+		return cmp.Compare(b.room.Spare, a.room.Spare)
+	}
+	return cmp.Compare(b.mostLater(), a.mostLater())
+}
+
+func noneFits(candidates []candidate) string {
+	if len(candidates) == 0 {
+		return "spec.poolRef: the namespace has no Pool; waiting for one"
+	}
+	slices.SortFunc(candidates, func(a, b candidate) int { return cmp.Compare(a.name, b.name) })
+	reasons := make([]string, len(candidates))
+	for i := range candidates {
+		reasons[i] = candidates[i].name + ": " + candidates[i].lacks
+	}
+	return "spec.poolRef: no Pool of the namespace fits; waiting for one (" + strings.Join(reasons, "; ") + ")"
+}
+
+// lacks returns the first thing that the BatchSandbox asks for and the pool has not, or
+// nothing where the pool fits.
+func lacks(bs *v1alpha1.BatchSandbox, pool *v1alpha1.Pool, executor *podtemplate.Executor) string {
+	if pool.DeletionTimestamp != nil {
+		return "it is being deleted"
+	}
+	for _, key := range slices.Sorted(maps.Keys(bs.Spec.PoolSelector)) {
+		if value, there := pool.Labels[key]; !there || value != bs.Spec.PoolSelector[key] {
+			return fmt.Sprintf("label %s=%s", key, bs.Spec.PoolSelector[key])
+		}
+	}
+	if pool.Spec.Template.Check() != nil || pool.Spec.Template == nil {
+		return "a template that can be read"
+	}
+	if bs.Spec.TaskTemplate != nil && !podtemplate.HasExecutor(pool.Spec.Template) && executor.InjectsInto(pool) == podtemplate.InjectNothing {
+		return "a task executor"
+	}
+	if bs.Spec.Template == nil {
+		return ""
+	}
+	if err := bs.Spec.Template.Check(); err != nil {
+		return "what is asked for: " + err.Error()
+	}
+	return podLacks(&bs.Spec.Template.Spec, &pool.Spec.Template.Spec, sandboxContainer(bs.Spec.Template), sandboxContainer(pool.Spec.Template))
+}
+
+// podLacks compares what the pods must have; all else of the template that asks is not looked at.
+func podLacks(need, has *corev1.PodSpec, needed, offered *corev1.Container) string {
+	if class := need.RuntimeClassName; class != nil && (has.RuntimeClassName == nil || *has.RuntimeClassName != *class) {
+		return "runtimeClassName " + *class
+	}
+	for _, key := range slices.Sorted(maps.Keys(need.NodeSelector)) {
+		if value, there := has.NodeSelector[key]; !there || value != need.NodeSelector[key] {
+			return fmt.Sprintf("nodeSelector %s=%s", key, need.NodeSelector[key])
+		}
+	}
+	for i := range need.Tolerations {
+		if !slices.ContainsFunc(has.Tolerations, func(t corev1.Toleration) bool { return equality.Semantic.DeepEqual(t, need.Tolerations[i]) }) {
+			return "a toleration of " + cmp.Or(need.Tolerations[i].Key, "all taints")
+		}
+	}
+	switch {
+	case needed == nil:
+		return ""
+	case offered == nil:
+		return "a sandbox container"
+	case needed.Image != "" && needed.Image != offered.Image:
+		return "image " + needed.Image
+	}
+	for _, name := range slices.Sorted(maps.Keys(requests(needed))) {
+		if asked, got := requests(needed)[name], requests(offered)[name]; got.Cmp(asked) < 0 {
+			return fmt.Sprintf("%s of %s", asked.String(), name)
+		}
+	}
+	return ""
+}
+
+// requests are those of the container; the API server takes limits for those that it lacks.
+func requests(c *corev1.Container) map[corev1.ResourceName]resource.Quantity {
+	all := map[corev1.ResourceName]resource.Quantity{}
+	maps.Copy(all, c.Resources.Limits)
+	maps.Copy(all, c.Resources.Requests)
+	return all
+}
+
+// sandboxContainer is the one that tasks run in, or nil.
+func sandboxContainer(t *v1alpha1.PodTemplate) *corev1.Container {
+	name := podtemplate.TaskContainer(&corev1.Pod{ObjectMeta: t.ObjectMeta, Spec: t.Spec})
+	for i := range t.Spec.Containers {
+		if t.Spec.Containers[i].Name == name {
+			return &t.Spec.Containers[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+package batchsandbox
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/podtemplate"
+)
+
+func TestChoose(t *testing.T) {
+	pool := func(name string, spare, pods, most int) candidate {
+		return candidate{name: name, room: ledger.Room{Spare: spare, Pods: pods}, poolMax: most}
+	}
+	tests := map[string]struct {
+		candidates []candidate
+		want       string
+	}{
+		"all now with the fewest left over":            {[]candidate{pool("a", 9, 9, 9), pool("b", 5, 5, 5), pool("c", 3, 3, 99)}, "b"},
+		"all now goes before more later":               {[]candidate{pool("a", 3, 3, 999), pool("b", 4, 4, 4)}, "b"},
+		"of those that can grow the one with the most": {[]candidate{pool("a", 1, 1, 99), pool("b", 3, 3, 99), pool("c", 3, 3, 3)}, "b"},
+		"one with a long queue is later":               {[]candidate{pool("a", -20, 5, 99), pool("b", 0, 0, 10)}, "b"},
+		"where none can ever, the one that can most":   {[]candidate{pool("a", 1, 1, 2), pool("b", 0, 0, 3)}, "b"},
+		"two alike: the first by name":                 {[]candidate{pool("b", 4, 4, 4), pool("a", 4, 4, 4)}, "a"},
+		"one that does not fit is never chosen":        {[]candidate{{name: "a", lacks: "image x", room: ledger.Room{Spare: 4}}, pool("b", 0, 0, 1)}, "b"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, why := choose(test.candidates, 4)
+			require.Nil(t, why)
+			require.Equal(t, test.want, got)
+		})
+	}
+	_, why := choose([]candidate{{name: "b", lacks: "image x"}, {name: "a", lacks: "label gpu=yes"}}, 4)
+	require.Equal(t, v1alpha1.ReasonPoolNotFound, why.reason)
+	require.Contains(t, why.message, "(a: label gpu=yes; b: image x)")
+	_, why = choose(nil, 4)
+	require.Contains(t, why.message, "the namespace has no Pool")
+}
+
+func TestWhatAPoolLacks(t *testing.T) {
+	spec := func(change func(*v1alpha1.PodTemplate)) *v1alpha1.PodTemplate {
+		template := &v1alpha1.PodTemplate{}
+		template.Spec.Containers = []corev1.Container{
+			{Name: v1alpha1.ExecutorContainerName, Image: "executor"},
+			{Name: "main", Image: "python:3", Resources: corev1.ResourceRequirements{
+				Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m")},
+				Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")},
+			}},
+		}
+		template.Spec.NodeSelector = map[string]string{"disk": "ssd"}
+		template.Spec.Tolerations = []corev1.Toleration{{Key: "gpu", Operator: corev1.TolerationOpExists}}
+		template.Spec.RuntimeClassName = ptr.To("gvisor")
+		change(template)
+		return template
+	}
+	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"team": "a"}}, Spec: v1alpha1.PoolSpec{Template: spec(func(*v1alpha1.PodTemplate) {})}}
+	plain := pool.DeepCopy()
+	plain.Spec.Template = spec(func(s *v1alpha1.PodTemplate) { s.Spec.Containers = s.Spec.Containers[1:] })
+	need := func(change func(*corev1.PodSpec)) func(*v1alpha1.BatchSandboxSpec) {
+		return func(s *v1alpha1.BatchSandboxSpec) {
+			s.Template = &v1alpha1.PodTemplate{}
+			s.Template.Spec.Containers = []corev1.Container{{Name: "any", Image: "python:3"}}
+			change(&s.Template.Spec)
+		}
+	}
+	asks := func(list corev1.ResourceList) func(*corev1.PodSpec) {
+		return func(s *corev1.PodSpec) { s.Containers[0].Resources.Requests = list }
+	}
+	tests := map[string]struct {
+		ask  func(*v1alpha1.BatchSandboxSpec)
+		pool *v1alpha1.Pool
+		want string
+	}{
+		"the same image":            {need(func(*corev1.PodSpec) {}), pool, ""},
+		"another image":             {need(func(s *corev1.PodSpec) { s.Containers[0].Image = "node:22" }), pool, "image node:22"},
+		"as much CPU":               {need(asks(corev1.ResourceList{"cpu": resource.MustParse("0.5")})), pool, ""},
+		"more CPU":                  {need(asks(corev1.ResourceList{"cpu": resource.MustParse("1")})), pool, "1 of cpu"},
+		"what the limit requests":   {need(asks(corev1.ResourceList{"memory": resource.MustParse("1Gi")})), pool, ""},
+		"a GPU":                     {need(asks(corev1.ResourceList{"nvidia.com/gpu": resource.MustParse("1")})), pool, "1 of nvidia.com/gpu"},
+		"its node selector":         {need(func(s *corev1.PodSpec) { s.NodeSelector = map[string]string{"disk": "ssd"} }), pool, ""},
+		"another node selector":     {need(func(s *corev1.PodSpec) { s.NodeSelector = map[string]string{"zone": ""} }), pool, "nodeSelector zone="},
+		"its toleration":            {need(func(s *corev1.PodSpec) { s.Tolerations = pool.Spec.Template.Spec.Tolerations }), pool, ""},
+		"another toleration":        {need(func(s *corev1.PodSpec) { s.Tolerations = []corev1.Toleration{{Key: "spot"}} }), pool, "a toleration of spot"},
+		"its runtime":               {need(func(s *corev1.PodSpec) { s.RuntimeClassName = ptr.To("gvisor") }), pool, ""},
+		"another runtime":           {need(func(s *corev1.PodSpec) { s.RuntimeClassName = ptr.To("kata") }), pool, "runtimeClassName kata"},
+		"its label":                 {func(s *v1alpha1.BatchSandboxSpec) { s.PoolSelector = map[string]string{"team": "a"} }, pool, ""},
+		"another label":             {func(s *v1alpha1.BatchSandboxSpec) { s.PoolSelector = map[string]string{"team": "b"} }, pool, "label team=b"},
+		"a label with no value":     {func(s *v1alpha1.BatchSandboxSpec) { s.PoolSelector = map[string]string{"gpu": ""} }, pool, "label gpu="},
+		"tasks, and an executor":    {func(s *v1alpha1.BatchSandboxSpec) { s.TaskTemplate = &v1alpha1.TaskTemplate{} }, pool, ""},
+		"tasks, and no executor":    {func(s *v1alpha1.BatchSandboxSpec) { s.TaskTemplate = &v1alpha1.TaskTemplate{} }, plain, "a task executor"},
+		"a pool that is going":      {func(*v1alpha1.BatchSandboxSpec) {}, &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}, "it is being deleted"},
+		"a pool without a template": {func(*v1alpha1.BatchSandboxSpec) {}, &v1alpha1.Pool{}, "a template that can be read"},
+		"a template with no container": {func(s *v1alpha1.BatchSandboxSpec) {
+			s.Template = &v1alpha1.PodTemplate{}
+		}, pool, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			bs := batch(1)
+			test.ask(&bs.Spec)
+			require.Equal(t, test.want, lacks(bs, test.pool, &podtemplate.Executor{}))
+		})
+	}
+}
+
+func choosing(bs *v1alpha1.BatchSandbox) {
+	bs.Spec.PoolRef, bs.Spec.PoolSelector = v1alpha1.AnyPool, map[string]string{"team": "a"}
+}
+
+// label gives the pool of the world the label that choosing asks for.
+func (w *world) label() {
+	w.t.Helper()
+	pool := &v1alpha1.Pool{}
+	require.NoError(w.t, w.api.Get(w.t.Context(), poolKey, pool))
+	pool.Labels = map[string]string{"team": "a"}
+	pool.Spec.Template = &v1alpha1.PodTemplate{}
+	require.NoError(w.t, w.api.Update(w.t.Context(), pool))
+}
+
+func TestTheChosenPoolIsWrittenWithTheClaim(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1, choosing))
+	w.mustReconcile("batch")
+	require.Equal(t, v1alpha1.ReasonPoolNotFound, w.ready("batch").Reason)
+	require.Contains(t, w.ready("batch").Message, "pool: label team=a")
+	require.Equal(t, []string{"status batch"}, w.writes)
+
+	w.label()
+	w.writes = nil
+	w.clock.Step(time.Minute)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"patch batch", "status batch"}, w.writes)
+	require.Equal(t, "pool", w.get("batch").Spec.PoolRef)
+	require.Equal(t, []string{"a"}, w.holds("batch"))
+	require.Contains(t, w.get("batch").Annotations[v1alpha1.AnnotationAllocStatus], `"poolRef":"pool"`)
+	require.NoError(t, w.api.Delete(t.Context(), w.get("batch")))
+	w.mustReconcile("batch")
+	require.Empty(t, w.Ledger.Lookup(types.NamespacedName{Namespace: "ns", Name: "batch"}), "nothing is left of it")
+}
+
+func TestAnUnclearClaimOfAChosenPoolIsSettledThere(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("batch", 1, choosing))
+	w.label()
+	w.spoil = func(_ string, do func() error) error {
+		_ = do()
+		return errTimeout
+	}
+	_, err := w.reconcile("batch")
+	require.Error(t, err)
+	w.spoil = nil
+	w.mustReconcile("batch")
+	require.Equal(t, "pool", w.get("batch").Spec.PoolRef)
+	require.Equal(t, []string{"a"}, w.holds("batch"))
+	require.Zero(t, w.idle())
+}
+
+func TestADemandMovesToThePoolThatHasRoom(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 1, choosing))
+	w.label()
+	require.NotZero(t, w.mustReconcile("batch").RequeueAfter, "another pool may have room before this one")
+	require.Equal(t, 1, w.Ledger.Snapshot(poolKey).Demand)
+	require.Equal(t, v1alpha1.AnyPool, w.get("batch").Spec.PoolRef)
+
+	other := ledger.Key{Namespace: "ns", Name: "other"}
+	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other", UID: "pool-uid", Labels: map[string]string{"team": "a"}}}
+	pool.Spec.Template = &v1alpha1.PodTemplate{}
+	require.NoError(t, w.api.Create(t.Context(), pool))
+	w.Ledger.SetPool(other, "pool-uid", "r1", true)
+	w.Ledger.Observe(other, facts("x"))
+	w.clock.Step(time.Minute)
+	w.mustReconcile("batch")
+	require.Equal(t, "other", w.get("batch").Spec.PoolRef)
+	require.Equal(t, []string{"x"}, w.holds("batch"))
+	require.Zero(t, w.Ledger.Snapshot(poolKey).Demand)
+}
