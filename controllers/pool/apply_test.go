@@ -116,18 +116,21 @@ func TestAStatusIsWrittenAtOnceAndThenOnceASecond(t *testing.T) {
 		snapshot := snapshotOf(0, pods(count))
 		require.NoError(t, b.writeStatus(t.Context(), &snapshot, 0))
 	}
-	write(1)
-	assert.Equal(t, 1, b.statuses, "the first change")
+	for n := range statusBurst {
+		write(10 + n)
+		assert.Equal(t, n+1, b.statuses, "the first changes")
+		assert.Zero(t, b.wait)
+	}
 	b.clock.Step(statusInterval - time.Millisecond)
 	write(2)
-	assert.Equal(t, 1, b.statuses, "too early")
+	assert.Equal(t, statusBurst, b.statuses, "too early")
 	assert.Equal(t, time.Millisecond, b.wait, "it is due later")
 	b.clock.Step(time.Millisecond)
 	write(2)
-	assert.Equal(t, 2, b.statuses)
+	assert.Equal(t, statusBurst+1, b.statuses)
 	b.clock.Step(time.Hour)
 	write(2)
-	assert.Equal(t, 2, b.statuses, "nothing has changed")
+	assert.Equal(t, statusBurst+1, b.statuses, "nothing has changed")
 	live := &v1alpha1.Pool{}
 	require.NoError(t, b.Client.Get(t.Context(), key, live))
 	assert.Equal(t, int32(2), live.Status.Available)

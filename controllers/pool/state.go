@@ -43,8 +43,8 @@ type state struct {
 	// sent is the status of our last status write, answered what the API server made
 	// of it: less, when the installed CRD lacks a field.
 	sent, answered *v1alpha1.PoolStatus
-	// statusAt is when it was written.
-	statusAt time.Time
+	// statusPaid is until when the writes of the status would have lasted, one an interval.
+	statusPaid time.Time
 }
 
 func (s *states) of(key ledger.Key, uid types.UID) *state {
@@ -82,6 +82,19 @@ func (s *state) follow(pool *v1alpha1.Pool, executor *podtemplate.Executor) {
 	s.revision = revision
 	s.memory.Replaced, s.memory.ReplacedAt = 0, time.Time{}
 	s.failure, s.verdict = nil, nil
+}
+
+// statusEarly is how long the next write of the status has to wait; 0 is not at all.
+func (s *state) statusEarly(now time.Time) time.Duration {
+	return max(0, s.statusPaid.Add(-(statusBurst-1)*statusInterval).Sub(now))
+}
+
+// noteStatus takes in that the status was written.
+func (s *state) noteStatus(now time.Time) {
+	if s.statusPaid.Before(now) {
+		s.statusPaid = now
+	}
+	s.statusPaid = s.statusPaid.Add(statusInterval)
 }
 
 // noteCreated may be called by several creates of a pass at a time.

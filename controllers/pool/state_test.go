@@ -94,3 +94,24 @@ func TestIsDone(t *testing.T) {
 		})
 	}
 }
+
+func TestTheStatusIsWrittenAtOnceWhileChangesAreRare(t *testing.T) {
+	st := &state{}
+	at := now
+	for range statusBurst {
+		assert.Zero(t, st.statusEarly(at), "a burst is written at once")
+		st.noteStatus(at)
+	}
+	for range 3 {
+		assert.Equal(t, statusInterval, st.statusEarly(at), "then one an interval")
+		at = at.Add(statusInterval)
+		assert.Zero(t, st.statusEarly(at))
+		st.noteStatus(at)
+	}
+	at = at.Add(time.Hour)
+	for range statusBurst {
+		assert.Zero(t, st.statusEarly(at), "after a rest as at first")
+		st.noteStatus(at)
+	}
+	assert.Equal(t, statusInterval, st.statusEarly(at))
+}

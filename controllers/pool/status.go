@@ -15,11 +15,16 @@ import (
 	"github.com/opensandbox/operator/controllers/ledger"
 )
 
-// statusInterval is the least time between two writes of a pool's status.
-const statusInterval = time.Second
+// A pool's status follows a change at once while changes are rare: statusBurst writes may
+// follow each other, and one more for each statusInterval without any. A pool that changes all
+// the time is written once an interval.
+const (
+	statusInterval = time.Second
+	statusBurst    = 5
+)
 
-// writeStatus writes the status if it differs from what was written last, at most
-// once per interval; what is too early is due later.
+// writeStatus writes the status if it differs from what was written last; what is too early
+// is due later.
 func (p *pass) writeStatus(ctx context.Context, snapshot *ledger.Snapshot, overdue int) error {
 	numbers := count(snapshot.Pods, p.pool.UID, p.state.revision)
 	showMetrics(p.key, &numbers, snapshot.Demand)
@@ -40,7 +45,7 @@ func (p *pass) writeStatus(ctx context.Context, snapshot *ledger.Snapshot, overd
 	if equality.Semantic.DeepEqual(shown, next) {
 		return nil
 	}
-	if early := p.state.statusAt.Add(statusInterval).Sub(p.Clock.Now()); early > 0 {
+	if early := p.state.statusEarly(p.Clock.Now()); early > 0 {
 		p.due(early)
 		return nil
 	}
@@ -52,7 +57,7 @@ func (p *pass) writeStatus(ctx context.Context, snapshot *ledger.Snapshot, overd
 	}
 	p.state.newest.Note(changed)
 	p.state.sent, p.state.answered = next, changed.Status.DeepCopy()
-	p.state.statusAt = p.Clock.Now()
+	p.state.noteStatus(p.Clock.Now())
 	p.recordChange(shown, next)
 	return nil
 }
