@@ -32,7 +32,7 @@ func (p *pooled) poolTooSmall(ctx context.Context, o *object, least int) *blocke
 	}
 	pool := &v1alpha1.Pool{}
 	if err := p.client.Get(ctx, o.pool, pool, client.UnsafeDisableDeepCopy); err != nil || pool.DeletionTimestamp != nil {
-		return nil //nolint:nilerr // whyMissing tells of a pool that is not there, or goes
+		return nil // whyMissing tells of a pool that is not there, or goes
 	}
 	most := pool.Spec.CapacitySpec.PoolMax
 	if least <= int(most) {

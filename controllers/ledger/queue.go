@@ -91,7 +91,7 @@ func (q *queue) least(owner types.UID) int {
 }
 
 // between calls fn, in their order, with the owners that would get any of the pods
-// numbered from up to, and without, to, if those up to to were handed out from number 0 on:
+// numbered from up to, and without, to, where those below that were handed out from number 0 on:
 // with their least, or it would be called for each pod that a gang still waits for.
 func (q *queue) between(from, to int, fn func(Owner)) { q.root.between(from, to, fn) }
 

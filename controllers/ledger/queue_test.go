@@ -45,7 +45,7 @@ func TestTheQueueServesTheOldestFirst(t *testing.T) {
 		dice := rand.New(rand.NewPCG(seed, 0))
 		q := newQueue()
 		type demand struct {
-			owner          Owner
+			owner                 Owner
 			count, least, arrival int
 		}
 		var list []demand

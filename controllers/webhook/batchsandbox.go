@@ -90,12 +90,12 @@ func (v *batchSandboxValidator) ValidateCreate(ctx context.Context, bs *v1alpha1
 	if bs.Spec.PoolRef == v1alpha1.AnyPool {
 		// What is asked for makes no pod: it need not be a whole template, only a readable one.
 		if err := strictTemplate(req.Object.Raw); err != nil {
-			causes = append(causes, cause(metav1.CauseTypeFieldValueInvalid, templateField, err))
+			causes = append(causes, cause(templateField, err))
 		}
 	} else if bs.Spec.PoolRef != "" {
 		v.checkPool(ctx, bs, warnings)
 	} else if err := strictTemplate(req.Object.Raw); err != nil {
-		causes = append(causes, cause(metav1.CauseTypeFieldValueInvalid, templateField, err))
+		causes = append(causes, cause(templateField, err))
 	} else {
 		causes = append(causes, v.checkShards(ctx, bs, warnings)...)
 	}

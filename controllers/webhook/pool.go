@@ -109,7 +109,7 @@ func (v *poolValidator) checkTemplate(ctx context.Context, pool *v1alpha1.Pool) 
 	}
 	ctx, warnings := collectWarnings(ctx)
 	if err := strictTemplate(req.Object.Raw); err != nil {
-		return nil, invalid(v1alpha1.KindPool, pool.Name, cause(metav1.CauseTypeFieldValueInvalid, templateField, err))
+		return nil, invalid(v1alpha1.KindPool, pool.Name, cause(templateField, err))
 	}
 	pod, err := podtemplate.ForPool(pool, podtemplate.PoolPodName(pool.Name), podtemplate.PoolRevision(pool, v.trial.executor))
 	if err != nil {

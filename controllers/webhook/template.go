@@ -78,7 +78,7 @@ func (t *trial) run(ctx context.Context, pod *corev1.Pod, inject podtemplate.Inj
 	}
 	details := status.Status().Details
 	if details == nil || len(details.Causes) == 0 {
-		return []metav1.StatusCause{cause(metav1.CauseTypeFieldValueInvalid, field, err)}
+		return []metav1.StatusCause{cause(field, err)}
 	}
 	causes := slices.Clone(details.Causes)
 	for i := range causes {
@@ -87,8 +87,8 @@ func (t *trial) run(ctx context.Context, pod *corev1.Pod, inject podtemplate.Inj
 	return causes
 }
 
-func cause(kind metav1.CauseType, field string, err error) metav1.StatusCause {
-	return metav1.StatusCause{Type: kind, Field: field, Message: err.Error()}
+func cause(field string, err error) metav1.StatusCause {
+	return metav1.StatusCause{Type: metav1.CauseTypeFieldValueInvalid, Field: field, Message: err.Error()}
 }
 
 // causeOf an error that begins with the field that is wrong, or, where it does not, is
