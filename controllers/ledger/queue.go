@@ -90,9 +90,9 @@ func (q *queue) least(owner types.UID) int {
 	return 0
 }
 
-// between calls fn, in their order, with the owners that would get any of the pods
-// numbered from up to, and without, to, where those below that were handed out from number 0 on:
-// with their least, or it would be called for each pod that a gang still waits for.
+// between calls fn, in their order, with the owners that would get any of the pods numbered
+// from up to, and without, to, if pods were handed out from number 0 on. It leaves out an owner
+// that would get fewer than its least: each pod that a gang still waits for would wake it.
 func (q *queue) between(from, to int, fn func(Owner)) { q.root.between(from, to, fn) }
 
 func (w *waiter) between(from, to int, fn func(Owner)) {
