@@ -203,10 +203,10 @@ type ProcessSpec struct {
 	// +kubebuilder:validation:MaxItems=1024
 	Args []string `json:"args,omitempty"`
 
-	// env is added to the environment of the sandbox container.
+	// env is added to the environment of the sandbox container. Of a name that is there
+	// twice the last one wins, as in a container.
 	// +optional
-	// +listType=map
-	// +listMapKey=name
+	// +listType=atomic
 	// +patchMergeKey=name
 	// +patchStrategy=merge
 	// +kubebuilder:validation:MaxItems=1024
@@ -217,7 +217,9 @@ type ProcessSpec struct {
 	WorkingDir string `json:"workingDir,omitempty"`
 }
 
-// EnvVar is a literal environment variable.
+// EnvVar is an environment variable: its value, or where the value is read.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.valueFrom) || !has(self.value) || size(self.value) == 0",message="value and valueFrom must not both be set"
 type EnvVar struct {
 	// name of the variable; it holds no "=".
 	// +required
@@ -228,6 +230,68 @@ type EnvVar struct {
 	// value of the variable. Default "".
 	// +optional
 	Value string `json:"value,omitempty"`
+
+	// valueFrom says where the value is read, when the task is sent to its sandbox. The
+	// operator keeps it nowhere.
+	// +optional
+	ValueFrom *ValueSource `json:"valueFrom,omitempty" patchStrategy:"replace"`
+}
+
+// ValueSource says where a value is read: exactly one field is set. Secrets and ConfigMaps
+// are read only in namespaces where the ClusterRole opensandbox-task-values-reader is bound
+// to the operator; elsewhere, and while one is missing, the task waits and the condition
+// TasksCompleted says so.
+//
+// +kubebuilder:validation:XValidation:rule="(has(self.secretKeyRef) ? 1 : 0) + (has(self.configMapKeyRef) ? 1 : 0) + (has(self.fieldRef) ? 1 : 0) == 1",message="exactly one of secretKeyRef, configMapKeyRef and fieldRef must be set"
+type ValueSource struct {
+	// secretKeyRef is a key of a Secret of the namespace.
+	// +optional
+	SecretKeyRef *KeyRef `json:"secretKeyRef,omitempty"`
+
+	// configMapKeyRef is a key of a ConfigMap of the namespace.
+	// +optional
+	ConfigMapKeyRef *KeyRef `json:"configMapKeyRef,omitempty"`
+
+	// fieldRef is a field of the sandbox's pod.
+	// +optional
+	FieldRef *FieldRef `json:"fieldRef,omitempty"`
+}
+
+// KeyRef names a key of a Secret or of a ConfigMap.
+type KeyRef struct {
+	// name of the Secret or ConfigMap.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+
+	// key whose value is read.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
+	Key string `json:"key"`
+
+	// optional: the task runs without the value where the object or the key is missing.
+	// Else it waits for them.
+	// +optional
+	Optional *bool `json:"optional,omitempty"`
+}
+
+// FieldRef names a field of the sandbox's pod.
+type FieldRef struct {
+	// apiVersion is v1, also where it is not set.
+	// +optional
+	// +kubebuilder:validation:Enum=v1
+	APIVersion string `json:"apiVersion,omitempty"`
+
+	// fieldPath is one of metadata.name, metadata.namespace, metadata.uid,
+	// metadata.labels['KEY'], metadata.annotations['KEY'], spec.nodeName,
+	// spec.serviceAccountName, status.hostIP, status.hostIPs, status.podIP and status.podIPs.
+	// +required
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^(metadata\.(name|namespace|uid|(labels|annotations)\['[^']+'\])|spec\.(nodeName|serviceAccountName)|status\.(hostIPs?|podIPs?))$`
+	FieldPath string `json:"fieldPath"`
 }
 
 // TaskResourcePolicy says what happens to a sandbox whose task has ended.

@@ -141,6 +141,11 @@ const (
 	ReasonExecutorRefuses = "ExecutorRefuses"
 	// ReasonExecutorUnreachable: a task executor does not answer.
 	ReasonExecutorUnreachable = "ExecutorUnreachable"
+	// ReasonValuesNotReadable: the operator cannot read or use a Secret or ConfigMap that a task names. The message
+	// says why; where the operator may not, it names the RoleBinding that is missing.
+	ReasonValuesNotReadable = "ValuesNotReadable"
+	// ReasonValuesNotFound: a Secret, a ConfigMap or a key that a task names is not there yet.
+	ReasonValuesNotFound = "ValuesNotFound"
 )
 
 // Reasons of ConditionSandboxesRestarted. It is True while there is such a sandbox.

@@ -25,6 +25,7 @@ import (
 	"github.com/opensandbox/operator/controllers/startup"
 	"github.com/opensandbox/operator/controllers/task"
 	"github.com/opensandbox/operator/controllers/wakequeue"
+	"github.com/opensandbox/operator/controllers/webhook"
 	executorclient "github.com/opensandbox/operator/executor/client"
 	"github.com/opensandbox/operator/executor/token"
 )
@@ -121,6 +122,10 @@ func (p *parts) addPools() error {
 func (p *parts) addSandboxesAndTasks(ctx context.Context) error {
 	tasks, err := task.New(ctx, task.Config{
 		Client: p.mgr.GetClient(), Live: p.mgr.GetAPIReader(), Ledger: p.ledger, Wakes: p.tasks,
+		OwnSecrets: []types.NamespacedName{
+			{Namespace: p.leaseNamespace, Name: keyring.SecretName},
+			{Namespace: os.Getenv("POD_NAMESPACE"), Name: webhook.SecretName},
+		},
 		Executors: executorclient.New(executorclient.Options{}), Dispatches: p.taskDispatches, Signer: p.keys.Signer,
 		OnChange: p.sandboxes.WakeSoon, OnSettled: p.sandboxes.Wake,
 		Fresh: p.lease.Fresh, WaitOpen: p.gate.Wait, Recorder: p.recorder, Clock: clock.RealClock{},

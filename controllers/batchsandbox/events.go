@@ -48,6 +48,7 @@ var normalReasons = map[string]bool{
 var taskTroubles = map[string]bool{
 	v1alpha1.ReasonTaskTemplateInvalid: true, v1alpha1.ReasonExecutorMissing: true, v1alpha1.ReasonExecutorClock: true,
 	v1alpha1.ReasonExecutorUnreachable: true, v1alpha1.ReasonTasksFailed: true,
+	v1alpha1.ReasonValuesNotReadable: true, v1alpha1.ReasonValuesNotFound: true,
 }
 
 // statusChanged tells what changed, once per change. A batch that is complete at once

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	kjson "sigs.k8s.io/json"
 
@@ -16,9 +19,13 @@ import (
 // maxSpecBytes leaves room in a request for what the operator adds to the task.
 const maxSpecBytes = executorapi.MaxRequestBytes / 2
 
-// ForShard returns the task of a shard, with spec.shardTaskPatches applied. The
-// error names the field that is wrong.
-func ForShard(bs *v1alpha1.BatchSandbox, shard int32) (executorapi.TaskSpec, error) {
+// maxRequestBytes bounds the task with the values that it names.
+const maxRequestBytes = executorapi.MaxRequestBytes - 1<<10
+
+// ForShard returns the task of a shard, with spec.shardTaskPatches applied and what it names
+// read from values, where it is not nil. The error names the field that is wrong; it is a
+// ValueError where the task has to wait for a value.
+func ForShard(bs *v1alpha1.BatchSandbox, shard int32, values Values) (executorapi.TaskSpec, error) {
 	template, at := bs.Spec.TaskTemplate, "spec.taskTemplate"
 	if template == nil {
 		return executorapi.TaskSpec{}, errors.New("spec.taskTemplate: is not set")
@@ -33,29 +40,71 @@ func ForShard(bs *v1alpha1.BatchSandbox, shard int32) (executorapi.TaskSpec, err
 			}
 		}
 	}
-	spec := onWire(&template.Spec)
-	if err := spec.Validate(); err != nil {
+	spec, err := check(&template.Spec)
+	if err != nil {
 		return spec, fmt.Errorf("%s: %w", at, err)
 	}
-	if data, err := json.Marshal(spec); err != nil || len(data) > maxSpecBytes {
-		return spec, fmt.Errorf("%s: the task takes %d bytes, more than the %d that it may", at, len(data), maxSpecBytes)
+	if values == nil {
+		return spec, nil
+	}
+	return withValues(&template.Spec, values)
+}
+
+// check returns the task without the values that are to be read.
+func check(task *v1alpha1.TaskSpec) (executorapi.TaskSpec, error) {
+	spec, err := onWire(task, noValues{})
+	if err == nil {
+		err = spec.Validate()
+	}
+	if err != nil {
+		return spec, err
+	}
+	if size := sizeOf(spec); size > maxSpecBytes {
+		return spec, fmt.Errorf("the task takes %d bytes, more than the %d that it may", size, maxSpecBytes)
 	}
 	return spec, nil
+}
+
+func withValues(task *v1alpha1.TaskSpec, values Values) (executorapi.TaskSpec, error) {
+	spec, err := onWire(task, values)
+	if err != nil {
+		return spec, err
+	}
+	if size := sizeOf(spec); size > maxRequestBytes {
+		return spec, &ValueError{v1alpha1.ReasonValuesNotReadable, fmt.Sprintf("the task takes %d bytes with the values that it names, more than the %d that it may", size, maxRequestBytes)}
+	}
+	return spec, nil
+}
+
+func sizeOf(spec executorapi.TaskSpec) int {
+	data, _ := json.Marshal(spec) // strings and numbers always marshal
+	return len(data)
 }
 
 // applyPatch is strict about what the patch leads to: a misspelt field would
 // otherwise vanish and something else run than what was asked for.
 func applyPatch(template *v1alpha1.TaskTemplate, patch []byte) (*v1alpha1.TaskTemplate, error) {
-	original, err := json.Marshal(template)
+	template = template.DeepCopy()
+	template.Spec.Process.Env = lastOfEachName(template.Spec.Process.Env)
+	original, err := runtime.DefaultUnstructuredConverter.ToUnstructured(template)
 	if err != nil {
-		return nil, fmt.Errorf("marshalling spec.taskTemplate: %w", err)
+		return nil, fmt.Errorf("converting spec.taskTemplate: %w", err)
 	}
-	merged, err := strategicpatch.StrategicMergePatch(original, patch, v1alpha1.TaskTemplate{})
+	var changes map[string]any
+	if err := utiljson.Unmarshal(patch, &changes); err != nil {
+		return nil, fmt.Errorf("not a strategic merge patch for a task template: %w", err)
+	}
+	replaceVariables(changes)
+	merged, err := strategicpatch.StrategicMergeMapPatch(original, changes, v1alpha1.TaskTemplate{})
 	if err != nil {
 		return nil, fmt.Errorf("not a strategic merge patch for a task template: %w", err)
 	}
+	text, err := json.Marshal(merged)
+	if err != nil {
+		return nil, fmt.Errorf("marshalling the patched template: %w", err)
+	}
 	result := &v1alpha1.TaskTemplate{}
-	unknown, err := kjson.UnmarshalStrict(merged, result)
+	unknown, err := kjson.UnmarshalStrict(text, result)
 	if err == nil && len(unknown) > 0 {
 		err = errors.Join(unknown...)
 	}
@@ -65,15 +114,47 @@ func applyPatch(template *v1alpha1.TaskTemplate, patch []byte) (*v1alpha1.TaskTe
 	return result, nil
 }
 
-func onWire(spec *v1alpha1.TaskSpec) executorapi.TaskSpec {
-	task := executorapi.TaskSpec{Process: executorapi.Process{
-		Command: spec.Process.Command, Args: spec.Process.Args, WorkingDir: spec.Process.WorkingDir,
-	}}
-	for _, e := range spec.Process.Env {
-		task.Process.Env = append(task.Process.Env, executorapi.EnvVar{Name: e.Name, Value: e.Value})
+// lastOfEachName leaves out the variables that a later one of their name replaces: a patch
+// would change the first one.
+func lastOfEachName(env []v1alpha1.EnvVar) []v1alpha1.EnvVar {
+	last := make(map[string]int, len(env))
+	for i := range env {
+		last[env[i].Name] = i
 	}
+	var kept []v1alpha1.EnvVar
+	for i := range env {
+		if last[env[i].Name] == i {
+			kept = append(kept, env[i])
+		}
+	}
+	return kept
+}
+
+// replaceVariables has a patch that says a value take away where the template reads it, and
+// the other way round: a variable cannot have both.
+func replaceVariables(patch map[string]any) {
+	env, _, _ := unstructured.NestedFieldNoCopy(patch, "spec", "process", "env")
+	list, _ := env.([]any)
+	for _, element := range list {
+		variable, _ := element.(map[string]any)
+		_, value := variable["value"]
+		_, from := variable["valueFrom"]
+		switch {
+		case value && !from:
+			variable["valueFrom"] = nil
+		case from && !value:
+			variable["value"] = nil
+		}
+	}
+}
+
+func onWire(spec *v1alpha1.TaskSpec, values Values) (executorapi.TaskSpec, error) {
+	env, err := environment(spec.Process.Env, values)
+	task := executorapi.TaskSpec{Process: executorapi.Process{
+		Command: spec.Process.Command, Args: spec.Process.Args, Env: env, WorkingDir: spec.Process.WorkingDir,
+	}}
 	if spec.TimeoutSeconds != nil {
 		task.TimeoutSeconds = *spec.TimeoutSeconds
 	}
-	return task
+	return task, err
 }

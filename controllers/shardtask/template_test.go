@@ -44,7 +44,7 @@ func TestPatchesMergeEnvByNameAndReplaceCommandAndArgs(t *testing.T) {
 		{TimeoutSeconds: 7, Process: executorapi.Process{Command: []string{"echo", "Default task"}, Args: []string{"x"}, WorkingDir: "/tmp",
 			Env: []executorapi.EnvVar{{Name: "A", Value: "1"}, {Name: "B", Value: "2"}}}},
 	} {
-		got, err := ForShard(bs, int32(shard))
+		got, err := ForShard(bs, int32(shard), nil)
 		require.NoError(t, err)
 		require.ElementsMatch(t, want.Process.Env, got.Process.Env, "shard %d", shard)
 		want.Process.Env, got.Process.Env = nil, nil
@@ -63,9 +63,9 @@ func TestATaskThatCannotBeIsRefusedWithItsField(t *testing.T) {
 		"a task of a megabyte": {`{"spec":{"process":{"args":["` + strings.Repeat("x", 1<<20) + `"]}}}`, "spec.shardTaskPatches[0]: the task takes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := ForShard(batch(test.patch), 0)
+			_, err := ForShard(batch(test.patch), 0, nil)
 			require.ErrorContains(t, err, test.want)
-			_, err = ForShard(batch(test.patch), 1)
+			_, err = ForShard(batch(test.patch), 1, nil)
 			require.NoError(t, err, "other shards are not affected")
 		})
 	}

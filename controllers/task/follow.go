@@ -26,6 +26,9 @@ const (
 	pollWait = 20 * time.Second
 	// firstPause after a call that failed; it doubles up to lastPause.
 	firstPause, lastPause = 100 * time.Millisecond, 5 * time.Second
+	// lastValuePause before values that a task waits for are looked for again: with what
+	// nextPause adds, at most 30 s.
+	lastValuePause = 20 * time.Second
 	// seededSpread is over how long the executors of tasks that have ended, as the
 	// status says, are asked again after a change of leaders.
 	seededSpread = 10 * time.Second
@@ -42,8 +45,8 @@ type follower struct {
 	job     *job
 	sandbox sandbox
 	pause   time.Duration
-	// failed: the last dispatch did.
-	failed bool
+	// failed: the last dispatch did; waits: for values.
+	failed, waits bool
 }
 
 // run has the executor start the task and follows it until it has ended.
@@ -108,6 +111,11 @@ func (f *follower) start(ctx context.Context) bool {
 	if executorclient.Reason(err) == executorapi.ProblemSpecDiffers {
 		return true // an earlier version of the operator has started it: its result counts
 	}
+	var waits *shardtask.ValueError
+	if f.waits = errors.As(err, &waits); f.waits {
+		f.change(func(rec *record) { rec.waitForValues(waits, f.Clock.Now()) })
+		return f.ended()
+	}
 	if err != nil {
 		f.noteUnless(errGone, err)
 		return f.ended()
@@ -124,7 +132,12 @@ func (f *follower) dispatch(ctx context.Context, target executorclient.Target) (
 	if err != nil || bs.UID != f.job.uid {
 		return executorapi.Task{}, errGone
 	}
-	spec, err := shardtask.ForShard(bs, f.sandbox.shard)
+	pod := types.NamespacedName{Namespace: f.job.name.Namespace, Name: f.sandbox.pod}
+	spec, err := shardtask.ForShard(bs, f.sandbox.shard, f.values.For(ctx, pod, f.sandbox.uid))
+	var waits *shardtask.ValueError
+	if errors.As(err, &waits) {
+		return executorapi.Task{}, err
+	}
 	if err != nil {
 		f.change(func(rec *record) { rec.invalid = err.Error() })
 		return executorapi.Task{}, err
@@ -285,6 +298,7 @@ func (f *follower) note(task *executorapi.Task, err error) {
 	now := f.Clock.Now()
 	ready := f.job.isReady(f.sandbox.uid)
 	f.change(func(rec *record) {
+		rec.values = shardtask.ValueError{} // they were there, or it is not their turn
 		switch {
 		case err == nil:
 			f.pause = 0
@@ -309,7 +323,8 @@ func (f *follower) change(apply func(*record)) {
 		before := *rec
 		apply(rec)
 		countChange(&before, rec)
-		changed = before.state != rec.state || before.unknown != rec.unknown || before.refusal != rec.refusal || before.invalid != rec.invalid
+		changed = before.state != rec.state || before.unknown != rec.unknown || before.refusal != rec.refusal ||
+			before.invalid != rec.invalid || before.values != rec.values
 		if before.ended() && rec.state == running {
 			began = rec.podName
 		}
@@ -330,7 +345,11 @@ func (f *follower) ended() bool {
 }
 
 func (f *follower) nextPause() time.Duration {
-	f.pause = min(max(firstPause, f.pause*2), lastPause)
+	longest := lastPause
+	if f.waits {
+		longest = lastValuePause
+	}
+	f.pause = min(max(firstPause, f.pause*2), longest)
 	return f.pause/2 + rand.N(f.pause) //nolint:gosec // to spread calls
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/shardtask"
+	"github.com/opensandbox/operator/controllers/taskvalues"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 	"github.com/opensandbox/operator/controllers/wiring"
 	executorclient "github.com/opensandbox/operator/executor/client"
@@ -39,6 +40,8 @@ type Config struct {
 	// Wakes is how others have the tasks of a BatchSandbox reconciled: the pods that it
 	// holds have changed.
 	Wakes *wakequeue.Queue
+	// OwnSecrets are those that the operator may read for itself, and for no task.
+	OwnSecrets []types.NamespacedName `wiring:"optional"`
 	// Executors calls task executors.
 	Executors *executorclient.Client
 	// Dispatches is how many tasks are dispatched at a time, at most.
@@ -65,6 +68,7 @@ type Reconciler struct {
 	jobs    jobs
 	changes podChanges
 	slots   *slots
+	values  *taskvalues.Reader
 	// ctx, which stop ends, ends what followers and stops do; work waits for them.
 	ctx  context.Context
 	stop context.CancelFunc
@@ -78,7 +82,7 @@ func New(ctx context.Context, config Config) (*Reconciler, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(ctx) //nolint:gosec // G118: the owner that SetupWithManager adds calls stop
-	return &Reconciler{Config: config, slots: newSlots(config.Dispatches), ctx: ctx, stop: stop}, nil
+	return &Reconciler{Config: config, slots: newSlots(config.Dispatches), values: taskvalues.New(config.Live, config.OwnSecrets), ctx: ctx, stop: stop}, nil
 }
 
 // Reconcile implements reconcile.Reconciler.

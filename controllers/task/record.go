@@ -51,6 +51,8 @@ type record struct {
 	invalid string // there is no task to run
 	// refusal is why the executor does not take the task now.
 	refusal struct{ reason, message string }
+	// values that the task names cannot be had; the zero value says that they can.
+	values shardtask.ValueError
 }
 
 func (rec *record) ended() bool { return rec.state == succeeded || rec.state == failed }
@@ -118,6 +120,14 @@ func (rec *record) refused(err error, now time.Time) bool {
 
 func (rec *record) refuse(reason, message string) {
 	rec.refusal.reason, rec.refusal.message = reason, message
+}
+
+// waitForValues takes in that the task was not sent for want of a value. Nobody has asked its
+// executor anything, so that one owes no answer.
+func (rec *record) waitForValues(why *shardtask.ValueError, now time.Time) {
+	rec.hear(now)
+	rec.refuse("", "")
+	rec.values = *why
 }
 
 // cut keeps the end of a text, as whole characters: the end tells most.
@@ -200,7 +210,8 @@ type reason struct {
 
 // order of what to show first: what the user has to do something about.
 var order = []string{
-	v1alpha1.ReasonTaskTemplateInvalid, v1alpha1.ReasonExecutorMissing, v1alpha1.ReasonExecutorClock,
+	v1alpha1.ReasonTaskTemplateInvalid, v1alpha1.ReasonExecutorMissing,
+	v1alpha1.ReasonValuesNotReadable, v1alpha1.ReasonValuesNotFound, v1alpha1.ReasonExecutorClock,
 	v1alpha1.ReasonExecutorUnreachable, v1alpha1.ReasonExecutorRefuses,
 }
 
@@ -217,6 +228,8 @@ func (r reasons) note(shard int32, rec *record) {
 		add(v1alpha1.ReasonTaskTemplateInvalid, rec.invalid)
 	case rec.missing != "":
 		add(v1alpha1.ReasonExecutorMissing, fmt.Sprintf("sandbox %s of shard %d %s", rec.podName, shard, rec.missing))
+	case rec.values.Reason != "":
+		add(rec.values.Reason, rec.values.Message)
 	case rec.refusal.reason != "":
 		add(rec.refusal.reason, rec.refusal.message)
 	case rec.unknown:

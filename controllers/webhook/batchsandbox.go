@@ -195,7 +195,7 @@ func checkTasks(ctx context.Context, bs *v1alpha1.BatchSandbox, warnings *warnin
 		if ctx.Err() != nil {
 			return nil // nobody waits for the answer
 		}
-		if _, err := shardtask.ForShard(bs, shard); err != nil {
+		if _, err := shardtask.ForShard(bs, shard, nil); err != nil {
 			return []metav1.StatusCause{causeOf(err, "spec.taskTemplate")}
 		}
 	}

@@ -147,6 +147,9 @@ func forkExec(s link.Start, stdout, stderr *os.File) (int, *link.Failure) {
 	}
 	failure := &link.Failure{Code: codeNotFound, Reason: api.ReasonCommandNotFound,
 		Message: fmt.Sprintf("command %q is not in PATH (%s)", name, valueOf(env, "PATH"))}
+	if valueOf(s.Env, "PATH") != "" { // it may come from a Secret, and the message stands in a status
+		failure.Message = fmt.Sprintf("command %q is not in the PATH that the task sets", name)
+	}
 	for _, file := range files {
 		pid, err := syscall.ForkExec(file, s.Argv, &syscall.ProcAttr{
 			Dir: s.WorkingDir, Env: env,

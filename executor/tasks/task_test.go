@@ -45,7 +45,7 @@ func TestHowTasksEnd(t *testing.T) {
 		{name: "exit code 255", process: api.Process{Command: sh("exit 255")}, state: api.Failed, code: 255, reason: api.ReasonExitCode},
 		{name: "killed by a signal", process: api.Process{Command: sh("kill -9 $$")}, state: api.Failed, code: 137, signal: 9, reason: api.ReasonSignaled},
 		{name: "killed by another signal", process: api.Process{Command: sh("kill -USR1 $$")}, state: api.Failed, code: 138, signal: 10, reason: api.ReasonSignaled},
-		{name: "command not found", process: api.Process{Command: []string{"no-such-command"}, Env: []api.EnvVar{{Name: "PATH", Value: "/bin"}}}, state: api.Failed, code: 127, reason: api.ReasonCommandNotFound, message: `"no-such-command" is not in PATH (/bin)`},
+		{name: "command not found", process: api.Process{Command: []string{"no-such-command"}, Env: []api.EnvVar{{Name: "PATH", Value: "/bin"}}}, state: api.Failed, code: 127, reason: api.ReasonCommandNotFound, message: `"no-such-command" is not in the PATH that the task sets`},
 		{name: "path not found", process: api.Process{Command: []string{"/no/such"}}, state: api.Failed, code: 127, reason: api.ReasonCommandNotFound, message: "/no/such"},
 		{name: "below a file", process: api.Process{Command: []string{"/etc/passwd/x"}}, state: api.Failed, code: 127, reason: api.ReasonCommandNotFound},
 		{name: "not executable", process: api.Process{Command: []string{"./plain"}}, state: api.Failed, code: 126, reason: api.ReasonNotExecutable, message: "permission denied"},

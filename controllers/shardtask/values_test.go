@@ -1,0 +1,110 @@
+package shardtask
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/utils/ptr"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	executorapi "github.com/opensandbox/operator/executor/api"
+)
+
+// given are values that a test gives, by KIND/NAME/KEY or field path.
+type given map[string]string
+
+func (g given) Key(kind ValueKind, ref *v1alpha1.KeyRef) ([]byte, bool, error) {
+	value, found := g[string(kind)+"/"+ref.Name+"/"+ref.Key]
+	if !found && (ref.Optional == nil || !*ref.Optional) {
+		return nil, false, &ValueError{v1alpha1.ReasonValuesNotFound, "missing"}
+	}
+	return []byte(value), found, nil
+}
+
+func (g given) Field(path string) (string, error) { return g[path], nil }
+
+func fromSecret(name string, optional *bool) v1alpha1.EnvVar {
+	return v1alpha1.EnvVar{Name: name, ValueFrom: &v1alpha1.ValueSource{SecretKeyRef: &v1alpha1.KeyRef{Name: "s", Key: "k", Optional: optional}}}
+}
+
+func TestVariablesAreRead(t *testing.T) {
+	bs := batch()
+	bs.Spec.TaskTemplate.Spec.Process.Env = []v1alpha1.EnvVar{
+		fromSecret("A", nil),
+		{Name: "B", ValueFrom: &v1alpha1.ValueSource{ConfigMapKeyRef: &v1alpha1.KeyRef{Name: "c", Key: "k"}}},
+		{Name: "C", ValueFrom: &v1alpha1.ValueSource{FieldRef: &v1alpha1.FieldRef{FieldPath: "metadata.labels['a']"}}},
+		{Name: "A", Value: "the last one wins"},
+	}
+	spec, err := ForShard(bs, 0, given{"Secret/s/k": "1", "ConfigMap/c/k": "2", "metadata.labels['a']": "3"})
+	require.NoError(t, err)
+	require.Equal(t, []executorapi.EnvVar{{Name: "A", Value: "1"}, {Name: "B", Value: "2"}, {Name: "C", Value: "3"}, {Name: "A", Value: "the last one wins"}}, spec.Process.Env)
+
+	bs.Spec.TaskTemplate.Spec.Process.Env = []v1alpha1.EnvVar{{Name: "A", Value: "stands"}, fromSecret("A", ptr.To(true)), fromSecret("B", ptr.To(true))}
+	spec, err = ForShard(bs, 0, given{})
+	require.NoError(t, err)
+	require.Equal(t, []executorapi.EnvVar{{Name: "A", Value: "stands"}}, spec.Process.Env, "what is optional and missing is left out")
+}
+
+func TestPatchesReplaceAVariableByItsName(t *testing.T) {
+	fromMap := `{"configMapKeyRef":{"name":"c","key":"k"}}`
+	for name, test := range map[string]struct {
+		env   []v1alpha1.EnvVar
+		patch string
+		want  []executorapi.EnvVar
+	}{
+		"a value by a reference":             {[]v1alpha1.EnvVar{{Name: "A", Value: "x"}}, `[{"name":"A","valueFrom":` + fromMap + `}]`, []executorapi.EnvVar{{Name: "A", Value: "map"}}},
+		"a reference by a value":             {[]v1alpha1.EnvVar{fromSecret("A", nil)}, `[{"name":"A","value":"x"}]`, []executorapi.EnvVar{{Name: "A", Value: "x"}}},
+		"a reference by another":             {[]v1alpha1.EnvVar{fromSecret("A", nil)}, `[{"name":"A","valueFrom":` + fromMap + `}]`, []executorapi.EnvVar{{Name: "A", Value: "map"}}},
+		"one that is there twice":            {[]v1alpha1.EnvVar{{Name: "A", Value: "1"}, {Name: "A", Value: "2"}}, `[{"name":"A","value":"3"}]`, []executorapi.EnvVar{{Name: "A", Value: "3"}}},
+		"by one that the patch has twice":    {[]v1alpha1.EnvVar{{Name: "A", Value: "1"}}, `[{"name":"A","valueFrom":` + fromMap + `},{"name":"A","value":"3"}]`, []executorapi.EnvVar{{Name: "A", Value: "3"}}},
+		"a new one that the patch has twice": {nil, `[{"name":"A","value":"2"},{"name":"A","valueFrom":` + fromMap + `}]`, []executorapi.EnvVar{{Name: "A", Value: "map"}}},
+		"one that the patch takes away":      {[]v1alpha1.EnvVar{fromSecret("A", nil), {Name: "B"}}, `[{"name":"A","$patch":"delete"}]`, []executorapi.EnvVar{{Name: "B"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bs := batch(`{"spec":{"process":{"env":` + test.patch + `}}}`)
+			bs.Spec.TaskTemplate.Spec.Process.Env = test.env
+			spec, err := ForShard(bs, 0, given{"ConfigMap/c/k": "map", "Secret/s/k": "secret"})
+			require.NoError(t, err)
+			last := map[string]executorapi.EnvVar{}
+			for _, e := range spec.Process.Env {
+				last[e.Name] = e
+			}
+			require.Len(t, last, len(test.want))
+			for _, want := range test.want {
+				require.Equal(t, want, last[want.Name])
+			}
+		})
+	}
+}
+
+func TestAReferenceThatCannotBeIsRefusedWithItsField(t *testing.T) {
+	for name, test := range map[string]struct{ variable, want string }{
+		"both":              {`"value":"x","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}`, "value and valueFrom must not both be set"},
+		"no source":         {`"valueFrom":{}`, "exactly one of"},
+		"two sources":       {`"valueFrom":{"secretKeyRef":{"name":"s","key":"k"},"fieldRef":{"fieldPath":"metadata.name"}}`, "exactly one of"},
+		"a source unknown":  {`"valueFrom":{"resourceFieldRef":{"resource":"limits.cpu"}}`, `unknown field "spec.process.env[0].valueFrom.resourceFieldRef"`},
+		"no name":           {`"valueFrom":{"secretKeyRef":{"name":"","key":"k"}}`, "valueFrom.secretKeyRef: name and key must not be empty"},
+		"no key":            {`"valueFrom":{"configMapKeyRef":{"name":"c"}}`, "valueFrom.configMapKeyRef: name and key must not be empty"},
+		"a field elsewhere": {`"valueFrom":{"fieldRef":{"fieldPath":"spec.containers"}}`, `"spec.containers" is no field of a pod`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bs := batch(`{"spec":{"process":{"env":[{"name":"NEW",` + test.variable + `}]}}}`)
+			bs.Spec.TaskTemplate.Spec.Process.Env = nil
+			_, err := ForShard(bs, 0, nil)
+			require.ErrorContains(t, err, "spec.shardTaskPatches[0]: ")
+			require.ErrorContains(t, err, test.want)
+		})
+	}
+}
+
+func TestAValueThatNoVariableCanHoldIsNotTold(t *testing.T) {
+	bs := batch()
+	bs.Spec.TaskTemplate.Spec.Process.Env = []v1alpha1.EnvVar{fromSecret("A", nil)}
+	for _, value := range []string{"hush\x00", "hush\xff"} {
+		_, err := ForShard(bs, 0, given{"Secret/s/k": value})
+		var waits *ValueError
+		require.ErrorAs(t, err, &waits)
+		require.Equal(t, v1alpha1.ReasonValuesNotReadable, waits.Reason)
+		require.Equal(t, `key "k" of Secret s holds bytes that the variable A cannot hold`, waits.Message)
+	}
+}

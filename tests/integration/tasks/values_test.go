@@ -1,0 +1,149 @@
+package tasks
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/controllers/shardtask"
+	"github.com/opensandbox/operator/controllers/taskvalues"
+	executorapi "github.com/opensandbox/operator/executor/api"
+)
+
+const hush = "hush-1b7c0d" // the value of a Secret
+
+func newSecret(t *testing.T, ns, value string) {
+	t.Helper()
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "values"}, Data: map[string][]byte{"key": []byte(value)}}
+	require.NoError(t, api.Create(t.Context(), s))
+}
+
+func secretValue(name string, optional bool) v1alpha1.EnvVar {
+	return v1alpha1.EnvVar{Name: name, ValueFrom: &v1alpha1.ValueSource{SecretKeyRef: &v1alpha1.KeyRef{Name: "values", Key: "key", Optional: ptr.To(optional)}}}
+}
+
+// requestOf returns what the executor of a pod was asked.
+func requestOf(t *testing.T, pod *corev1.Pod) executorapi.TaskRequest {
+	t.Helper()
+	x := node.executor(pod.UID)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	require.Len(t, x.requests, 1)
+	for _, request := range x.requests {
+		return request
+	}
+	return executorapi.TaskRequest{}
+}
+
+func TestAValueReachesItsTaskAndNothingElse(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 2, nil)
+	bs := newBatch(t, ns, 2, func(bs *batch) {
+		bs.Spec.TaskTemplate.Spec.Process.Env = []v1alpha1.EnvVar{
+			secretValue("A", false),
+			{Name: "POD", ValueFrom: &v1alpha1.ValueSource{FieldRef: &v1alpha1.FieldRef{FieldPath: "metadata.name"}}},
+			{Name: "A", Value: "before"}, secretValue("A", false), // a name twice is no conflict
+		}
+		bs.Spec.ShardTaskPatches = patches(`{"spec":{"process":{"env":[{"name":"A","value":"literal"}]}}}`)
+	}, "false")
+	until(t, bs, func(bs *batch) bool {
+		return reasonOf(bs, v1alpha1.ConditionTasksCompleted) == v1alpha1.ReasonValuesNotFound && bs.Status.TaskFailed == 1
+	})
+	require.Equal(t, int32(1), bs.Status.TaskPending, "the shard that names the Secret waits for it")
+	newSecret(t, ns, hush)
+	until(t, bs, completed)
+	pods := held(t, bs)
+	require.ElementsMatch(t, []executorapi.EnvVar{{Name: "A", Value: "literal"}, {Name: "POD", Value: pods[0].Name}}, requestOf(t, pods[0]).Spec.Process.Env)
+	require.Equal(t, executorapi.EnvVar{Name: "A", Value: hush}, requestOf(t, pods[1]).Spec.Process.Env[3])
+	require.Equal(t, executorapi.EnvVar{Name: "POD", Value: pods[1].Name}, requestOf(t, pods[1]).Spec.Process.Env[1])
+	require.True(t, hasEvent(t, bs, v1alpha1.ReasonValuesNotFound))
+
+	var events eventsv1.EventList
+	require.NoError(t, api.List(t.Context(), &events, client.InNamespace(ns)))
+	written, err := json.Marshal([]any{bs, pods, events})
+	require.NoError(t, err)
+	log, err := os.ReadFile(op.log.Name())
+	require.NoError(t, err)
+	for _, form := range []string{hush, "aHVzaC0xYjdjMGQ"} { // as it is, and in base64
+		require.NotContains(t, string(written), form)
+		require.NotContains(t, string(log), form)
+	}
+}
+
+func TestAnOptionalValueIsNotWaitedFor(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 1, nil)
+	bs := newBatch(t, ns, 1, func(bs *batch) {
+		bs.Spec.TaskTemplate.Spec.Process.Env = []v1alpha1.EnvVar{secretValue("A", true)}
+	}, "true")
+	until(t, bs, completed)
+	require.Empty(t, requestOf(t, held(t, bs)[0]).Spec.Process.Env)
+}
+
+func TestTheAPIServerRefusesAValueThatIsSaidTwice(t *testing.T) {
+	ns := newNamespace(t)
+	for want, source := range map[string]*v1alpha1.ValueSource{
+		"value and valueFrom must not both be set": secretValue("A", false).ValueFrom,
+		"exactly one of secretKeyRef":              {},
+		"fieldPath":                                {FieldRef: &v1alpha1.FieldRef{FieldPath: "spec.containers"}},
+	} {
+		bs := &batch{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "refused"}, Spec: v1alpha1.BatchSandboxSpec{PoolRef: "p",
+			TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{
+				Command: []string{"true"}, Env: []v1alpha1.EnvVar{{Name: "A", Value: "x", ValueFrom: source}}}}}}}
+		require.ErrorContains(t, api.Create(t.Context(), bs), want)
+	}
+}
+
+// The role ships unbound; who may do all in the test's own name tells nothing.
+func TestValuesAreReadWhereTheRoleIsBound(t *testing.T) {
+	ns := newNamespace(t)
+	newSecret(t, ns, hush)
+	text, err := os.ReadFile("../../../config/rbac/task_values_reader_role.yaml")
+	require.NoError(t, err)
+	role := &rbacv1.ClusterRole{}
+	require.NoError(t, yaml.UnmarshalStrict(text, role))
+	role.Name = "opensandbox-" + role.Name // the prefix that config/default gives
+	require.Equal(t, taskvalues.ReaderRole, role.Name)
+	require.NoError(t, api.Create(t.Context(), role))
+	t.Cleanup(func() { _ = api.Delete(t.Context(), role) })
+
+	account := rest.CopyConfig(cluster)
+	account.Impersonate.UserName = "system:serviceaccount:operators:operator"
+	live, err := client.New(account, client.Options{Scheme: api.Scheme()})
+	require.NoError(t, err)
+	reader := taskvalues.New(live, nil)
+	ref := &v1alpha1.KeyRef{Name: "values", Key: "key", Optional: ptr.To(true)}
+	read := func() (string, error) {
+		value, _, err := reader.For(t.Context(), types.NamespacedName{Namespace: ns, Name: "p"}, "u").Key(shardtask.KindSecret, ref)
+		return string(value), err
+	}
+	_, err = read()
+	var waits *shardtask.ValueError
+	require.ErrorAs(t, err, &waits)
+	require.Equal(t, v1alpha1.ReasonValuesNotReadable, waits.Reason)
+	require.True(t, strings.HasPrefix(waits.Message, "namespace "+ns+" has no RoleBinding of ClusterRole opensandbox-task-values-reader to the operator's service account: "), waits.Message)
+	require.Contains(t, waits.Message, account.Impersonate.UserName)
+
+	require.NoError(t, api.Create(t.Context(), &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "task-values"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: account.Impersonate.UserName}},
+	}))
+	require.Eventually(t, func() bool {
+		value, err := read()
+		return err == nil && value == hush
+	}, patience, poll)
+}
