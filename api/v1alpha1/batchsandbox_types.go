@@ -180,6 +180,17 @@ type TaskSpec struct {
 	// +required
 	Process ProcessSpec `json:"process"`
 
+	// files are written before the process starts, as the user of the sandbox container: each
+	// whole or not at all, over what was there. Missing folders are made. Together they hold at
+	// most 1 MiB.
+	// +optional
+	// +listType=map
+	// +listMapKey=path
+	// +patchMergeKey=path
+	// +patchStrategy=merge
+	// +kubebuilder:validation:MaxItems=1024
+	Files []File `json:"files,omitempty" patchStrategy:"merge" patchMergeKey:"path"`
+
 	// timeoutSeconds ends the task when it has run for so long, at most a year.
 	// Unset: no limit.
 	// +optional
@@ -292,6 +303,52 @@ type FieldRef struct {
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:Pattern=`^(metadata\.(name|namespace|uid|(labels|annotations)\['[^']+'\])|spec\.(nodeName|serviceAccountName)|status\.(hostIPs?|podIPs?))$`
 	FieldPath string `json:"fieldPath"`
+}
+
+// File is a file that is written into a sandbox before its task starts.
+//
+// +kubebuilder:validation:XValidation:rule="(has(self.content) ? 1 : 0) + (has(self.contentBase64) ? 1 : 0) + (has(self.contentFrom) ? 1 : 0) == 1",message="exactly one of content, contentBase64 and contentFrom must be set"
+type File struct {
+	// path in the sandbox container: absolute, and without "." and ".." between its slashes.
+	// +required
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:Pattern=`^(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))+$`
+	Path string `json:"path"`
+
+	// mode bits of the file, 0 to 0777. As in volumes, YAML takes them in octal and JSON in
+	// decimal. Default 0644.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=511
+	Mode *int32 `json:"mode,omitempty"`
+
+	// content is text.
+	// +optional
+	Content *string `json:"content,omitempty"`
+
+	// contentBase64 is any content, in base64.
+	// +optional
+	ContentBase64 []byte `json:"contentBase64,omitempty"`
+
+	// contentFrom says where the content is read. A file whose content is optional and
+	// missing is not written.
+	// +optional
+	ContentFrom *ContentSource `json:"contentFrom,omitempty" patchStrategy:"replace"`
+}
+
+// ContentSource says where the content of a file is read, as ValueSource does: exactly one
+// field is set.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.secretKeyRef) != has(self.configMapKeyRef)",message="exactly one of secretKeyRef and configMapKeyRef must be set"
+type ContentSource struct {
+	// secretKeyRef is a key of a Secret of the namespace.
+	// +optional
+	SecretKeyRef *KeyRef `json:"secretKeyRef,omitempty"`
+
+	// configMapKeyRef is a key of a ConfigMap of the namespace.
+	// +optional
+	ConfigMapKeyRef *KeyRef `json:"configMapKeyRef,omitempty"`
 }
 
 // TaskResourcePolicy says what happens to a sandbox whose task has ended.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -16,10 +17,7 @@ import (
 	executorapi "github.com/opensandbox/operator/executor/api"
 )
 
-// maxSpecBytes leaves room in a request for what the operator adds to the task.
-const maxSpecBytes = executorapi.MaxRequestBytes / 2
-
-// maxRequestBytes bounds the task with the values that it names.
+// maxRequestBytes leaves room for what the operator adds to the task.
 const maxRequestBytes = executorapi.MaxRequestBytes - 1<<10
 
 // ForShard returns the task of a shard, with spec.shardTaskPatches applied and what it names
@@ -59,8 +57,10 @@ func check(task *v1alpha1.TaskSpec) (executorapi.TaskSpec, error) {
 	if err != nil {
 		return spec, err
 	}
-	if size := sizeOf(spec); size > maxSpecBytes {
-		return spec, fmt.Errorf("the task takes %d bytes, more than the %d that it may", size, maxSpecBytes)
+	process := spec
+	process.Files = nil
+	if size := sizeOf(process); size > executorapi.MaxProcessBytes {
+		return spec, fmt.Errorf("the task takes %d bytes without its files, more than the %d that it may", size, executorapi.MaxProcessBytes)
 	}
 	return spec, nil
 }
@@ -69,6 +69,10 @@ func withValues(task *v1alpha1.TaskSpec, values Values) (executorapi.TaskSpec, e
 	spec, err := onWire(task, values)
 	if err != nil {
 		return spec, err
+	}
+	// What was right without the values is too much with them.
+	if err := spec.Validate(); err != nil {
+		return spec, &ValueError{v1alpha1.ReasonValuesNotReadable, "with the values that the task names: " + err.Error()}
 	}
 	if size := sizeOf(spec); size > maxRequestBytes {
 		return spec, &ValueError{v1alpha1.ReasonValuesNotReadable, fmt.Sprintf("the task takes %d bytes with the values that it names, more than the %d that it may", size, maxRequestBytes)}
@@ -94,7 +98,8 @@ func applyPatch(template *v1alpha1.TaskTemplate, patch []byte) (*v1alpha1.TaskTe
 	if err := utiljson.Unmarshal(patch, &changes); err != nil {
 		return nil, fmt.Errorf("not a strategic merge patch for a task template: %w", err)
 	}
-	replaceVariables(changes)
+	replaceAlternatives(changes, valueFields, "spec", "process", "env")
+	replaceAlternatives(changes, contentFields, "spec", "files")
 	merged, err := strategicpatch.StrategicMergeMapPatch(original, changes, v1alpha1.TaskTemplate{})
 	if err != nil {
 		return nil, fmt.Errorf("not a strategic merge patch for a task template: %w", err)
@@ -130,27 +135,38 @@ func lastOfEachName(env []v1alpha1.EnvVar) []v1alpha1.EnvVar {
 	return kept
 }
 
-// replaceVariables has a patch that says a value take away where the template reads it, and
-// the other way round: a variable cannot have both.
-func replaceVariables(patch map[string]any) {
-	env, _, _ := unstructured.NestedFieldNoCopy(patch, "spec", "process", "env")
-	list, _ := env.([]any)
+// The ways to say the value of a variable and the content of a file, of which each has one.
+var (
+	valueFields   = []string{"value", "valueFrom"}
+	contentFields = []string{"content", "contentBase64", "contentFrom"}
+)
+
+// replaceAlternatives has a patch that says a value in one way take away where the template
+// says it in another.
+func replaceAlternatives(patch map[string]any, alternatives []string, path ...string) {
+	value, _, _ := unstructured.NestedFieldNoCopy(patch, path...)
+	list, _ := value.([]any)
 	for _, element := range list {
-		variable, _ := element.(map[string]any)
-		_, value := variable["value"]
-		_, from := variable["valueFrom"]
-		switch {
-		case value && !from:
-			variable["valueFrom"] = nil
-		case from && !value:
-			variable["value"] = nil
+		fields, _ := element.(map[string]any)
+		says := func(name string) bool { _, there := fields[name]; return there }
+		if !slices.ContainsFunc(alternatives, says) {
+			continue
+		}
+		for _, name := range alternatives {
+			if !says(name) {
+				fields[name] = nil
+			}
 		}
 	}
 }
 
 func onWire(spec *v1alpha1.TaskSpec, values Values) (executorapi.TaskSpec, error) {
 	env, err := environment(spec.Process.Env, values)
-	task := executorapi.TaskSpec{Process: executorapi.Process{
+	if err != nil {
+		return executorapi.TaskSpec{}, err
+	}
+	files, err := filesOf(spec.Files, values)
+	task := executorapi.TaskSpec{Files: files, Process: executorapi.Process{
 		Command: spec.Process.Command, Args: spec.Process.Args, Env: env, WorkingDir: spec.Process.WorkingDir,
 	}}
 	if spec.TimeoutSeconds != nil {

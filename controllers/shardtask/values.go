@@ -75,15 +75,76 @@ func valueOf(e *v1alpha1.EnvVar, values Values) (string, bool, error) {
 		value, err := values.Field(from.FieldRef.FieldPath)
 		return value, err == nil, err
 	}
-	kind, ref := KindSecret, from.SecretKeyRef
-	if ref == nil {
-		kind, ref = KindConfigMap, from.ConfigMapKeyRef
-	}
+	kind, ref := keyOf(from.SecretKeyRef, from.ConfigMapKeyRef)
 	value, found, err := values.Key(kind, ref)
 	if err == nil && (!utf8.Valid(value) || bytes.IndexByte(value, 0) >= 0) {
 		err = &ValueError{v1alpha1.ReasonValuesNotReadable, fmt.Sprintf("key %q of %s %s holds bytes that the variable %s cannot hold", ref.Key, kind, ref.Name, e.Name)}
 	}
 	return string(value), found, err
+}
+
+// keyOf returns the one of the two that is set.
+func keyOf(secret, configMap *v1alpha1.KeyRef) (ValueKind, *v1alpha1.KeyRef) {
+	if secret != nil {
+		return KindSecret, secret
+	}
+	return KindConfigMap, configMap
+}
+
+// defaultMode of a file.
+const defaultMode = 0o644
+
+// filesOf returns the files with their contents.
+func filesOf(files []v1alpha1.File, values Values) ([]executorapi.File, error) {
+	var result []executorapi.File
+	for i := range files {
+		f := &files[i]
+		if err := checkContent(f); err != nil {
+			return nil, fmt.Errorf("spec.files[%d]: %w", i, err)
+		}
+		file := executorapi.File{Path: f.Path, Mode: defaultMode, Content: f.ContentBase64}
+		if f.Mode != nil {
+			file.Mode = uint32(*f.Mode) //nolint:gosec // G115: it was checked
+		}
+		if f.Content != nil {
+			file.Content = []byte(*f.Content)
+		}
+		if from := f.ContentFrom; from != nil {
+			content, found, err := values.Key(keyOf(from.SecretKeyRef, from.ConfigMapKeyRef))
+			if err != nil {
+				return nil, err
+			}
+			if !found {
+				continue
+			}
+			file.Content = content
+		}
+		result = append(result, file)
+	}
+	return result, nil
+}
+
+func checkContent(f *v1alpha1.File) error {
+	set := 0
+	for _, there := range []bool{f.Content != nil, f.ContentBase64 != nil, f.ContentFrom != nil} {
+		if there {
+			set++
+		}
+	}
+	switch from := f.ContentFrom; {
+	case set != 1:
+		return errors.New("exactly one of content, contentBase64 and contentFrom must be set")
+	case f.Mode != nil && (*f.Mode < 0 || *f.Mode > 0o777):
+		return fmt.Errorf("mode: %d is not between 0 and 511 (0777)", *f.Mode)
+	case from == nil:
+		return nil
+	case (from.SecretKeyRef != nil) == (from.ConfigMapKeyRef != nil):
+		return errors.New("contentFrom: exactly one of secretKeyRef and configMapKeyRef must be set")
+	case from.SecretKeyRef != nil:
+		return checkKey("contentFrom.secretKeyRef", from.SecretKeyRef)
+	default:
+		return checkKey("contentFrom.configMapKeyRef", from.ConfigMapKeyRef)
+	}
 }
 
 // fieldPath is what the CRD's pattern says, for patches, which the API server does not look into.

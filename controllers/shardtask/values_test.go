@@ -1,6 +1,7 @@
 package shardtask
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -107,4 +108,67 @@ func TestAValueThatNoVariableCanHoldIsNotTold(t *testing.T) {
 		require.Equal(t, v1alpha1.ReasonValuesNotReadable, waits.Reason)
 		require.Equal(t, `key "k" of Secret s holds bytes that the variable A cannot hold`, waits.Message)
 	}
+}
+
+func TestFilesAreRead(t *testing.T) {
+	bs := batch(`{"spec":{"files":[{"path":"/text","contentFrom":{"configMapKeyRef":{"name":"c","key":"k"}}},{"path":"/new","content":"n","mode":256}]}}`)
+	bs.Spec.TaskTemplate.Spec.Files = []v1alpha1.File{
+		{Path: "/text", Content: ptr.To("t"), Mode: ptr.To(int32(0o600))},
+		{Path: "/bytes", ContentBase64: []byte{0xff, 0}},
+		{Path: "/secret", ContentFrom: &v1alpha1.ContentSource{SecretKeyRef: &v1alpha1.KeyRef{Name: "s", Key: "k"}}},
+		{Path: "/none", ContentFrom: &v1alpha1.ContentSource{SecretKeyRef: &v1alpha1.KeyRef{Name: "s", Key: "x", Optional: ptr.To(true)}}},
+	}
+	values := given{"Secret/s/k": "\xff\x00", "ConfigMap/c/k": "map"}
+	spec, err := ForShard(bs, 1, values)
+	require.NoError(t, err)
+	require.Equal(t, []executorapi.File{
+		{Path: "/text", Mode: 0o600, Content: []byte("t")}, {Path: "/bytes", Mode: 0o644, Content: []byte{0xff, 0}},
+		{Path: "/secret", Mode: 0o644, Content: []byte{0xff, 0}},
+	}, spec.Files)
+	spec, err = ForShard(bs, 0, values)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []executorapi.File{
+		{Path: "/text", Mode: 0o600, Content: []byte("map")}, {Path: "/bytes", Mode: 0o644, Content: []byte{0xff, 0}},
+		{Path: "/secret", Mode: 0o644, Content: []byte{0xff, 0}}, {Path: "/new", Mode: 0o400, Content: []byte("n")},
+	}, spec.Files, "merged by path")
+}
+
+func TestAFileThatCannotBeIsRefusedWithItsField(t *testing.T) {
+	for name, test := range map[string]struct{ file, want string }{
+		"relative":      {`"path":"a","content":""`, `spec.files[0].path: "a" is not the absolute path of a file`},
+		"above":         {`"path":"/a/../b","content":""`, "spec.files[0].path"},
+		"no path":       {`"path":"","content":""`, "spec.files[0].path"},
+		"a directory":   {`"path":"/a/","content":""`, "spec.files[0].path"},
+		"no content":    {`"path":"/a"`, "spec.files[0]: exactly one of content"},
+		"two contents":  {`"path":"/a","content":"","contentBase64":"eA=="`, "spec.files[0]: exactly one of content"},
+		"no base64":     {`"path":"/a","contentBase64":"?"`, "base64"},
+		"two sources":   {`"path":"/a","contentFrom":{"secretKeyRef":{"name":"s","key":"k"},"configMapKeyRef":{"name":"s","key":"k"}}`, "spec.files[0]: contentFrom: exactly one of"},
+		"an empty key":  {`"path":"/a","contentFrom":{"secretKeyRef":{"name":"s"}}`, "spec.files[0]: contentFrom.secretKeyRef: name and key"},
+		"a mode of bad": {`"path":"/a","content":"","mode":512`, "spec.files[0]: mode: 512"},
+		"too much":      {`"path":"/a","content":"` + strings.Repeat("x", 1<<20+1) + `"`, "spec.files: the files hold 1048577 bytes, more than 1048576"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := ForShard(batch(`{"spec":{"files":[{`+test.file+`}]}}`), 0, nil)
+			require.ErrorContains(t, err, "spec.shardTaskPatches[0]: ")
+			require.ErrorContains(t, err, test.want)
+			require.Less(t, len(err.Error()), 300)
+		})
+	}
+}
+
+// The largest Secret that there can be fits; with a byte more the task waits.
+func TestFilesHoldAMebibyte(t *testing.T) {
+	bs := batch()
+	bs.Spec.TaskTemplate.Spec.Files = []v1alpha1.File{
+		{Path: "/a", ContentFrom: &v1alpha1.ContentSource{SecretKeyRef: &v1alpha1.KeyRef{Name: "s", Key: "k"}}}, {Path: "/b", Content: ptr.To("")},
+	}
+	values := given{"Secret/s/k": strings.Repeat("\xff", 1<<20)}
+	_, err := ForShard(bs, 0, values)
+	require.NoError(t, err)
+	bs.Spec.TaskTemplate.Spec.Files[1].Content = ptr.To("x")
+	_, err = ForShard(bs, 0, values)
+	var waits *ValueError
+	require.ErrorAs(t, err, &waits)
+	require.Equal(t, v1alpha1.ReasonValuesNotReadable, waits.Reason)
+	require.Contains(t, waits.Message, "the files hold 1048577 bytes, more than 1048576")
 }

@@ -34,6 +34,16 @@ func TestDecodeTaskRequest(t *testing.T) {
 		{"NUL in a variable", `{"shard":3,"spec":{"process":{"command":["x"],"env":[{"name":"a","value":"\u0000"}]}}}`, "spec.process.env[0].value", "NUL"},
 		{"a negative timeout", `{"shard":3,"spec":{"process":{"command":["x"]},"timeoutSeconds":-1}}`, "spec.timeoutSeconds", "-1"},
 		{"an endless grace", `{"shard":3,"spec":{"process":{"command":["x"]},"graceSeconds":99999}}`, "spec.graceSeconds", "99999"},
+		{"files", `{"spec":{"process":{"command":["x"]},"files":[{"path":"/a/..b","mode":511,"content":"eA=="},{"path":"/a/b","mode":0}]}}`, "", ""},
+		{"a relative file", `{"spec":{"process":{"command":["x"]},"files":[{"path":"a"}]}}`, "spec.files[0].path", `"a" is not the absolute path`},
+		{"a file above", `{"spec":{"process":{"command":["x"]},"files":[{"path":"/a/../b"}]}}`, "spec.files[0].path", "absolute path"},
+		{"a directory", `{"spec":{"process":{"command":["x"]},"files":[{"path":"/a/"}]}}`, "spec.files[0].path", "absolute path"},
+		{"the root", `{"spec":{"process":{"command":["x"]},"files":[{"path":"/"}]}}`, "spec.files[0].path", "absolute path"},
+		{"NUL in a file's path", `{"spec":{"process":{"command":["x"]},"files":[{"path":"/a\u0000"}]}}`, "spec.files[0].path", "absolute path"},
+		{"a file twice", `{"spec":{"process":{"command":["x"]},"files":[{"path":"/a"},{"path":"/a"}]}}`, "spec.files[1].path", "twice"},
+		{"a setuid file", `{"spec":{"process":{"command":["x"]},"files":[{"path":"/a","mode":2541}]}}`, "spec.files[0].mode", "04755"},
+		{"5,000 files", `{"spec":{"process":{"command":["x"]},"files":[` + strings.Repeat(`{"path":"/a"},`, 4999) + `{"path":"/a"}]}}`, "spec.files", "5000 files"},
+		{"a MiB and a byte", `{"spec":{"process":{"command":["x"]},"files":[{"path":"/a","content":"` + strings.Repeat("AAAA", MaxFilesBytes/3+1) + `"}]}}`, "spec.files", "more than 1048576"},
 		{"a number that overflows", `{"shard":3,"spec":{"timeoutSeconds":1e99}}`, "spec.timeoutSeconds", "number"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -51,8 +51,14 @@ const HeaderBootID = "Opensandbox-Boot-Id"
 
 // Limits.
 const (
-	// MaxRequestBytes of a request's body; more is answered with 413.
-	MaxRequestBytes = 1 << 20
+	// MaxRequestBytes of a request's body; more is answered with 413. It has room for
+	// MaxFilesBytes in base64 and MaxProcessBytes.
+	MaxRequestBytes = 2 << 20
+	// MaxFilesBytes of the contents of a task's files together, and MaxFiles of them.
+	MaxFilesBytes = 1 << 20
+	MaxFiles      = 1024
+	// MaxProcessBytes of the rest of a task.
+	MaxProcessBytes = 512 << 10
 	// MaxAnswerBytes of an answer that a client reads.
 	MaxAnswerBytes = 64 << 10
 	// MaxMessageBytes of a task's message.

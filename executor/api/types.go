@@ -21,6 +21,8 @@ type TaskRequest struct {
 // TaskSpec says what to run and for how long.
 type TaskSpec struct {
 	Process Process `json:"process"`
+	// Files are written before the command is executed.
+	Files []File `json:"files,omitempty"`
 	// TimeoutSeconds after which the task is stopped; 0 means never.
 	TimeoutSeconds int64 `json:"timeoutSeconds,omitempty"`
 	// GraceSeconds between SIGTERM and SIGKILL; DefaultGraceSeconds if absent.
@@ -44,6 +46,15 @@ type Process struct {
 type EnvVar struct {
 	Name  string `json:"name"`
 	Value string `json:"value,omitempty"`
+}
+
+// File is a file to write: whole or not at all, over what is there.
+type File struct {
+	// Path is absolute and clean.
+	Path string `json:"path"`
+	// Mode bits, at most 0777.
+	Mode    uint32 `json:"mode"`
+	Content []byte `json:"content,omitempty"`
 }
 
 // Grace is the time between SIGTERM and SIGKILL.
@@ -106,6 +117,9 @@ const (
 	ReasonNotExecutable = "NotExecutable"
 	// ReasonWorkingDir (exit code 128): the working directory cannot be entered.
 	ReasonWorkingDir = "WorkingDirUnusable"
+	// ReasonFileUnwritable (exit code 128): a file of the task cannot be written; the message
+	// names it.
+	ReasonFileUnwritable = "FileUnwritable"
 	// ReasonCannotStart (exit code 126 or 128): something else kept it from starting.
 	ReasonCannotStart = "CannotStart"
 	// ReasonExecutorRestarted: the executor ended while the task ran.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"regexp"
 	"strings"
 )
@@ -101,7 +102,37 @@ func (s TaskSpec) Validate() error {
 	if err := validateArgs("spec.process.args", p.Args); err != nil {
 		return err
 	}
-	return validateEnv("spec.process.env", p.Env)
+	if err := validateEnv("spec.process.env", p.Env); err != nil {
+		return err
+	}
+	return validateFiles("spec.files", s.Files)
+}
+
+// validateFiles says nothing of what is in the files.
+func validateFiles(field string, files []File) error {
+	if len(files) > MaxFiles {
+		return &FieldError{field, fmt.Sprintf("%d files are more than %d", len(files), MaxFiles)}
+	}
+	total := 0
+	seen := make(map[string]bool, len(files))
+	for i := range files {
+		f := &files[i]
+		at := fmt.Sprintf("%s[%d]", field, i)
+		switch {
+		case !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" || strings.ContainsRune(f.Path, 0):
+			return &FieldError{at + ".path", fmt.Sprintf("%q is not the absolute path of a file, without \".\" and \"..\"", truncate(f.Path))}
+		case seen[f.Path]:
+			return &FieldError{at + ".path", fmt.Sprintf("%q is there twice", truncate(f.Path))}
+		case f.Mode > 0o777:
+			return &FieldError{at + ".mode", fmt.Sprintf("%#o is more than 0777", f.Mode)}
+		}
+		seen[f.Path] = true
+		total += len(f.Content)
+	}
+	if total > MaxFilesBytes {
+		return &FieldError{field, fmt.Sprintf("the files hold %d bytes, more than %d", total, MaxFilesBytes)}
+	}
+	return nil
 }
 
 func validateArgs(field string, args []string) error {

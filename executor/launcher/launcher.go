@@ -116,6 +116,14 @@ func (l *Launcher) start(body []byte) {
 		_ = l.conn.Send(link.KindFailed, cannotStart("read the request: %v", err))
 		return
 	}
+	if failure := writeFiles(request.Files); failure != nil {
+		_ = l.conn.Send(link.KindFailed, failure)
+		return
+	}
+	if len(request.Files) > 0 {
+		defer debug.FreeOSMemory()
+		request.Files = nil
+	}
 	command, failure := startCommand(request, l.conn)
 	if failure != nil {
 		_ = l.conn.Send(link.KindFailed, failure)

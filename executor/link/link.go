@@ -22,6 +22,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/opensandbox/operator/executor/api"
 )
 
 // Protocol is what a launcher asks for in the TLS handshake, on the port on which the
@@ -180,7 +182,9 @@ const (
 
 // Start is a command to run.
 type Start struct {
-	Argv []string `json:"argv"`
+	// Files are written first.
+	Files []api.File `json:"files,omitempty"`
+	Argv  []string   `json:"argv"`
 	// Env is laid over the sandbox container's environment.
 	Env        []string `json:"env,omitempty"`
 	WorkingDir string   `json:"workingDir,omitempty"`

@@ -71,7 +71,7 @@ func (e *Executor) begin(t *task, spec api.TaskSpec) {
 		return
 	}
 	p := spec.Process
-	start := link.Start{Argv: append(append([]string{}, p.Command...), p.Args...), WorkingDir: p.WorkingDir}
+	start := link.Start{Files: spec.Files, Argv: append(append([]string{}, p.Command...), p.Args...), WorkingDir: p.WorkingDir}
 	for _, v := range p.Env {
 		start.Env = append(start.Env, v.Name+"="+v.Value)
 	}

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -104,6 +105,55 @@ func TestTheAPIServerRefusesAValueThatIsSaidTwice(t *testing.T) {
 			TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{
 				Command: []string{"true"}, Env: []v1alpha1.EnvVar{{Name: "A", Value: "x", ValueFrom: source}}}}}}}
 		require.ErrorContains(t, api.Create(t.Context(), bs), want)
+	}
+}
+
+func TestFilesReachTheirTask(t *testing.T) {
+	ns := newNamespace(t)
+	newSecret(t, ns, hush)
+	newPool(t, ns, 2, nil)
+	bs := newBatch(t, ns, 2, func(bs *batch) {
+		bs.Spec.TaskTemplate.Spec.Files = []v1alpha1.File{
+			{Path: "/work/token", Mode: ptr.To(int32(0o400)), ContentFrom: &v1alpha1.ContentSource{SecretKeyRef: &v1alpha1.KeyRef{Name: "values", Key: "key"}}},
+			{Path: "/work/.bytes", ContentBase64: []byte{0, 0xff}},
+		}
+		bs.Spec.ShardTaskPatches = patches(`{"spec":{"files":[{"path":"/work/.bytes","content":"text"}]}}`)
+	}, "true")
+	until(t, bs, completed)
+	pods := held(t, bs)
+	token := executorapi.File{Path: "/work/token", Mode: 0o400, Content: []byte(hush)}
+	require.ElementsMatch(t, []executorapi.File{token, {Path: "/work/.bytes", Mode: 0o644, Content: []byte("text")}}, requestOf(t, pods[0]).Spec.Files)
+	require.ElementsMatch(t, []executorapi.File{token, {Path: "/work/.bytes", Mode: 0o644, Content: []byte{0, 0xff}}}, requestOf(t, pods[1]).Spec.Files)
+}
+
+func TestTheAPIServerRefusesAFileThatCannotBe(t *testing.T) {
+	ns := newNamespace(t)
+	text := ptr.To("x")
+	many := make([]v1alpha1.File, 5000)
+	for i := range many {
+		many[i] = v1alpha1.File{Path: fmt.Sprintf("/%d", i), Content: text}
+	}
+	for name, test := range map[string]struct {
+		files []v1alpha1.File
+		want  string
+	}{
+		"no path":      {[]v1alpha1.File{{Content: text}}, "spec.taskTemplate.spec.files[0].path"},
+		"relative":     {[]v1alpha1.File{{Path: "a/b", Content: text}}, "spec.taskTemplate.spec.files[0].path"},
+		"above":        {[]v1alpha1.File{{Path: "/a/../b", Content: text}}, "spec.taskTemplate.spec.files[0].path"},
+		"here":         {[]v1alpha1.File{{Path: "/a/./b", Content: text}}, "spec.taskTemplate.spec.files[0].path"},
+		"a directory":  {[]v1alpha1.File{{Path: "/a/", Content: text}}, "spec.taskTemplate.spec.files[0].path"},
+		"twice":        {[]v1alpha1.File{{Path: "/a", Content: text}, {Path: "/a", Content: text}}, "Duplicate value"},
+		"no content":   {[]v1alpha1.File{{Path: "/a"}}, "exactly one of content"},
+		"two contents": {[]v1alpha1.File{{Path: "/a", Content: text, ContentBase64: []byte("x")}}, "exactly one of content"},
+		"no source":    {[]v1alpha1.File{{Path: "/a", ContentFrom: &v1alpha1.ContentSource{}}}, "exactly one of secretKeyRef and configMapKeyRef"},
+		"setuid":       {[]v1alpha1.File{{Path: "/a", Content: text, Mode: ptr.To(int32(0o4755))}}, "mode"},
+		"5,000 files":  {many, "must have at most 1024 items"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bs := &batch{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "refused"}, Spec: v1alpha1.BatchSandboxSpec{PoolRef: "p",
+				TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"true"}}, Files: test.files}}}}
+			require.ErrorContains(t, api.Create(t.Context(), bs), test.want)
+		})
 	}
 }
 
