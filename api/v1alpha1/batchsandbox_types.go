@@ -226,6 +226,47 @@ type ProcessSpec struct {
 	// workingDir is the directory to start in. Unset: that of the sandbox container.
 	// +optional
 	WorkingDir string `json:"workingDir,omitempty"`
+
+	// lifecycle are commands that run before and after the process, as the process runs.
+	// +optional
+	Lifecycle *ProcessLifecycle `json:"lifecycle,omitempty"`
+}
+
+// ProcessLifecycle are the hooks of a task.
+type ProcessLifecycle struct {
+	// preStart runs before the process, and after the files are written. When it fails, the
+	// task has failed (PreStartFailed) and the process is not started.
+	// +optional
+	PreStart *LifecycleHook `json:"preStart,omitempty"`
+
+	// postStop runs after the process however that ended, also when the sandbox is given
+	// back, whenever anything of the task has run. The result is the task's, and is told when
+	// postStop is over.
+	// +optional
+	PostStop *LifecycleHook `json:"postStop,omitempty"`
+}
+
+// LifecycleHook is a command that runs before or after a process.
+type LifecycleHook struct {
+	// exec is the command.
+	// +required
+	Exec ExecAction `json:"exec"`
+
+	// timeoutSeconds after which the hook is killed. Default 30.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=600
+	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
+}
+
+// ExecAction is a command in the sandbox container.
+type ExecAction struct {
+	// command is the program and its arguments. No shell is involved.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=1024
+	Command []string `json:"command"`
 }
 
 // EnvVar is an environment variable: its value, or where the value is read.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -169,8 +170,38 @@ func onWire(spec *v1alpha1.TaskSpec, values Values) (executorapi.TaskSpec, error
 	task := executorapi.TaskSpec{Files: files, Process: executorapi.Process{
 		Command: spec.Process.Command, Args: spec.Process.Args, Env: env, WorkingDir: spec.Process.WorkingDir,
 	}}
+	if hooks := spec.Process.Lifecycle; hooks != nil {
+		task.Process.PreStart, task.Process.PostStop = hookOf(hooks.PreStart), hookOf(hooks.PostStop)
+	}
 	if spec.TimeoutSeconds != nil {
 		task.TimeoutSeconds = *spec.TimeoutSeconds
 	}
 	return task, err
+}
+
+func hookOf(hook *v1alpha1.LifecycleHook) *executorapi.Hook {
+	if hook == nil {
+		return nil
+	}
+	result := &executorapi.Hook{Command: hook.Exec.Command, TimeoutSeconds: executorapi.DefaultHookSeconds}
+	if hook.TimeoutSeconds != nil {
+		result.TimeoutSeconds = *hook.TimeoutSeconds
+	}
+	return result
+}
+
+// PostStopTime is how long a postStop hook may take when a sandbox is given back, at most.
+func PostStopTime(bs *v1alpha1.BatchSandbox) time.Duration {
+	if bs.Spec.TaskTemplate == nil {
+		return 0
+	}
+	for i := range bs.Spec.ShardTaskPatches {
+		if bytes.Contains(bs.Spec.ShardTaskPatches[i].Raw, []byte(`"postStop"`)) {
+			return executorapi.MaxHookSeconds * time.Second
+		}
+	}
+	if hooks := bs.Spec.TaskTemplate.Spec.Process.Lifecycle; hooks != nil && hooks.PostStop != nil {
+		return hookOf(hooks.PostStop).Timeout()
+	}
+	return 0
 }

@@ -3,6 +3,7 @@ package shardtask
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/utils/ptr"
@@ -171,4 +172,28 @@ func TestFilesHoldAMebibyte(t *testing.T) {
 	require.ErrorAs(t, err, &waits)
 	require.Equal(t, v1alpha1.ReasonValuesNotReadable, waits.Reason)
 	require.Contains(t, waits.Message, "the files hold 1048577 bytes, more than 1048576")
+}
+
+func TestHooks(t *testing.T) {
+	bs := batch(`{"spec":{"process":{"lifecycle":{"postStop":{"exec":{"command":["other"]}}}}}}`, `{"spec":{"process":{"lifecycle":{"postStop":null}}}}`,
+		`{"spec":{"process":{"lifecycle":{"preStart":{"exec":{"command":[]}}}}}}`, `{"spec":{"process":{"lifecycle":{"preStart":{"timeoutSeconds":601}}}}}`)
+	bs.Spec.TaskTemplate.Spec.Process.Lifecycle = &v1alpha1.ProcessLifecycle{
+		PreStart: &v1alpha1.LifecycleHook{Exec: v1alpha1.ExecAction{Command: []string{"before"}}},
+		PostStop: &v1alpha1.LifecycleHook{Exec: v1alpha1.ExecAction{Command: []string{"after"}}, TimeoutSeconds: ptr.To(int64(7))},
+	}
+	for shard, want := range map[int32]*executorapi.Hook{0: {Command: []string{"other"}, TimeoutSeconds: 7}, 1: nil, 9: {Command: []string{"after"}, TimeoutSeconds: 7}} {
+		spec, err := ForShard(bs, shard, nil)
+		require.NoError(t, err)
+		require.Equal(t, &executorapi.Hook{Command: []string{"before"}, TimeoutSeconds: 30}, spec.Process.PreStart)
+		require.Equal(t, want, spec.Process.PostStop)
+	}
+	_, err := ForShard(bs, 2, nil)
+	require.ErrorContains(t, err, "spec.shardTaskPatches[2]: spec.process.preStart.command: must not be empty")
+	_, err = ForShard(bs, 3, nil)
+	require.ErrorContains(t, err, "spec.process.preStart.timeoutSeconds: 601 is not between 1 and 600")
+
+	require.Equal(t, 10*time.Minute, PostStopTime(bs), "a patch may say so")
+	bs.Spec.ShardTaskPatches = nil
+	require.Equal(t, 7*time.Second, PostStopTime(bs))
+	require.Zero(t, PostStopTime(batch()))
 }

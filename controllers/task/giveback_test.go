@@ -319,9 +319,9 @@ func TestAnExecutorThatRestartedIsAskedAgainOnlyWithAFreshLease(t *testing.T) {
 		}
 		return nil
 	}
-	require.True(t, executorclient.IsUnauthorized(b.reset(t.Context(), "ns", "p", "uid-p", executorapi.ResetRequest{})))
+	require.True(t, executorclient.IsUnauthorized(b.reset(t.Context(), "ns", "p", "uid-p", executorapi.ResetRequest{}, resetWait)))
 	require.Equal(t, int32(1), resets.Load())
-	require.ErrorIs(t, b.reset(t.Context(), "ns", "p", "uid-p", executorapi.ResetRequest{}), lost)
+	require.ErrorIs(t, b.reset(t.Context(), "ns", "p", "uid-p", executorapi.ResetRequest{}, resetWait), lost)
 	require.Equal(t, int32(1), resets.Load())
 }
 
@@ -595,7 +595,7 @@ func TestASandboxOfAnEarlierVersionIsGivenUp(t *testing.T) {
 	require.NoError(t, b.Client.Get(t.Context(), client.ObjectKeyFromObject(pod), pod))
 	delete(pod.Annotations, v1alpha1.AnnotationExecutorTLSKey)
 	require.NoError(t, b.Client.Update(t.Context(), pod))
-	require.Equal(t, shardtask.Unstoppable, b.end(t.Context(), "ns", "p", "uid-p", false))
+	require.Equal(t, shardtask.Unstoppable, b.end(t.Context(), "ns", "p", "uid-p", false, 0))
 	require.Contains(t, missingOf(pod), "earlier version")
 }
 

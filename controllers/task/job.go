@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -17,6 +18,8 @@ type job struct {
 	uid  types.UID
 	// version is a resourceVersion that the object has had.
 	version string
+	// postStop is how long the hook after a task may take, at most.
+	postStop time.Duration
 
 	mu      sync.Mutex // guards the fields below
 	records map[int32]*record
@@ -62,7 +65,7 @@ func (j *jobs) of(bs *v1alpha1.BatchSandbox) *job {
 		return found
 	}
 	fresh := &job{
-		name: name, uid: bs.UID, version: bs.ResourceVersion, records: seed(bs),
+		name: name, uid: bs.UID, version: bs.ResourceVersion, postStop: shardtask.PostStopTime(bs), records: seed(bs),
 		followers: map[int32]*following{}, leaving: map[*following]struct{}{},
 		ready: map[types.UID]bool{}, stops: map[types.UID]*stop{},
 	}

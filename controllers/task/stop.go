@@ -58,7 +58,7 @@ func (r *Reconciler) Stop(bs *v1alpha1.BatchSandbox, pod string, uid types.UID, 
 		for _, f := range leaving {
 			<-f.done // so that nothing starts after the end
 		}
-		outcome := r.end(ctx, j.name.Namespace, pod, uid, restart)
+		outcome := r.end(ctx, j.name.Namespace, pod, uid, restart, j.postStop)
 		if ctx.Err() != nil {
 			return
 		}
@@ -97,8 +97,9 @@ func (j *job) finishStop(s *stop, uid types.UID, outcome shardtask.Stopping) {
 	}
 }
 
-// end resets the executor of a pod until it has ended its tasks or is given up.
-func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.UID, restart bool) shardtask.Stopping {
+// end resets the executor of a pod until it has ended its tasks or is given up. The hook that
+// runs after a task has its time beside.
+func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.UID, restart bool, postStop time.Duration) shardtask.Stopping {
 	var before *containers
 	if restart {
 		before = r.restartable(ctx, namespace, pod, uid)
@@ -108,7 +109,7 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 	began := r.Clock.Now()
 	answered := began
 	for {
-		err := r.reset(ctx, namespace, pod, uid, request)
+		err := r.reset(ctx, namespace, pod, uid, request, resetWait+postStop)
 		now := r.Clock.Now()
 		switch {
 		case errors.Is(err, errNotFresh), executorclient.IsUnauthorized(err):
@@ -133,7 +134,7 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 				answered = now
 			}
 		}
-		if now.Sub(answered) >= unreachableFor || now.Sub(began) >= stopPatience {
+		if now.Sub(answered) >= unreachableFor || now.Sub(began) >= stopPatience+postStop {
 			return shardtask.Unstoppable
 		}
 		if !pauses.sleep(ctx, pauses.nextPause()) {
@@ -145,7 +146,7 @@ func (r *Reconciler) end(ctx context.Context, namespace, pod string, uid types.U
 // errNotFresh says that another leader may have handed the pod on.
 var errNotFresh = errors.New("not resetting an executor")
 
-func (r *Reconciler) reset(ctx context.Context, namespace, pod string, uid types.UID, request executorapi.ResetRequest) error {
+func (r *Reconciler) reset(ctx context.Context, namespace, pod string, uid types.UID, request executorapi.ResetRequest, wait time.Duration) error {
 	target, _, err := r.target(ctx, namespace, pod, uid)
 	if err != nil {
 		return err
@@ -153,6 +154,6 @@ func (r *Reconciler) reset(ctx context.Context, namespace, pod string, uid types
 	if err := r.Fresh(); err != nil {
 		return errors.Join(errNotFresh, err)
 	}
-	_, err = r.Executors.Reset(ctx, target, request, resetWait)
+	_, err = r.Executors.Reset(ctx, target, request, wait)
 	return err
 }

@@ -67,6 +67,9 @@ const (
 	MaxWait = 55 * time.Second
 	// DefaultGraceSeconds between SIGTERM and SIGKILL.
 	DefaultGraceSeconds = 10
+	// DefaultHookSeconds and MaxHookSeconds that a hook may take.
+	DefaultHookSeconds = 30
+	MaxHookSeconds     = 600
 	// MaxGraceSeconds and MaxTimeoutSeconds bound what a request may ask for.
 	MaxGraceSeconds   = 3600
 	MaxTimeoutSeconds = 365 * 24 * 3600

@@ -40,7 +40,22 @@ type Process struct {
 	Env []EnvVar `json:"env,omitempty"`
 	// WorkingDir defaults to the sandbox container's.
 	WorkingDir string `json:"workingDir,omitempty"`
+	// PreStart runs before the command, which is not executed if it fails.
+	PreStart *Hook `json:"preStart,omitempty"`
+	// PostStop runs after the command, however that ended, if anything of the task has run.
+	// The end of the task is told afterwards.
+	PostStop *Hook `json:"postStop,omitempty"`
 }
+
+// Hook is a command that runs before or after the task's, in the same environment.
+type Hook struct {
+	Command []string `json:"command"`
+	// TimeoutSeconds after which it is killed.
+	TimeoutSeconds int64 `json:"timeoutSeconds"`
+}
+
+// Timeout is the time that the hook may take.
+func (h *Hook) Timeout() time.Duration { return time.Duration(h.TimeoutSeconds) * time.Second }
 
 // EnvVar is one environment variable.
 type EnvVar struct {
@@ -117,6 +132,9 @@ const (
 	ReasonNotExecutable = "NotExecutable"
 	// ReasonWorkingDir (exit code 128): the working directory cannot be entered.
 	ReasonWorkingDir = "WorkingDirUnusable"
+	// ReasonPreStartFailed: the preStart hook failed, so the command was not executed. The
+	// exit code is the hook's.
+	ReasonPreStartFailed = "PreStartFailed"
 	// ReasonFileUnwritable (exit code 128): a file of the task cannot be written; the message
 	// names it.
 	ReasonFileUnwritable = "FileUnwritable"

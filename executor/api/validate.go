@@ -105,7 +105,25 @@ func (s TaskSpec) Validate() error {
 	if err := validateEnv("spec.process.env", p.Env); err != nil {
 		return err
 	}
+	if err := validateHook("spec.process.preStart", p.PreStart); err != nil {
+		return err
+	}
+	if err := validateHook("spec.process.postStop", p.PostStop); err != nil {
+		return err
+	}
 	return validateFiles("spec.files", s.Files)
+}
+
+func validateHook(field string, h *Hook) error {
+	switch {
+	case h == nil:
+		return nil
+	case len(h.Command) == 0 || h.Command[0] == "":
+		return &FieldError{field + ".command", "must not be empty"}
+	case h.TimeoutSeconds < 1 || h.TimeoutSeconds > MaxHookSeconds:
+		return &FieldError{field + ".timeoutSeconds", fmt.Sprintf("%d is not between 1 and %d", h.TimeoutSeconds, MaxHookSeconds)}
+	}
+	return validateArgs(field+".command", h.Command)
 }
 
 // validateFiles says nothing of what is in the files.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -29,72 +30,132 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // traces them.
 const reapPatience = 2 * time.Second
 
-// command is what was started, and all that came of it.
+// command is what was started for a task, and all that came of it: the task's own command,
+// and those of its hooks.
 type command struct {
-	first          int
-	conn           *link.Conn
-	stdout, stderr *pump
-	oomKills       int64         // before it started
-	gone           chan struct{} // closed when every process of it is dead and reaped
+	conn *link.Conn
+	gone chan struct{} // closed when every process of it is dead and reaped
+
+	// mu guards the rest, and is held while a process is started: none is reaped before it
+	// is known.
+	mu    sync.Mutex
+	first map[int]*first
+	pumps []*pump
 }
 
-// startCommand is called by the main thread.
-func startCommand(s link.Start, conn *link.Conn) (*command, *link.Failure) {
-	c := &command{conn: conn, oomKills: oomKills(), gone: make(chan struct{})}
+// first is the first process of one of the commands.
+type first struct {
+	stdout, stderr *pump
+	oomKills       int64 // before it started
+	timer          *time.Timer
+	timedOut       bool
+}
+
+func newCommand(conn *link.Conn) *command {
+	return &command{conn: conn, gone: make(chan struct{}), first: map[int]*first{}}
+}
+
+// start starts a command. It is called by the main thread. Where everything that was started
+// before is gone, over is true and nothing was done.
+func (c *command) start(s link.Start) (failure *link.Failure, over bool) {
 	stdout, stdoutEnd, err := pipe()
 	if err != nil {
-		return nil, cannotStart("%v", err)
+		return cannotStart("%v", err), false
 	}
 	defer stdoutEnd.Close()
 	stderr, stderrEnd, err := pipe()
 	if err != nil {
 		stdout.Close()
-		return nil, cannotStart("%v", err)
+		return cannotStart("%v", err), false
 	}
 	defer stderrEnd.Close()
-	var failure *link.Failure
-	if c.first, failure = forkExec(s, stdoutEnd, stderrEnd); failure != nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over() {
 		stdout.Close()
 		stderr.Close()
-		return nil, failure
+		return nil, true
 	}
-	c.stdout, c.stderr = newPump(stdout, conn, link.KindStdout), newPump(stderr, conn, link.KindStderr)
-	return c, nil
+	f := &first{oomKills: oomKills()}
+	pid, failure := forkExec(s, stdoutEnd, stderrEnd)
+	if failure != nil {
+		stdout.Close()
+		stderr.Close()
+		return failure, false
+	}
+	outKind, errKind := s.Stage.Output()
+	f.stdout, f.stderr = newPump(stdout, c.conn, outKind), newPump(stderr, c.conn, errKind)
+	if s.Timeout > 0 {
+		f.timer = time.AfterFunc(s.Timeout, func() { c.timeOut(pid, f) })
+	}
+	c.first[pid] = f
+	c.pumps = append(c.pumps, f.stdout, f.stderr)
+	_ = c.conn.Send(link.KindStarted, nil) // before anything that it prints, and its end
+	go f.stdout.run()
+	go f.stderr.run()
+	return nil, false
 }
 
-// follow passes on what the command prints and how it ends.
-func (c *command) follow() {
-	go c.stdout.run()
-	go c.stderr.run()
-	go c.reap()
+// timeOut kills a process, which leads a group of its own, if it was not reaped.
+func (c *command) timeOut(pid int, f *first) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first[pid] == f {
+		f.timedOut = true
+		_ = unix.Kill(-pid, unix.SIGKILL)
+	}
 }
 
-// reap waits for every child until there is none: the command's descendants become the
-// launcher's children when their parents die.
+// reap waits for every child until there is none: the descendants of what was started become
+// the launcher's children when their parents die.
 func (c *command) reap() {
-	defer close(c.gone)
-	defer c.stdout.close()
-	defer c.stderr.close()
 	for {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(-1, &status, 0, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil: // ECHILD
-			return
-		case pid == c.first && status.Signaled():
+			if c.finish() {
+				return
+			}
+		case status.Signaled():
 			signal := int32(status.Signal() & 0x7f)
-			c.exited(link.Exit{Code: 128 + signal, Signal: signal})
-		case pid == c.first && status.Exited():
-			c.exited(link.Exit{Code: int32(status.ExitStatus() & 0xff)})
+			c.reaped(pid, link.Exit{Code: 128 + signal, Signal: signal})
+		case status.Exited():
+			c.reaped(pid, link.Exit{Code: int32(status.ExitStatus() & 0xff)})
 		}
 	}
 }
 
-func (c *command) exited(e link.Exit) {
-	e.OutOfMemory = oomKills() > c.oomKills
-	c.stdout.drain()
-	c.stderr.drain()
+// finish ends the command, unless something was started since there was no child.
+func (c *command) finish() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.first) > 0 {
+		return false
+	}
+	for _, p := range c.pumps {
+		p.close()
+	}
+	close(c.gone)
+	return true
+}
+
+// reaped tells of the end of a first process.
+func (c *command) reaped(pid int, e link.Exit) {
+	c.mu.Lock()
+	f := c.first[pid]
+	delete(c.first, pid)
+	c.mu.Unlock()
+	if f == nil {
+		return
+	}
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	e.OutOfMemory, e.TimedOut = oomKills() > f.oomKills, f.timedOut
+	f.stdout.drain()
+	f.stderr.drain()
 	_ = c.conn.Send(link.KindExited, e)
 }
 

@@ -107,31 +107,39 @@ func (l *Launcher) serve() {
 }
 
 func (l *Launcher) start(body []byte) {
-	if l.command != nil && !l.command.over() {
-		_ = l.conn.Send(link.KindFailed, cannotStart("processes of the last task are there still"))
-		return
-	}
 	var request link.Start
 	if err := json.Unmarshal(body, &request); err != nil {
 		_ = l.conn.Send(link.KindFailed, cannotStart("read the request: %v", err))
 		return
 	}
-	if failure := writeFiles(request.Files); failure != nil {
+	if failure := l.run(request); failure != nil {
 		_ = l.conn.Send(link.KindFailed, failure)
-		return
 	}
 	if len(request.Files) > 0 {
-		defer debug.FreeOSMemory()
-		request.Files = nil
+		debug.FreeOSMemory()
 	}
-	command, failure := startCommand(request, l.conn)
-	if failure != nil {
-		_ = l.conn.Send(link.KindFailed, failure)
-		return
+}
+
+// run starts a command beside what is left of those before it, where it is of the same task.
+func (l *Launcher) run(request link.Start) *link.Failure {
+	if l.command != nil && !request.Continues && !l.command.over() {
+		return cannotStart("processes of the last task are there still")
 	}
-	l.command = command
-	_ = l.conn.Send(link.KindStarted, nil)
-	command.follow()
+	if failure := writeFiles(request.Files); failure != nil {
+		return failure
+	}
+	if l.command != nil && request.Continues {
+		if failure, over := l.command.start(request); !over {
+			return failure
+		}
+	}
+	fresh := newCommand(l.conn)
+	failure, _ := fresh.start(request)
+	if failure == nil {
+		l.command = fresh
+		go fresh.reap()
+	}
+	return failure
 }
 
 // endAll returns when nothing of the last command lives.

@@ -161,7 +161,7 @@ const (
 	kindHello Kind = iota + 1
 	kindWelcome
 	// KindStart asks to run a command (Start); KindStarted, or KindFailed (Failure), is
-	// the answer. One command runs at a time.
+	// the answer. The first processes of two commands never run together.
 	KindStart
 	KindStarted
 	KindFailed
@@ -178,10 +178,43 @@ const (
 	// answer (Outcome).
 	KindClean
 	KindCleaned
+	// Output of the hooks.
+	KindPreStartStdout
+	KindPreStartStderr
+	KindPostStopStdout
+	KindPostStopStderr
 )
+
+// Stage is what a command is to its task.
+type Stage string
+
+// The stages, in their order. Every task has the main one.
+const (
+	StagePreStart Stage = "preStart"
+	StageMain     Stage = ""
+	StagePostStop Stage = "postStop"
+)
+
+// Output returns the kinds of messages that carry what a command of the stage prints.
+func (s Stage) Output() (stdout, stderr Kind) {
+	switch s {
+	case StagePreStart:
+		return KindPreStartStdout, KindPreStartStderr
+	case StagePostStop:
+		return KindPostStopStdout, KindPostStopStderr
+	default:
+		return KindStdout, KindStderr
+	}
+}
 
 // Start is a command to run.
 type Start struct {
+	Stage Stage `json:"stage,omitempty"`
+	// Continues says that it is of the task of the command before, of which processes may be
+	// there still.
+	Continues bool `json:"continues,omitempty"`
+	// Timeout, where it is not 0, after which the command's process group is killed.
+	Timeout time.Duration `json:"timeout,omitempty"`
 	// Files are written first.
 	Files []api.File `json:"files,omitempty"`
 	Argv  []string   `json:"argv"`
@@ -205,6 +238,8 @@ type Exit struct {
 	// OutOfMemory: the kernel has killed a process of the sandbox for want of memory
 	// since the command was started.
 	OutOfMemory bool `json:"outOfMemory,omitempty"`
+	// TimedOut: it was killed because its Timeout was over.
+	TimedOut bool `json:"timedOut,omitempty"`
 }
 
 // Stop is how long the processes have between SIGTERM and SIGKILL.

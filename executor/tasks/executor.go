@@ -146,7 +146,7 @@ func (e *Executor) accept(bootID, id string, request api.TaskRequest) (*task, bo
 	}
 	t := newTask(store.Record{Task: api.Task{ID: id, State: api.Starting}, Digest: digest})
 	t.launcher, t.accepted = e.launcher, time.Now().UTC()
-	t.stdout, t.stderr = newOutput(e.Stdout, request.Shard, "stdout"), newOutput(e.Stderr, request.Shard, "stderr")
+	t.openOutputs(e.Stdout, e.Stderr, request)
 	t.timeout, t.grace = request.Spec.Timeout(), request.Spec.Grace()
 	e.task = t
 	return t, true, nil
@@ -289,7 +289,12 @@ func (e *Executor) stop(t *task, l *launcher, grace time.Duration) error {
 			return fmt.Errorf("%w: %w", ErrRemain, err)
 		}
 	}
-	<-t.ended // it came before that answer, or comes soon because the launcher is lost
+	<-t.ended // it came before that answer, or comes soon because the launcher is lost or its hook is over
+	if l != nil && l == t.launcher && t.postStop != nil {
+		if err := l.ask(link.KindStop, link.Stop{}, endPatience, nil); err != nil { // what the hook left
+			return fmt.Errorf("%w: %w", ErrRemain, err)
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.stray {

@@ -125,16 +125,12 @@ func (e *Executor) receive(l *launcher) error {
 func (e *Executor) handle(l *launcher, kind link.Kind, body []byte) error {
 	t := e.taskOf(l)
 	switch kind {
-	case link.KindStdout:
-		if t != nil {
-			t.stdout.write(body)
-		}
-	case link.KindStderr:
-		if t != nil {
-			t.stderr.write(body)
+	case link.KindStdout, link.KindStderr, link.KindPreStartStdout, link.KindPreStartStderr, link.KindPostStopStdout, link.KindPostStopStderr:
+		if t != nil && t.outputs[kind] != nil {
+			t.outputs[kind].write(body)
 		}
 	case link.KindStarted:
-		if t.starting() {
+		if t != nil {
 			e.runs(t)
 		}
 	case link.KindFailed:
@@ -142,8 +138,8 @@ func (e *Executor) handle(l *launcher, kind link.Kind, body []byte) error {
 		if err := json.Unmarshal(body, &f); err != nil {
 			return err
 		}
-		if t.starting() {
-			e.finishUnstarted(t, f)
+		if t != nil {
+			e.failed(t, f)
 		}
 	case link.KindExited:
 		var exit link.Exit
@@ -151,7 +147,7 @@ func (e *Executor) handle(l *launcher, kind link.Kind, body []byte) error {
 			return err
 		}
 		if t != nil && !t.starting() {
-			e.finishExited(t, exit)
+			e.exited(t, exit)
 		}
 	case link.KindGone, link.KindCleaned:
 		var o link.Outcome
@@ -202,7 +198,7 @@ func (e *Executor) lose(l *launcher, why error) {
 		e.mu.Lock()
 		e.stray = true
 		e.mu.Unlock()
-		e.finishLost(t)
+		e.lost(t)
 	}
 	close(l.lost)
 	e.Log.Warn("The launcher was lost", "error", why)

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -25,23 +26,33 @@ const restartedMessage = "the executor ended while the task ran"
 
 // task is one task of an executor.
 type task struct {
-	launcher       *launcher // that runs it; nil of a task of the last run
-	stdout, stderr *output
+	launcher *launcher // that runs it; nil of a task of the last run
+	// outputs of its commands, by the messages that bring them.
+	outputs        map[link.Kind]*output
 	timeout, grace time.Duration
 	accepted       time.Time
-	started, ended chan struct{} // closed when it is known how it started, and how it ended
+	// started is closed when it is known how it started, exited when the task's own command is
+	// over or will never start, ended when its hooks are over too and its end is recorded.
+	started, exited, ended chan struct{}
 
 	// guarded by the executor's lock
 	record   store.Record
 	timedOut bool
 	refused  error       // why it was not begun, and is not kept
 	timer    *time.Timer // of the timeout
+	stage    link.Stage  // what runs now
+	ran      bool        // something of it
+	// result is how it ended, when that is known and is not told before its hook is over.
+	result *api.Task
+	// main and postStop are the commands that are still to come; nil where there is none.
+	main, postStop *link.Start
+	patience       *time.Timer // with the launcher that is to start a command
 
 	forgotten bool // its record was wiped; guarded by recordsMu
 }
 
 func newTask(r store.Record) *task {
-	return &task{record: r, started: make(chan struct{}), ended: make(chan struct{})}
+	return &task{record: r, started: make(chan struct{}), exited: make(chan struct{}), ended: make(chan struct{})}
 }
 
 // conclude says that nothing more will be known of the task. The lock is held.
@@ -49,7 +60,9 @@ func (t *task) conclude() {
 	if t.timer != nil {
 		t.timer.Stop()
 	}
+	t.answer()
 	closeOnce(t.started)
+	closeOnce(t.exited)
 	closeOnce(t.ended)
 }
 
@@ -70,14 +83,72 @@ func (e *Executor) begin(t *task, spec api.TaskSpec) {
 		e.withdraw(t, err)
 		return
 	}
-	p := spec.Process
-	start := link.Start{Files: spec.Files, Argv: append(append([]string{}, p.Command...), p.Args...), WorkingDir: p.WorkingDir}
-	for _, v := range p.Env {
-		start.Env = append(start.Env, v.Name+"="+v.Value)
-	}
-	time.AfterFunc(startPatience, func() { e.giveUpStart(t) })
-	// A launcher that cannot be told is lost, and ends the task by that.
+	first := t.plan(spec)
+	e.mu.Lock()
+	t.stage = first.Stage
+	e.mu.Unlock()
+	e.send(t, first)
+}
+
+// send has the launcher start a command. One that does not answer is treated as lost, and
+// one that cannot be told is lost, and ends the task by that.
+func (e *Executor) send(t *task, start *link.Start) {
+	e.mu.Lock()
+	t.patience = time.AfterFunc(startPatience, t.launcher.conn.Close)
+	e.mu.Unlock()
 	_ = t.launcher.conn.Send(link.KindStart, start)
+}
+
+// openOutputs names what the commands of the task print by its shard and by what they are.
+func (t *task) openOutputs(stdout, stderr io.Writer, request api.TaskRequest) {
+	t.outputs = map[link.Kind]*output{}
+	open := func(stage link.Stage, name string) {
+		outKind, errKind := stage.Output()
+		t.outputs[outKind] = newOutput(stdout, request.Shard, name+"stdout")
+		t.outputs[errKind] = newOutput(stderr, request.Shard, name+"stderr")
+	}
+	open(link.StageMain, "")
+	if request.Spec.Process.PreStart != nil {
+		open(link.StagePreStart, "preStart ")
+	}
+	if request.Spec.Process.PostStop != nil {
+		open(link.StagePostStop, "postStop ")
+	}
+}
+
+// answer takes in that the launcher has started a command, or could not, and says whether it
+// was asked to. The lock is held.
+func (t *task) answer() bool {
+	if t.patience == nil {
+		return false
+	}
+	t.patience.Stop()
+	t.patience = nil
+	return true
+}
+
+// plan makes the commands of the task and returns the first.
+func (t *task) plan(spec api.TaskSpec) *link.Start {
+	p := spec.Process
+	t.main = &link.Start{Argv: append(append([]string{}, p.Command...), p.Args...), WorkingDir: p.WorkingDir}
+	for _, v := range p.Env {
+		t.main.Env = append(t.main.Env, v.Name+"="+v.Value)
+	}
+	hook := func(stage link.Stage, h *api.Hook) *link.Start {
+		return &link.Start{Stage: stage, Continues: true, Argv: h.Command, Env: t.main.Env, WorkingDir: p.WorkingDir, Timeout: h.Timeout()}
+	}
+	if p.PostStop != nil {
+		t.postStop = hook(link.StagePostStop, p.PostStop)
+	}
+	first := *t.main
+	if p.PreStart != nil {
+		first = *hook(link.StagePreStart, p.PreStart)
+		t.main.Continues = true
+	} else {
+		t.main = nil // not to keep it in memory
+	}
+	first.Continues, first.Files = false, spec.Files
+	return &first
 }
 
 // withdraw forgets a task that was not begun, and tells all who have asked for it why.
@@ -101,23 +172,23 @@ func (e *Executor) save(t *task, record store.Record) error {
 	return e.Store.Save(record)
 }
 
-// giveUpStart treats a launcher that does not answer as lost.
-func (e *Executor) giveUpStart(t *task) {
-	select {
-	case <-t.started:
-	default:
-		t.launcher.conn.Close()
-	}
-}
-
-// runs takes in that the command is being executed.
+// runs takes in that a command of the task is being executed.
 func (e *Executor) runs(t *task) {
 	now := time.Now().UTC()
 	e.mu.Lock()
-	t.record.Task.State, t.record.Task.StartedAt = api.Running, &now
-	if t.timeout > 0 {
+	if !t.answer() {
+		e.mu.Unlock()
+		return
+	}
+	t.ran = true
+	if t.stage == link.StageMain && t.timeout > 0 {
 		t.timer = time.AfterFunc(t.timeout, func() { e.timeOut(t) })
 	}
+	if t.record.Task.State != api.Starting {
+		e.mu.Unlock()
+		return
+	}
+	t.record.Task.State, t.record.Task.StartedAt = api.Running, &now
 	record := t.record
 	e.note()
 	e.mu.Unlock()
@@ -137,25 +208,72 @@ func (e *Executor) timeOut(t *task) {
 	e.mu.Unlock()
 	l := t.launcher
 	// It may have to wait for a reset, and must not end the task after that one.
-	if err := l.ask(link.KindStop, link.Stop{Grace: t.grace}, t.grace+endPatience, t.ended); err != nil {
+	if err := l.ask(link.KindStop, link.Stop{Grace: t.grace}, t.grace+endPatience, t.exited); err != nil {
 		e.Log.Error("A task that timed out could not be ended", "task", t.record.Task.ID, "error", err)
 		l.conn.Close()
 	}
 }
 
-// finish records the end of a task and only then tells it. The first end counts.
-func (e *Executor) finish(t *task, describe func(*api.Task)) {
+// exits takes in how the task ended. Where it has a postStop hook, that runs before the end
+// is told. The first end counts.
+func (e *Executor) exits(t *task, describe func(*api.Task)) {
 	e.mu.Lock()
-	record := t.record
-	e.mu.Unlock()
-	if record.Task.State.Ended() {
+	if t.result != nil {
+		e.mu.Unlock()
 		return
 	}
-	t.stdout.flush()
-	t.stderr.flush()
 	now := time.Now().UTC()
-	record.Task.State, record.Task.FinishedAt = api.Failed, &now
-	describe(&record.Task)
+	result := t.record.Task
+	result.State, result.FinishedAt = api.Failed, &now
+	describe(&result)
+	t.result = &result
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.answer()
+	closeOnce(t.exited)
+	hook := t.ran && t.postStop != nil && e.launcher == t.launcher
+	e.mu.Unlock()
+	if !hook {
+		e.finish(t)
+		return
+	}
+	go e.runPostStop(t)
+}
+
+// runPostStop has the launcher run the hook. It takes the launcher's turn for questions, so
+// that a stop comes before the hook or after it.
+func (e *Executor) runPostStop(t *task) {
+	l := t.launcher
+	l.asking.Lock()
+	defer l.asking.Unlock()
+	e.mu.Lock()
+	t.stage = link.StagePostStop
+	e.mu.Unlock()
+	e.send(t, t.postStop)
+	timer := time.NewTimer(t.postStop.Timeout + endPatience)
+	defer timer.Stop()
+	select {
+	case <-t.ended:
+	case <-l.lost:
+	case <-timer.C:
+		l.conn.Close()
+	}
+}
+
+// finish records the end of a task and only then tells it.
+func (e *Executor) finish(t *task) {
+	e.mu.Lock()
+	record := t.record
+	if record.Task.State.Ended() {
+		e.mu.Unlock()
+		return
+	}
+	record.Task = *t.result
+	e.mu.Unlock()
+	for _, o := range t.outputs {
+		o.flush()
+	}
 	var err error
 	for try := range saveAttempts {
 		time.Sleep(time.Duration(try) * 50 * time.Millisecond)
@@ -168,24 +286,88 @@ func (e *Executor) finish(t *task, describe func(*api.Task)) {
 	}
 	e.mu.Lock()
 	t.record = record
+	t.main = nil
+	if t.postStop != nil {
+		t.postStop.Env = nil
+	}
 	e.note()
 	t.conclude()
 	e.mu.Unlock()
 	e.Log.Info("A task ended", "task", record.Task.ID, "state", record.Task.State, "reason", record.Task.Reason)
 }
 
-func (e *Executor) finishUnstarted(t *task, f link.Failure) {
-	e.finish(t, func(task *api.Task) {
+// failed takes in that a command could not be started.
+func (e *Executor) failed(t *task, f link.Failure) {
+	e.mu.Lock()
+	asked, stage := t.answer(), t.stage
+	e.mu.Unlock()
+	switch {
+	case !asked:
+		return
+	case stage == link.StagePostStop:
+		e.Log.Warn("The postStop hook of a task could not be started", "task", t.record.Task.ID, "error", f.Message)
+		e.finish(t)
+		return
+	case stage == link.StagePreStart && f.Reason != api.ReasonFileUnwritable:
+		f.Reason, f.Message = api.ReasonPreStartFailed, "preStart: "+f.Message
+	}
+	e.exits(t, func(task *api.Task) {
 		task.ExitCode, task.Reason, task.Message = &f.Code, f.Reason, lastBytes(f.Message)
 	})
 }
 
-// finishExited ends a task whose first process has ended.
-func (e *Executor) finishExited(t *task, exit link.Exit) {
+// exited takes in that the first process of a command has ended.
+func (e *Executor) exited(t *task, exit link.Exit) {
+	switch e.stageOf(t) {
+	case link.StagePreStart:
+		e.exitedPreStart(t, exit)
+	case link.StagePostStop:
+		if exit.Code != 0 {
+			e.Log.Warn("The postStop hook of a task failed", "task", t.record.Task.ID, "exitCode", exit.Code, "timedOut", exit.TimedOut)
+		}
+		e.finish(t)
+	default:
+		e.exitedMain(t, exit)
+	}
+}
+
+func (e *Executor) stageOf(t *task) link.Stage {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return t.stage
+}
+
+// exitedPreStart goes on with the task's own command, where the hook has succeeded and
+// nobody ends the task.
+func (e *Executor) exitedPreStart(t *task, exit link.Exit) {
+	e.mu.Lock()
+	goesOn := exit.Code == 0 && !e.resetting
+	if goesOn {
+		t.stage = link.StageMain
+	}
+	e.mu.Unlock()
+	if goesOn {
+		e.send(t, t.main)
+		return
+	}
+	e.exits(t, func(task *api.Task) {
+		task.ExitCode, task.Signal, task.Reason = &exit.Code, exit.Signal, api.ReasonPreStartFailed
+		task.Message = t.wordsOf(link.KindPreStartStderr)
+		switch {
+		case exit.TimedOut:
+			task.Message = "preStart did not end within its timeoutSeconds"
+		case task.Message == "":
+			task.Message = fmt.Sprintf("preStart ended with exit code %d", exit.Code)
+		}
+	})
+}
+
+// exitedMain ends a task whose own command has ended.
+func (e *Executor) exitedMain(t *task, exit link.Exit) {
 	e.mu.Lock()
 	timedOut := t.timedOut
 	e.mu.Unlock()
-	e.finish(t, func(task *api.Task) {
+	e.exits(t, func(task *api.Task) {
 		task.ExitCode, task.Signal = &exit.Code, exit.Signal
 		switch {
 		case timedOut:
@@ -204,12 +386,13 @@ func (e *Executor) finishExited(t *task, exit link.Exit) {
 	})
 }
 
-// finishLost ends a task whose launcher is gone, or was sent away because the executor ends.
-func (e *Executor) finishLost(t *task) {
+// lost ends a task whose launcher is gone, or was sent away because the executor ends. One
+// whose own command had ended keeps that result.
+func (e *Executor) lost(t *task) {
 	e.mu.Lock()
 	timedOut, closed := t.timedOut, e.closed
 	e.mu.Unlock()
-	e.finish(t, func(task *api.Task) {
+	e.exits(t, func(task *api.Task) {
 		switch {
 		case timedOut:
 			task.Reason = api.ReasonTimeout
@@ -223,11 +406,12 @@ func (e *Executor) finishLost(t *task) {
 		}
 		task.Message = t.lastWords(task.Reason)
 	})
+	e.finish(t)
 }
 
 // lastWords is the end of the task's stderr, or a sentence where it is silent.
 func (t *task) lastWords(reason string) string {
-	if said := lastBytes(strings.TrimRight(string(t.stderr.last), "\n")); said != "" {
+	if said := t.wordsOf(link.KindStderr); said != "" {
 		return said
 	}
 	switch reason {
@@ -241,6 +425,11 @@ func (t *task) lastWords(reason string) string {
 		return "the launcher, which waits for the task inside the sandbox, was killed"
 	}
 	return ""
+}
+
+// wordsOf is the end of an output.
+func (t *task) wordsOf(kind link.Kind) string {
+	return lastBytes(strings.TrimRight(string(t.outputs[kind].last), "\n"))
 }
 
 // lastBytes returns the last MaxMessageBytes of s as valid UTF-8.
