@@ -41,8 +41,11 @@ func (e *ValueError) Error() string { return e.Message }
 // noValues stands for values that are not read: what names them is checked alone.
 type noValues struct{}
 
+// Key implements Values.
 func (noValues) Key(ValueKind, *v1alpha1.KeyRef) ([]byte, bool, error) { return nil, true, nil }
-func (noValues) Field(string) (string, error)                          { return "", nil }
+
+// Field implements Values.
+func (noValues) Field(string) (string, error) { return "", nil }
 
 // environment returns the variables with their values.
 func environment(env []v1alpha1.EnvVar, values Values) ([]executorapi.EnvVar, error) {

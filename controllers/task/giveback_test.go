@@ -599,6 +599,24 @@ func TestASandboxOfAnEarlierVersionIsGivenUp(t *testing.T) {
 	require.Contains(t, missingOf(pod), "earlier version")
 }
 
+func TestASandboxIsNotGivenUpWhileItsPostStopHookMayRun(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(_ *bench, w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusConflict)
+		_ = json.NewEncoder(w).Encode(executorapi.Problem{Status: http.StatusConflict, Reason: executorapi.ProblemResetting})
+	})
+	time := clocktesting.NewFakeClock(now)
+	b.Clock = time
+	b.bs.Spec.TaskTemplate.Spec.Process.Lifecycle = &v1alpha1.ProcessLifecycle{PostStop: &v1alpha1.LifecycleHook{TimeoutSeconds: ptr.To(int64(600))}}
+	require.Equal(t, shardtask.StillStopping, b.Stop(b.bs, b.pod.Name, b.pod.UID, false))
+	require.Eventually(t, time.HasWaiters, patience, poll)
+	time.Step(2 * stopPatience)
+	require.Eventually(t, time.HasWaiters, patience, poll, "it asks again")
+	require.Equal(t, shardtask.StillStopping, b.Stop(b.bs, b.pod.Name, b.pod.UID, false))
+	time.Step(10 * stopPatience)
+	require.Equal(t, shardtask.Unstoppable, b.stopped(t, false))
+}
+
 // In gVisor the memory limit is the pod's, and all of its containers end together.
 func TestWhyAnExecutorRestartedTheStatusOfThePodTells(t *testing.T) {
 	t.Parallel()

@@ -126,6 +126,28 @@ func TestFilesReachTheirTask(t *testing.T) {
 	require.ElementsMatch(t, []executorapi.File{token, {Path: "/work/.bytes", Mode: 0o644, Content: []byte{0, 0xff}}}, requestOf(t, pods[1]).Spec.Files)
 }
 
+func TestHooksReachTheirTask(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 1, nil)
+	hook := func(command string, seconds *int64) *v1alpha1.LifecycleHook {
+		return &v1alpha1.LifecycleHook{Exec: v1alpha1.ExecAction{Command: []string{command}}, TimeoutSeconds: seconds}
+	}
+	bs := newBatch(t, ns, 1, func(bs *batch) {
+		bs.Spec.TaskTemplate.Spec.Process.Lifecycle = &v1alpha1.ProcessLifecycle{PreStart: hook("before", nil), PostStop: hook("after", ptr.To(int64(5)))}
+	}, "true")
+	until(t, bs, completed)
+	process := requestOf(t, held(t, bs)[0]).Spec.Process
+	require.Equal(t, &executorapi.Hook{Command: []string{"before"}, TimeoutSeconds: 30}, process.PreStart)
+	require.Equal(t, &executorapi.Hook{Command: []string{"after"}, TimeoutSeconds: 5}, process.PostStop)
+
+	refused := &batch{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "refused"}, Spec: *bs.Spec.DeepCopy()}
+	refused.Spec.TaskTemplate.Spec.Process.Lifecycle.PostStop.TimeoutSeconds = ptr.To(int64(601))
+	require.ErrorContains(t, api.Create(t.Context(), refused), "lifecycle.postStop.timeoutSeconds")
+	refused.Spec.TaskTemplate.Spec.Process.Lifecycle.PostStop = hook("", nil)
+	refused.Spec.TaskTemplate.Spec.Process.Lifecycle.PostStop.Exec.Command = []string{}
+	require.ErrorContains(t, api.Create(t.Context(), refused), "lifecycle.postStop.exec.command")
+}
+
 func TestTheAPIServerRefusesAFileThatCannotBe(t *testing.T) {
 	ns := newNamespace(t)
 	text := ptr.To("x")
