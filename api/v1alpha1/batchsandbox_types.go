@@ -108,7 +108,8 @@ type BatchSandboxSpec struct {
 	// to replicas. Of a pool nothing is held before so many can be; until then the
 	// BatchSandbox keeps its place, and younger ones get what it leaves. From a template
 	// the pods are made at once, and endpoints and status.ready show nothing before so many
-	// are ready. After that, and after a loss, sandboxes come as they can be had. Immutable.
+	// are ready, and no task starts. After that, and after a loss, sandboxes come as they can
+	// be had. Immutable.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +operator-sdk:csv:customresourcedefinitions:type=spec
@@ -569,4 +570,11 @@ func (b *BatchSandbox) DesiredReplicas() int32 {
 		return 1
 	}
 	return *b.Spec.Replicas
+}
+
+// Delivered says that no sandboxes are to be had at once, or that spec.minAvailable of them
+// were delivered once. The status says so, and so do endpoints: where the operator ended
+// between the two writes, the status does not yet.
+func (b *BatchSandbox) Delivered() bool {
+	return b.Spec.MinAvailable == 0 || b.Status.MinAvailableReached || b.Annotations[AnnotationEndpoints] != ""
 }

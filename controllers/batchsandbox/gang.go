@@ -9,16 +9,10 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
-// reached says that spec.minAvailable sandboxes were delivered once. The status says so, and
-// so do endpoints: where the operator ended between the two writes, the status does not yet.
-func reached(bs *v1alpha1.BatchSandbox) bool {
-	return bs.Status.MinAvailableReached || bs.Annotations[v1alpha1.AnnotationEndpoints] != ""
-}
-
 // leastAtOnce returns how many sandboxes the BatchSandbox takes at least at once, 0 where it
 // takes what comes.
 func leastAtOnce(bs *v1alpha1.BatchSandbox) int32 {
-	if reached(bs) {
+	if bs.Delivered() {
 		return 0
 	}
 	return min(bs.Spec.MinAvailable, bs.DesiredReplicas())

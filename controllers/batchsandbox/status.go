@@ -95,7 +95,7 @@ func statusOf(bs *v1alpha1.BatchSandbox, v *view, now time.Time) v1alpha1.BatchS
 	status := *bs.Status.DeepCopy()
 	status.ObservedGeneration = bs.Generation
 	status.Replicas, status.Allocated, status.Ready, status.Restarted, status.Ended = v.total, v.allocated, v.ready, v.restarted, v.ended
-	status.MinAvailableReached = bs.Spec.MinAvailable > 0 && (v.delivered || reached(bs))
+	status.MinAvailableReached = bs.Spec.MinAvailable > 0 && (v.delivered || bs.Delivered())
 	if bs.Spec.PoolRef == "" {
 		status.Selector = labels.Set{v1alpha1.LabelBatchSandboxName: bs.Name}.String()
 	}

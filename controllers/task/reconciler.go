@@ -104,8 +104,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	j := r.jobs.of(bs)
-	if bs.DeletionTimestamp != nil || !slices.Contains(bs.Finalizers, v1alpha1.FinalizerTaskCleanup) {
-		return ctrl.Result{}, nil // no task may start whose stopping nobody waits for
+	if bs.DeletionTimestamp != nil || !slices.Contains(bs.Finalizers, v1alpha1.FinalizerTaskCleanup) || !bs.Delivered() {
+		return ctrl.Result{}, nil // no task may start whose stopping nobody waits for, nor one in a part of a gang
 	}
 	sandboxes, err := r.sandboxes(ctx, bs)
 	if err != nil {
