@@ -1,6 +1,7 @@
 package batchsandbox
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -180,4 +181,93 @@ func TestADemandMovesToThePoolThatHasRoom(t *testing.T) {
 	require.Equal(t, "other", w.get("batch").Spec.PoolRef)
 	require.Equal(t, []string{"x"}, w.holds("batch"))
 	require.Zero(t, w.Ledger.Snapshot(poolKey).Demand)
+}
+
+// addPool makes a Pool that has what choosing asks for, with idle pods of those names.
+func (w *world) addPool(name string, most int32, pods ...string) ledger.Key {
+	w.t.Helper()
+	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: "pool-uid", Labels: map[string]string{"team": "a"}}}
+	pool.Spec.Template, pool.Spec.CapacitySpec.PoolMax = &v1alpha1.PodTemplate{}, most
+	require.NoError(w.t, w.api.Create(w.t.Context(), pool))
+	key := ledger.Key{Namespace: "ns", Name: name}
+	w.Ledger.SetPool(key, "pool-uid", "r1", true)
+	for _, pod := range pods {
+		w.Ledger.Observe(key, facts(pod))
+	}
+	return key
+}
+
+// namePool is what a user does who gives up waiting for the operator's choice.
+func (w *world) namePool(batch, pool string) {
+	w.t.Helper()
+	bs := w.get(batch)
+	bs.Spec.PoolRef = pool
+	require.NoError(w.t, w.api.Update(w.t.Context(), bs))
+}
+
+func TestADemandDoesNotStayWhereAUserHasNamedAnotherPool(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 1, choosing))
+	w.label()
+	w.mustReconcile("batch")
+	require.Equal(t, 1, w.Ledger.Snapshot(poolKey).Demand)
+
+	other := w.addPool("other", 5)
+	w.namePool("batch", "other")
+	w.mustReconcile("batch")
+	require.Zero(t, w.Ledger.Snapshot(poolKey).Demand)
+	require.Equal(t, 1, w.Ledger.Snapshot(other).Demand)
+}
+
+func TestAnUnclearClaimIsSettledWhereItWasMadeThoughAUserHasNamedAnotherPool(t *testing.T) {
+	for what, finish := range map[string]func(*world){
+		"and goes on": func(w *world) { w.mustReconcile("batch") },
+		"and ends it": func(w *world) {
+			require.NoError(w.t, w.api.Delete(w.t.Context(), w.get("batch")))
+			w.mustReconcile("batch")
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 1, choosing))
+			w.label()
+			w.spoil = func(string, func() error) error { return errTimeout }
+			_, err := w.reconcile("batch")
+			require.Error(t, err)
+			w.spoil = nil
+			w.addPool("other", 5)
+			w.namePool("batch", "other")
+			_, _ = w.reconcile("batch") // finds that its own write cannot be done any more
+			finish(w)
+			require.Empty(t, w.Ledger.Allocation(poolKey, "uid-batch").Held)
+			require.Zero(t, w.Ledger.Snapshot(poolKey).Holders)
+			require.Zero(t, w.Ledger.Snapshot(poolKey).Demand)
+		})
+	}
+}
+
+func TestNoPoolIsChosenForNoSandboxes(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 1, choosing))
+	w.mustReconcile("batch")
+	require.Equal(t, v1alpha1.ReasonPoolNotFound, w.ready("batch").Reason)
+	w.scale("batch", 0)
+	w.clock.Step(time.Minute)
+	w.mustReconcile("batch")
+	require.Equal(t, v1alpha1.ReasonAllReady, w.ready("batch").Reason)
+	w.label()
+	w.scale("batch", 2)
+	w.mustReconcile("batch")
+	require.Equal(t, 2, w.Ledger.Snapshot(poolKey).Demand)
+	w.scale("batch", 0)
+	w.mustReconcile("batch")
+	require.Zero(t, w.Ledger.Snapshot(poolKey).Demand)
+	require.Equal(t, v1alpha1.AnyPool, w.get("batch").Spec.PoolRef)
+}
+
+func TestTheNameOfTheChosenPoolCountsInTheAllocation(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 5000, choosing))
+	long := strings.Repeat("p", 63)
+	w.addPool(long, 5000, "a")
+	w.mustReconcile("batch")
+	require.Equal(t, v1alpha1.ReasonAllocationTooLarge, w.ready("batch").Reason)
+	require.Contains(t, w.ready("batch").Message, "of pool "+long)
+	require.Empty(t, w.holds("batch"))
 }

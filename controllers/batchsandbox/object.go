@@ -33,7 +33,7 @@ type object struct {
 func objectOf(m *memo, cached *v1alpha1.BatchSandbox) *object {
 	bs := m.newest.Of(cached)
 	o := &object{memo: m, bs: bs, pool: allocation.PoolOf(bs), owner: allocation.OwnerOf(bs)}
-	if o.choosesPool() && m.chosen != "" {
+	if m.chosen != "" {
 		o.pool.Name = m.chosen
 	}
 	return o
@@ -99,7 +99,7 @@ type memo struct {
 	newest apiwrite.Newest[*v1alpha1.BatchSandbox]
 	// unclear is an allocation write of which it is not known whether it was done.
 	unclear *allocationWrite
-	// chosen is the pool that an object which names none asks, or empty.
+	// chosen is the pool that an object asks which names none, or named none until now; else empty.
 	chosen string
 	// allocationWritten is when the annotations were last written.
 	allocationWritten time.Time

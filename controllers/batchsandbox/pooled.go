@@ -46,12 +46,13 @@ func (p *pooled) reconcile(ctx context.Context, o *object) (*view, time.Duration
 		}
 		return viewPooled(p.claims.allocation(o).Held, why), 0, err
 	}
+	p.goByName(o)
 	held, why := p.read(o)
 	if why != nil {
 		return viewPooled(held.Held, why), 0, nil
 	}
 	p.noteForeignEdit(o, &held)
-	if o.choosesPool() {
+	if o.choosesPool() && o.bs.DesiredReplicas() > 0 {
 		if why, err := p.choosePool(ctx, o); why != nil || err != nil {
 			return viewPooled(nil, why), chooseAgain, err
 		}
@@ -66,6 +67,19 @@ func (p *pooled) reconcile(ctx context.Context, o *object) (*view, time.Duration
 		again = soonest(again, later)
 	}
 	return viewPooled(held.Held, why), again, err
+}
+
+// goByName ends the choice of a pool once spec.poolRef names one: the chosen one, by the claim,
+// or another, by a user, and then nothing is asked of the chosen one any more. An unclear claim
+// must be settled before: its pods are the chosen pool's.
+func (p *pooled) goByName(o *object) {
+	if o.chosen == "" || o.choosesPool() {
+		return
+	}
+	if o.chosen != o.bs.Spec.PoolRef {
+		p.ledger.ForgetOwner(o.pool, o.owner)
+	}
+	o.chosen, o.pool.Name = "", o.bs.Spec.PoolRef
 }
 
 // choosePool has the object ask the pool of its namespace that fits it best, from the cache
@@ -156,7 +170,7 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 	} else {
 		to, next = plan.change(o.pool.Name, nil, held.Releasing)
 	}
-	ask, never := fit(o.bs, &plan, to.annotations)
+	ask, never := fit(o.bs, o.pool.Name, &plan, to.annotations)
 	least := 0
 	if held.Empty() {
 		least = min(int(leastAtOnce(o.bs)), len(plan.empty))
@@ -168,9 +182,9 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 	missing := len(plan.empty) - len(grants)
 	if len(grants) > 0 {
 		to, next = plan.change(o.pool.Name, grants, held.Releasing)
-		if size := sizeWhenFull(o.bs, next, to.annotations, missing, longestIPOf(next)); size > allocation.MaxAnnotationBytes {
+		if size := sizeWhenFull(o.bs, o.pool.Name, next, to.annotations, missing, longestIPOf(next)); size > allocation.MaxAnnotationBytes {
 			p.claims.undo(o, to.claimed)
-			return again, allocationTooLarge(o.bs, size), nil
+			return again, allocationTooLarge(o.bs, o.pool.Name, size), nil
 		}
 	}
 	if wait := o.tooSoon(p.clock.Now()); wait > 0 && onlyAddressesChange(o.bs, &to) {
@@ -276,6 +290,7 @@ func (p *pooled) reconcileDelete(ctx context.Context, o *object) (*view, time.Du
 	if err := p.claims.resolve(ctx, o); err != nil {
 		return nil, 0, err
 	}
+	p.goByName(o)
 	p.ledger.SetDemand(o.pool, o.owner, 0) // it waits for nothing any more, however long this takes
 	o.recyclingSince = o.bs.DeletionTimestamp.Time
 	freed, stopping, err := p.releases.all(ctx, holdingOf(o), p.claims.allocation(o))

@@ -43,7 +43,7 @@ func TestAPoolIsAskedOnlyForWhatFits(t *testing.T) {
 			}
 			plan := planPooled(test.held, test.replicas, nil)
 			to, _ := plan.change("pool", nil, nil)
-			ask, blocked := fit(bs, &plan, to.annotations)
+			ask, blocked := fit(bs, bs.Spec.PoolRef, &plan, to.annotations)
 			require.Equal(t, test.want, ask)
 			require.Equal(t, test.tooLarge, blocked != nil)
 			if blocked != nil {

@@ -89,15 +89,15 @@ func (p *pooledPlan) change(pool string, grants []ledger.Grant, releasing []ledg
 // fit returns how many sandboxes to ask the pool for, so that it does not grow for a
 // batch whose allocation can never be written: none when it would not even fit with
 // the shortest addresses, and one, to learn how long they are, when that decides.
-func fit(bs *v1alpha1.BatchSandbox, plan *pooledPlan, without allocation.Annotations) (int, *blocked) {
+func fit(bs *v1alpha1.BatchSandbox, pool string, plan *pooledPlan, without allocation.Annotations) (int, *blocked) {
 	missing := len(plan.empty)
 	if missing == 0 {
 		return 0, nil
 	}
 	known := longestIPOf(plan.keep)
-	switch least := sizeWhenFull(bs, plan.keep, without, missing, max(known, shortestIP)); {
+	switch least := sizeWhenFull(bs, pool, plan.keep, without, missing, max(known, shortestIP)); {
 	case least > allocation.MaxAnnotationBytes:
-		return 0, allocationTooLarge(bs, least)
+		return 0, allocationTooLarge(bs, pool, least)
 	case known == 0 && least+missing*(longestIP-shortestIP) > allocation.MaxAnnotationBytes:
 		return 1, nil
 	}
@@ -105,14 +105,14 @@ func fit(bs *v1alpha1.BatchSandbox, plan *pooledPlan, without allocation.Annotat
 }
 
 // sizeWhenFull returns how many bytes the annotations will take with the pods that are
-// held and as many more as are missing, whose addresses are of that length.
-func sizeWhenFull(bs *v1alpha1.BatchSandbox, held []ledger.HeldPod, a allocation.Annotations, missing, ip int) int {
+// held and as many more of the pool as are missing, whose addresses are of that length.
+func sizeWhenFull(bs *v1alpha1.BatchSandbox, pool string, held []ledger.HeldPod, a allocation.Annotations, missing, ip int) int {
 	positions := 0
 	for i := range held {
 		positions = max(positions, int(held[i].Shard)+1)
 	}
 	filled := min(missing, positions-len(held)) // empty positions have their quotes already
-	return allocation.SizeWith(bs, a) + missing*shardSize(bs, ip) - filled*2*quotes
+	return allocation.SizeWith(bs, a) + missing*shardSize(pool, ip) - filled*2*quotes
 }
 
 func longestIPOf(pods []ledger.HeldPod) int {
@@ -124,14 +124,14 @@ func longestIPOf(pods []ledger.HeldPod) int {
 }
 
 // shardSize is what a sandbox that is still to come will take in the annotations.
-func shardSize(bs *v1alpha1.BatchSandbox, ip int) int {
-	return len(bs.Spec.PoolRef) + poolPodSuffix + ip + 2*quotes
+func shardSize(pool string, ip int) int {
+	return len(pool) + poolPodSuffix + ip + 2*quotes
 }
 
-func allocationTooLarge(bs *v1alpha1.BatchSandbox, size int) *blocked {
+func allocationTooLarge(bs *v1alpha1.BatchSandbox, pool string, size int) *blocked {
 	return &blocked{v1alpha1.ReasonAllocationTooLarge, fmt.Sprintf(
 		"spec.replicas: %d sandboxes of pool %s would need %d bytes of annotations, more than the %d that an object may have; ask for fewer or shorten the pool's name",
-		bs.DesiredReplicas(), bs.Spec.PoolRef, size, allocation.MaxAnnotationBytes)}
+		bs.DesiredReplicas(), pool, size, allocation.MaxAnnotationBytes)}
 }
 
 // objectTooLarge is what there is to say when the annotations would fit and the object
