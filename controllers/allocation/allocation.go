@@ -32,11 +32,12 @@ func PoolOf(bs *v1alpha1.BatchSandbox) ledger.Key {
 }
 
 // RecordOf reads the annotations of a pooled BatchSandbox. Without the operator's
-// finalizer they are not the operator's and are ignored. The error says which
-// annotation cannot be read; the record is then marked as unreadable.
+// finalizer they are not the operator's and are ignored, and so where no pool is named yet:
+// its name is written with the first claim. The error says which annotation cannot be read;
+// the record is then marked as unreadable.
 func RecordOf(bs *v1alpha1.BatchSandbox) (ledger.Record, error) {
 	record := ledger.Record{Pool: PoolOf(bs), Owner: OwnerOf(bs)}
-	if !slices.Contains(bs.Finalizers, v1alpha1.FinalizerPoolAllocation) {
+	if !slices.Contains(bs.Finalizers, v1alpha1.FinalizerPoolAllocation) || bs.Spec.PoolRef == v1alpha1.AnyPool {
 		return record, nil
 	}
 	var status v1alpha1.AllocStatus

@@ -142,3 +142,14 @@ func TestWhatIsWrittenIsReadBack(t *testing.T) {
 	}
 	require.Equal(t, size, SizeWith(bs, a))
 }
+
+// A backup may bring the annotations and the finalizer of another cluster's pool along.
+func TestWhoNamesNoPoolHoldsNothing(t *testing.T) {
+	bs := &v1alpha1.BatchSandbox{ObjectMeta: metav1.ObjectMeta{
+		Finalizers:  []string{v1alpha1.FinalizerPoolAllocation},
+		Annotations: map[string]string{v1alpha1.AnnotationAllocStatus: `{"pods":["a"]}`},
+	}, Spec: v1alpha1.BatchSandboxSpec{PoolRef: v1alpha1.AnyPool}}
+	record, err := RecordOf(bs)
+	require.NoError(t, err)
+	require.Empty(t, record.Pods)
+}
