@@ -578,3 +578,12 @@ func (b *BatchSandbox) DesiredReplicas() int32 {
 func (b *BatchSandbox) Delivered() bool {
 	return b.Spec.MinAvailable == 0 || b.Status.MinAvailableReached || b.Annotations[AnnotationEndpoints] != ""
 }
+
+// LeastAtOnce returns how many sandboxes the BatchSandbox takes at least at once, 0 where it
+// takes what comes.
+func (b *BatchSandbox) LeastAtOnce() int {
+	if b.Delivered() {
+		return 0
+	}
+	return int(min(b.Spec.MinAvailable, b.DesiredReplicas()))
+}

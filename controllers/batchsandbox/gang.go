@@ -9,15 +9,6 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
-// leastAtOnce returns how many sandboxes the BatchSandbox takes at least at once, 0 where it
-// takes what comes.
-func leastAtOnce(bs *v1alpha1.BatchSandbox) int32 {
-	if bs.Delivered() {
-		return 0
-	}
-	return min(bs.Spec.MinAvailable, bs.DesiredReplicas())
-}
-
 // poolTooSmall says that the pool may never have so many pods as are to be claimed at once.
 // Such a gang must not keep its place in the queue: all who are younger would wait for ever.
 func (p *pooled) poolTooSmall(ctx context.Context, o *object, least int) *blocked {
@@ -39,8 +30,8 @@ func (p *pooled) poolTooSmall(ctx context.Context, o *object, least int) *blocke
 // hideUntilDelivered takes the ready sandboxes out of what is seen of a BatchSandbox from a
 // template until spec.minAvailable of them are ready.
 func hideUntilDelivered(bs *v1alpha1.BatchSandbox, v *view) {
-	least := leastAtOnce(bs)
-	if v.ready >= least {
+	least := bs.LeastAtOnce()
+	if int(v.ready) >= least {
 		v.delivered = least > 0
 		return
 	}

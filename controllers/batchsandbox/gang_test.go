@@ -145,10 +145,10 @@ func TestAGangFromATemplateIsShownFromItsLeastOn(t *testing.T) {
 // The operator ends between the write of the endpoints and that of the status.
 func TestAGangThatWasDeliveredIsKnownByItsEndpoints(t *testing.T) {
 	bs := batch(3, gang(2))
-	require.Equal(t, int32(2), leastAtOnce(bs))
+	require.Equal(t, 2, bs.LeastAtOnce())
 	bs.Annotations = map[string]string{v1alpha1.AnnotationEndpoints: `["10.0.0.1"]`}
-	require.Zero(t, leastAtOnce(bs))
+	require.Zero(t, bs.LeastAtOnce())
 	bs.Status = statusOf(bs, &view{}, now)
 	bs.Annotations = nil
-	require.Zero(t, leastAtOnce(bs), "the status says it from now on")
+	require.Zero(t, bs.LeastAtOnce(), "the status says it from now on")
 }

@@ -173,7 +173,7 @@ func (p *pooled) allocate(ctx context.Context, o *object, held *ledger.Allocatio
 	ask, never := fit(o.bs, o.pool.Name, &plan, to.annotations)
 	least := 0
 	if held.Empty() {
-		least = min(int(leastAtOnce(o.bs)), len(plan.empty))
+		least = min(o.bs.LeastAtOnce(), len(plan.empty))
 	}
 	if small := p.poolTooSmall(ctx, o, least); small != nil && never == nil {
 		ask, never = 0, small
@@ -252,7 +252,7 @@ func (p *pooled) whyMissing(ctx context.Context, o *object, missing int) *blocke
 	case err == nil && pool.DeletionTimestamp != nil:
 		return &blocked{v1alpha1.ReasonPoolDeleting, fmt.Sprintf("spec.poolRef: Pool %q is being deleted and hands out nothing more", o.pool.Name)}
 	}
-	if least := leastAtOnce(o.bs); missing == int(o.bs.DesiredReplicas()) && least > 0 {
+	if least := o.bs.LeastAtOnce(); missing == int(o.bs.DesiredReplicas()) && least > 0 {
 		return &blocked{v1alpha1.ReasonPoolExhausted, fmt.Sprintf(
 			"waiting until %d of %d sandboxes can be had at once (spec.minAvailable): Pool %q has fewer that are ready and not waited for by older ones", least, missing, o.pool.Name)}
 	}

@@ -155,7 +155,22 @@ func (s *Startup) rebuild(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 		return err
 	}
 	s.Ledger.CompleteRebuild()
+	for i := range records {
+		s.noteDemand(byUID[records[i].Owner.UID], &records[i])
+	}
 	return nil
+}
+
+// noteDemand gives a BatchSandbox that waits its place in the queue of its pool. The first to
+// be reconciled would otherwise take what older ones wait for, and a gang would lose, with each
+// change of leaders, the pods that were kept for it.
+func (s *Startup) noteDemand(bs *v1alpha1.BatchSandbox, record *ledger.Record) {
+	if record.Unreadable || bs.DeletionTimestamp != nil || bs.Spec.PoolRef == v1alpha1.AnyPool {
+		return
+	}
+	if missing := s.missing(bs, record); missing > 0 {
+		s.Ledger.SetGangDemand(record.Pool, record.Owner, missing, bs.LeastAtOnce())
+	}
 }
 
 // namespaces returns what to list: one entry that stands for all, or each.

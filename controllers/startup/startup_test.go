@@ -219,9 +219,9 @@ func (w *world) start() error { return w.Start(w.t.Context()) }
 
 func (w *world) open() bool { return w.opened.Load() }
 
-// claims returns the pods that a new batch gets.
+// claims returns the pods that a batch gets which is older than those that wait.
 func (w *world) claims() []string {
-	owner := ledger.Owner{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "new"}, UID: "new", Created: now}
+	owner := ledger.Owner{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "new"}, UID: "new", Created: time.Time{}.Add(-time.Hour)}
 	var names []string
 	for _, g := range w.Ledger.Claim(poolKey, owner, []int32{0, 1, 2, 3, 4, 5, 6, 7}) {
 		names = append(names, g.Pod.Name)
@@ -282,6 +282,21 @@ func TestWhoseDemandIsNotMet(t *testing.T) {
 			require.Equal(t, test.touch, len(w.touched) == 1, "touched: %v", w.touched)
 		})
 	}
+}
+
+// Whoever is reconciled first would otherwise take the pods that older ones wait for.
+func TestThoseWhoWaitHaveTheirPlacesBeforeTheGateOpens(t *testing.T) {
+	gang := batch("gang", 4, "")
+	gang.Spec.MinAvailable = 3
+	anyPool := batch("any", 1, "")
+	anyPool.Spec.PoolRef = v1alpha1.AnyPool
+	w := newWorld(t, pod("a"), pod("b"), pod("c"), gang, batch("part", 2, `{"pods":["c"]}`), batch("garbled", 9, `{`),
+		batch("complete", 1, `{"pods":["d"]}`), pod("d"), templated("templated"), anyPool)
+	require.NoError(t, w.start())
+	require.Equal(t, 4+1, w.Ledger.Snapshot(poolKey).Demand, "that of the gang and of the part")
+	younger := ledger.Owner{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "younger"}, UID: "younger", Created: now}
+	require.Empty(t, w.Ledger.Claim(poolKey, younger, []int32{0}))
+	require.Empty(t, w.Ledger.Claim(poolKey, ledger.Owner{NamespacedName: client.ObjectKeyFromObject(gang), UID: gang.UID}, []int32{0, 1, 2, 3}), "two are not three")
 }
 
 func TestAnUnreadableAllocationSetsAsideWhatItMayHold(t *testing.T) {

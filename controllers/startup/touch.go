@@ -19,6 +19,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/apiwrite"
+	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
@@ -59,9 +60,11 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 		return false
 	}
 	record, err := allocation.RecordOf(bs)
-	if err != nil {
-		return true
-	}
+	return err != nil || s.missing(bs, &record) > 0
+}
+
+// missing is how many pods the BatchSandbox lacks that has this record.
+func (s *Startup) missing(bs *v1alpha1.BatchSandbox, record *ledger.Record) int {
 	released := shardtask.Released(bs)
 	held := len(released)
 	for shard, name := range record.Pods {
@@ -69,7 +72,7 @@ func (s *Startup) unmet(bs *v1alpha1.BatchSandbox) bool {
 			held++
 		}
 	}
-	return held < int(bs.DesiredReplicas())
+	return int(bs.DesiredReplicas()) - held
 }
 
 // touch writes the annotation allocator. It returns the object as it is afterwards, with
