@@ -27,44 +27,50 @@ type candidate struct {
 }
 
 // mostLater is how many sandboxes the pool can serve once it has grown.
-func (c *candidate) mostLater() int { return c.room.Spare + max(0, c.poolMax-c.room.Pods) }
+func (c *candidate) mostLater() int { return c.room.Coming + max(0, c.poolMax-c.room.Pods) }
 
-// choose returns the pool to take so many sandboxes from: of those that can serve all of them
-// now the one with the fewest left over, so that larger ones stay whole; else of those that can
-// grow to all of them the one that has to make the fewest pods; else the one that can serve
-// most. Of two that are alike the first by name is taken, so that the choice stays. Without
-// one that fits it says what each lacks.
-func choose(candidates []candidate, want int) (string, *blocked) {
+// choose returns the pool to take so many sandboxes from, at least so many of them at once: of
+// those that can serve all of them now the one with the fewest left over, so that larger ones
+// stay whole; else of those that can grow to all of them the one that has to make the fewest
+// pods; else the one that can serve most. A pool that can never have so many at once comes last.
+// Of two that are alike the first by name is taken, so that the choice stays. Without one that
+// fits it says what each lacks.
+func choose(candidates []candidate, want, least int) (string, *blocked) {
 	fitting := slices.DeleteFunc(slices.Clone(candidates), func(c candidate) bool { return c.lacks != "" })
 	if len(fitting) == 0 {
 		return "", &blocked{v1alpha1.ReasonPoolNotFound, noneFits(candidates)}
 	}
 	best := slices.MinFunc(fitting, func(a, b candidate) int {
-		return cmp.Or(compareRoom(&a, &b, want), cmp.Compare(a.name, b.name))
+		return cmp.Or(compareRoom(&a, &b, want, least), cmp.Compare(a.name, b.name))
 	})
 	return best.name, nil
 }
 
-func compareRoom(a, b *candidate, want int) int {
+func compareRoom(a, b *candidate, want, least int) int {
+	const now, later, part, never = 0, 1, 2, 3
 	rank := func(c *candidate) int {
 		switch {
 		case c.room.Spare >= want:
-			return 0
+			return now
+		case c.poolMax < least:
+			return never
 		case c.mostLater() >= want:
-			return 1
+			return later
 		}
-		return 2
+		return part
 	}
 	if ra, rb := rank(a), rank(b); ra != rb {
 		return cmp.Compare(ra, rb)
 	}
 	switch rank(a) {
-	case 0:
+	case now:
 		return cmp.Compare(a.room.Spare, b.room.Spare)
-	case 1:
-		return cmp.Compare(b.room.Spare, a.room.Spare)
+	case later:
+		return cmp.Compare(b.room.Coming, a.room.Coming)
+	case part:
+		return cmp.Compare(b.mostLater(), a.mostLater())
 	}
-	return cmp.Compare(b.mostLater(), a.mostLater())
+	return cmp.Compare(b.poolMax, a.poolMax)
 }
 
 func noneFits(candidates []candidate) string {

@@ -18,32 +18,37 @@ import (
 )
 
 func TestChoose(t *testing.T) {
-	pool := func(name string, spare, pods, most int) candidate {
-		return candidate{name: name, room: ledger.Room{Spare: spare, Pods: pods}, poolMax: most}
+	// pool has so many pods that are ready and that start, of so many.
+	pool := func(name string, ready, starting, pods, most int) candidate {
+		return candidate{name: name, room: ledger.Room{Spare: ready, Coming: ready + starting, Pods: pods}, poolMax: most}
 	}
 	tests := map[string]struct {
 		candidates []candidate
+		least      int
 		want       string
 	}{
-		"all now with the fewest left over":            {[]candidate{pool("a", 9, 9, 9), pool("b", 5, 5, 5), pool("c", 3, 3, 99)}, "b"},
-		"all now goes before more later":               {[]candidate{pool("a", 3, 3, 999), pool("b", 4, 4, 4)}, "b"},
-		"of those that can grow the one with the most": {[]candidate{pool("a", 1, 1, 99), pool("b", 3, 3, 99), pool("c", 3, 3, 3)}, "b"},
-		"one with a long queue is later":               {[]candidate{pool("a", -20, 5, 99), pool("b", 0, 0, 10)}, "b"},
-		"where none can ever, the one that can most":   {[]candidate{pool("a", 1, 1, 2), pool("b", 0, 0, 3)}, "b"},
-		"two alike: the first by name":                 {[]candidate{pool("b", 4, 4, 4), pool("a", 4, 4, 4)}, "a"},
-		"one that does not fit is never chosen":        {[]candidate{{name: "a", lacks: "image x", room: ledger.Room{Spare: 4}}, pool("b", 0, 0, 1)}, "b"},
+		"all now with the fewest left over":            {[]candidate{pool("a", 9, 0, 9, 9), pool("b", 5, 0, 5, 5), pool("c", 3, 0, 3, 99)}, 0, "b"},
+		"all now goes before more later":               {[]candidate{pool("a", 3, 0, 3, 999), pool("b", 4, 0, 4, 4)}, 0, "b"},
+		"of those that can grow the one with the most": {[]candidate{pool("a", 1, 0, 1, 99), pool("b", 3, 0, 3, 99), pool("c", 3, 0, 3, 3)}, 0, "b"},
+		"pods that start need not be made":             {[]candidate{pool("a", 0, 0, 0, 99), pool("b", 0, 4, 4, 4)}, 0, "b"},
+		"one with a long queue is later":               {[]candidate{pool("a", -20, 0, 5, 99), pool("b", 0, 0, 0, 10)}, 0, "b"},
+		"where none can ever, the one that can most":   {[]candidate{pool("a", 1, 0, 1, 2), pool("b", 0, 0, 0, 3)}, 0, "b"},
+		"two alike: the first by name":                 {[]candidate{pool("b", 4, 0, 4, 4), pool("a", 4, 0, 4, 4)}, 0, "a"},
+		"one that does not fit is never chosen":        {[]candidate{{name: "a", lacks: "image x", room: ledger.Room{Spare: 4}}, pool("b", 0, 0, 0, 1)}, 0, "b"},
+		"a gang goes where so many at once can be":     {[]candidate{pool("a", 2, 0, 2, 2), pool("b", 0, 0, 3, 3)}, 3, "b"},
+		"a gang that is too large, to the largest":     {[]candidate{pool("a", 1, 0, 1, 1), pool("b", 0, 0, 2, 2)}, 3, "b"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, why := choose(test.candidates, 4)
+			got, why := choose(test.candidates, 4, test.least)
 			require.Nil(t, why)
 			require.Equal(t, test.want, got)
 		})
 	}
-	_, why := choose([]candidate{{name: "b", lacks: "image x"}, {name: "a", lacks: "label gpu=yes"}}, 4)
+	_, why := choose([]candidate{{name: "b", lacks: "image x"}, {name: "a", lacks: "label gpu=yes"}}, 4, 0)
 	require.Equal(t, v1alpha1.ReasonPoolNotFound, why.reason)
 	require.Contains(t, why.message, "(a: label gpu=yes; b: image x)")
-	_, why = choose(nil, 4)
+	_, why = choose(nil, 4, 0)
 	require.Contains(t, why.message, "the namespace has no Pool")
 }
 

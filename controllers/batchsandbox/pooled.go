@@ -99,7 +99,7 @@ func (p *pooled) choosePool(ctx context.Context, o *object) (*blocked, error) {
 			c.room = p.ledger.Room(client.ObjectKeyFromObject(pool), o.owner)
 		}
 	}
-	name, why := choose(candidates, int(o.bs.DesiredReplicas()))
+	name, why := choose(candidates, int(o.bs.DesiredReplicas()), o.bs.LeastAtOnce())
 	if name != o.chosen && o.chosen != "" {
 		p.ledger.ForgetOwner(o.pool, o.owner) // it holds nothing there yet
 	}

@@ -223,6 +223,18 @@ func (p *pool) auditShown() error {
 			return fmt.Errorf("pod %s is shown as %+v, want %+v", name, p.shown[e.index], e.podState())
 		}
 	}
+	live, coming := 0, 0
+	for i := range p.shown {
+		if s := &p.shown[i]; s.Live() {
+			live++
+			if s.coming() {
+				coming++
+			}
+		}
+	}
+	if p.live != live || p.coming != coming {
+		return fmt.Errorf("%d pods are live and %d coming, want %d and %d", p.live, p.coming, live, coming)
+	}
 	if kept := p.snapshot; kept != nil {
 		if fresh := p.takeSnapshot(); !reflect.DeepEqual(*kept, *fresh) {
 			return fmt.Errorf("the snapshot is out of date: got %+v, want %+v", *kept, *fresh)

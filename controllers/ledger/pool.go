@@ -36,6 +36,9 @@ type pool struct {
 	// elements among them, bounded by enqueue; available counts the true ones.
 	current, outdated []ticket
 	available         int
+	// coming counts the pods that are available or on their way to be, and live those that
+	// count towards the size of the pool.
+	coming, live int
 
 	// shown are the pods as a snapshot shows them, kept up to date by refresh: to go
 	// through the pods themselves takes several times as long.
@@ -102,6 +105,7 @@ func (p *pool) remove(e *entry) {
 		e.queued = false
 		p.available--
 	}
+	p.count(&p.shown[e.index], -1)
 	last := len(p.shown) - 1
 	if e.index != last {
 		p.shown[e.index] = p.shown[last]
@@ -123,7 +127,9 @@ func (p *pool) set(e *entry, s state) {
 // refresh brings up to date what is derived from a pod: the queues of available pods,
 // the snapshot and its holder's allocation. Every change of an entry ends with it.
 func (p *pool) refresh(e *entry) {
+	p.count(&p.shown[e.index], -1)
 	p.shown[e.index] = e.podState()
+	p.count(&p.shown[e.index], 1)
 	p.snapshot = nil
 	if l := e.holding(); l != nil {
 		l.holder.shown = nil
@@ -139,6 +145,17 @@ func (p *pool) refresh(e *entry) {
 	}
 	p.available++
 	p.enqueue(e)
+}
+
+// count adds a pod to the counts, or takes it away.
+func (p *pool) count(s *PodState, one int) {
+	if s.Name == "" || !s.Live() {
+		return
+	}
+	p.live += one
+	if s.coming() {
+		p.coming += one
+	}
 }
 
 // claimable says that a claim may take the pod.

@@ -30,6 +30,11 @@ func (s *PodState) Live() bool {
 	return !s.Dead()
 }
 
+// coming says of a live pod that it is available or on its way to be.
+func (s *PodState) coming() bool {
+	return s.State == Creating || s.State == Idle && !s.Finished && !s.Evict && s.Problem == ""
+}
+
 // Snapshot is a pool at one moment. Its slices are shared by all who ask until
 // something changes: read them, and change nothing in them.
 type Snapshot struct {
@@ -78,11 +83,13 @@ func (l *Ledger) Usable(key Key, name string) bool {
 	return usable
 }
 
-// Room is what a pool has for one owner.
+// Room is what a pool has for one owner, beyond what those wait for who are served before it.
+// Where there is too little for those, its numbers are negative.
 type Room struct {
-	// Spare is how many pods are available beyond what those wait for who are served before
-	// the owner; negative where there are too few.
+	// Spare is how many pods are available.
 	Spare int
+	// Coming is how many are available or on their way to be.
+	Coming int
 	// Pods is how many pods the pool has.
 	Pods int
 }
@@ -91,7 +98,8 @@ type Room struct {
 func (l *Ledger) Room(key Key, owner Owner) Room {
 	var room Room
 	l.with(key, func(p *pool) {
-		room = Room{Spare: p.available - p.waiting.before(owner.UID), Pods: len(p.pods)}
+		before := p.waiting.before(owner.UID)
+		room = Room{Spare: p.available - before, Coming: p.coming - before, Pods: p.live}
 	})
 	return room
 }
