@@ -29,45 +29,56 @@ type candidate struct {
 // mostLater is how many sandboxes the pool can serve once it has grown.
 func (c *candidate) mostLater() int { return c.room.Coming + max(0, c.poolMax-c.room.Pods) }
 
+// prospect is what a candidate can do for those who ask.
+type prospect int
+
+const (
+	allNow      prospect = iota // all pods are available
+	allLater                    // those that lack can be made
+	someLater                   // fewer than all are there even then
+	neverEnough                 // there are never so many at once
+)
+
+func (c *candidate) prospect(want, least int) prospect {
+	switch {
+	case c.room.Spare >= want:
+		return allNow
+	case c.poolMax < least:
+		return neverEnough
+	case c.mostLater() >= want:
+		return allLater
+	}
+	return someLater
+}
+
 // choose returns the pool to take so many sandboxes from, at least so many of them at once: of
 // those that can serve all of them now the one with the fewest left over, so that larger ones
 // stay whole; else of those that can grow to all of them the one that has to make the fewest
 // pods; else the one that can serve most. A pool that can never have so many at once comes last.
 // Of two that are alike the first by name is taken, so that the choice stays. Without one that
 // fits it says what each lacks.
-func choose(candidates []candidate, want, least int) (string, *blocked) {
+func choose(candidates []candidate, want, least int) (*candidate, *blocked) {
 	fitting := slices.DeleteFunc(slices.Clone(candidates), func(c candidate) bool { return c.lacks != "" })
 	if len(fitting) == 0 {
-		return "", &blocked{v1alpha1.ReasonPoolNotFound, noneFits(candidates)}
+		return nil, &blocked{v1alpha1.ReasonPoolNotFound, noneFits(candidates)}
 	}
 	best := slices.MinFunc(fitting, func(a, b candidate) int {
 		return cmp.Or(compareRoom(&a, &b, want, least), cmp.Compare(a.name, b.name))
 	})
-	return best.name, nil
+	return &best, nil
 }
 
 func compareRoom(a, b *candidate, want, least int) int {
-	const now, later, part, never = 0, 1, 2, 3
-	rank := func(c *candidate) int {
-		switch {
-		case c.room.Spare >= want:
-			return now
-		case c.poolMax < least:
-			return never
-		case c.mostLater() >= want:
-			return later
-		}
-		return part
+	pa, pb := a.prospect(want, least), b.prospect(want, least)
+	if pa != pb {
+		return cmp.Compare(pa, pb)
 	}
-	if ra, rb := rank(a), rank(b); ra != rb {
-		return cmp.Compare(ra, rb)
-	}
-	switch rank(a) {
-	case now:
+	switch pa {
+	case allNow:
 		return cmp.Compare(a.room.Spare, b.room.Spare)
-	case later:
+	case allLater:
 		return cmp.Compare(b.room.Coming, a.room.Coming)
-	case part:
+	case someLater:
 		return cmp.Compare(b.mostLater(), a.mostLater())
 	}
 	return cmp.Compare(b.poolMax, a.poolMax)

@@ -42,7 +42,7 @@ func TestChoose(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got, why := choose(test.candidates, 4, test.least)
 			require.Nil(t, why)
-			require.Equal(t, test.want, got)
+			require.Equal(t, test.want, got.name)
 		})
 	}
 	_, why := choose([]candidate{{name: "b", lacks: "image x"}, {name: "a", lacks: "label gpu=yes"}}, 4, 0)
@@ -171,21 +171,24 @@ func TestAnUnclearClaimOfAChosenPoolIsSettledThere(t *testing.T) {
 func TestADemandMovesToThePoolThatHasRoom(t *testing.T) {
 	w := newPooledWorld(t, nil, named("batch", 1, choosing))
 	w.label()
-	require.NotZero(t, w.mustReconcile("batch").RequeueAfter, "another pool may have room before this one")
-	require.Equal(t, 1, w.Ledger.Snapshot(poolKey).Demand)
+	other := w.addPool("other", 0)
+	require.NotZero(t, w.mustReconcile("batch").RequeueAfter, "what came in between woke nobody")
+	require.Zero(t, w.mustReconcile("batch").RequeueAfter, "it is woken")
+	demand := func(key ledger.Key) int { return w.Ledger.Snapshot(key).Demand }
+	require.Equal(t, 1, demand(poolKey)+demand(other))
 	require.Equal(t, v1alpha1.AnyPool, w.get("batch").Spec.PoolRef)
+	require.Equal(t, 1, demand(other), "the first by name")
 
-	other := ledger.Key{Namespace: "ns", Name: "other"}
-	pool := &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other", UID: "pool-uid", Labels: map[string]string{"team": "a"}}}
-	pool.Spec.Template = &v1alpha1.PodTemplate{}
-	require.NoError(t, w.api.Create(t.Context(), pool))
-	w.Ledger.SetPool(other, "pool-uid", "r1", true)
-	w.Ledger.Observe(other, facts("x"))
-	w.clock.Step(time.Minute)
+	w.woken = nil
+	w.observe("x")
+	require.Equal(t, []types.NamespacedName{{Namespace: "ns", Name: "batch"}}, w.woken)
 	w.mustReconcile("batch")
-	require.Equal(t, "other", w.get("batch").Spec.PoolRef)
+	require.Equal(t, "pool", w.get("batch").Spec.PoolRef)
 	require.Equal(t, []string{"x"}, w.holds("batch"))
-	require.Zero(t, w.Ledger.Snapshot(poolKey).Demand)
+	require.Zero(t, demand(other))
+	w.woken = nil
+	w.Ledger.Observe(other, facts("y"))
+	require.Empty(t, w.woken, "it has its pool")
 }
 
 // addPool makes a Pool that has what choosing asks for, with idle pods of those names.

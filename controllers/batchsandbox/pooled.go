@@ -1,7 +1,6 @@
 package batchsandbox
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -31,10 +30,6 @@ type pooled struct {
 	executor func() *podtemplate.Executor
 }
 
-// chooseAgain is after how long a BatchSandbox that waits looks for a pool anew: it is woken by
-// the one that it asks, and another may have room meanwhile.
-const chooseAgain = 5 * time.Second
-
 // reconcile returns what is to be seen of the BatchSandbox and when to come back.
 func (p *pooled) reconcile(ctx context.Context, o *object) (*view, time.Duration, error) {
 	if err := p.claims.resolve(ctx, o); err != nil {
@@ -52,14 +47,16 @@ func (p *pooled) reconcile(ctx context.Context, o *object) (*view, time.Duration
 		return viewPooled(held.Held, why), 0, nil
 	}
 	p.noteForeignEdit(o, &held)
+	choice := ledger.Choice{}
 	if o.choosesPool() && o.bs.DesiredReplicas() > 0 {
-		if why, err := p.choosePool(ctx, o); why != nil || err != nil {
-			return viewPooled(nil, why), chooseAgain, err
+		var err error
+		if choice, why, err = p.choosePool(ctx, o); why != nil || err != nil {
+			return viewPooled(nil, why), 0, err
 		}
 	}
 	again, why, err := p.allocate(ctx, o, &held)
-	if why != nil && o.choosesPool() {
-		again = soonest(again, chooseAgain)
+	if p.considerOthers(o, choice) {
+		again = afterPass
 	}
 	if err == nil {
 		var later time.Duration
@@ -84,27 +81,47 @@ func (p *pooled) goByName(o *object) {
 
 // choosePool has the object ask the pool of its namespace that fits it best, from the cache
 // and the ledger alone.
-func (p *pooled) choosePool(ctx context.Context, o *object) (*blocked, error) {
+func (p *pooled) choosePool(ctx context.Context, o *object) (ledger.Choice, *blocked, error) {
 	var pools v1alpha1.PoolList
 	if err := p.client.List(ctx, &pools, client.InNamespace(o.bs.Namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing the pools to choose from: %w", err)
+		return ledger.Choice{}, nil, fmt.Errorf("listing the pools to choose from: %w", err)
 	}
 	executor := p.executor()
 	candidates := make([]candidate, len(pools.Items))
+	choice := ledger.Choice{Want: int(o.bs.DesiredReplicas())}
 	for i := range pools.Items {
 		pool := &pools.Items[i]
 		c := &candidates[i]
 		*c = candidate{name: pool.Name, lacks: lacks(o.bs, pool, executor), poolMax: int(pool.Spec.CapacitySpec.PoolMax)}
 		if c.lacks == "" {
-			c.room = p.ledger.Room(client.ObjectKeyFromObject(pool), o.owner)
+			key := client.ObjectKeyFromObject(pool)
+			c.room = p.ledger.Room(key, o.owner)
+			choice.Offers = append(choice.Offers, ledger.Offer{Pool: key, PoolMax: c.poolMax})
 		}
 	}
-	name, why := choose(candidates, int(o.bs.DesiredReplicas()), o.bs.LeastAtOnce())
+	least, name := o.bs.LeastAtOnce(), v1alpha1.AnyPool
+	best, why := choose(candidates, choice.Want, least)
+	if best != nil {
+		name, choice.Served = best.name, best.prospect(choice.Want, least) <= allLater
+	}
 	if name != o.chosen && o.chosen != "" {
 		p.ledger.ForgetOwner(o.pool, o.owner) // it holds nothing there yet
 	}
-	o.choosePool(cmp.Or(name, v1alpha1.AnyPool))
-	return why, nil
+	o.choosePool(name)
+	choice.Asked = o.pool
+	return choice, why, nil
+}
+
+// considerOthers has an object that waits for the chosen pool woken when it may be better off
+// with another one, and no more once it waits no more. It says whether to choose once more.
+func (p *pooled) considerOthers(o *object, choice ledger.Choice) bool {
+	if o.chosen == "" {
+		return false
+	}
+	if !o.choosesPool() {
+		choice = ledger.Choice{}
+	}
+	return p.ledger.Consider(o.owner, choice) && len(choice.Offers) > 0
 }
 
 // read returns what the BatchSandbox holds. One that is set aside is taken in again when

@@ -82,7 +82,8 @@ type Hooks struct {
 	// Pool: the pods or the demand of a pool changed.
 	Pool func(Key)
 	// Owner: a pod that the owner holds changed, pods it waits for are there, or the
-	// pool that it waits for begins or ceases to hand pods out.
+	// pool that it waits for begins or ceases to hand pods out; of one that names no pool also
+	// that it may be better off with another one.
 	Owner func(types.NamespacedName)
 }
 
@@ -95,6 +96,8 @@ type Ledger struct {
 	mapsMu sync.Mutex
 	pools  map[Key]*pool
 	owners map[types.NamespacedName]map[types.UID]Key
+	// offers are the pools that owners which name none may take from.
+	offers map[types.UID]map[Key]struct{}
 }
 
 // New returns an empty ledger.
@@ -103,15 +106,17 @@ func New(hooks Hooks) *Ledger {
 		hooks:  hooks,
 		pools:  map[Key]*pool{},
 		owners: map[types.NamespacedName]map[types.UID]Key{},
+		offers: map[types.UID]map[Key]struct{}{},
 	}
 }
 
 // with runs fn on the pool under its lock, then calls the hooks for what has changed.
 func (l *Ledger) with(key Key, fn func(*pool)) {
 	p := l.lock(key)
-	spare := p.spare()
+	before := p.outlook()
 	fn(p)
-	p.wakeServed(p.spare() - spare)
+	p.wakeServed(p.spare() - before.spare)
+	p.wakeChoosing(before)
 	changed, woken := p.takeWakes()
 	if changed {
 		p.snapshot = nil
@@ -221,6 +226,7 @@ func (l *Ledger) ForgetOwner(key Key, owner Owner) bool {
 	if !done {
 		return false
 	}
+	l.Consider(owner, Choice{})
 	l.mapsMu.Lock()
 	defer l.mapsMu.Unlock()
 	delete(l.owners[owner.NamespacedName], owner.UID)

@@ -144,7 +144,7 @@ func (b *book) check() {
 func (p *pool) audit() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return cmp.Or(p.auditQueues(), p.auditHolders(), p.auditShown(), p.waiting.audit())
+	return cmp.Or(p.auditQueues(), p.auditHolders(), p.auditShown(), p.waiting.audit(), p.choosing.pods.queue.audit(), p.choosing.growth.queue.audit())
 }
 
 func (p *pool) auditQueues() error {

@@ -29,6 +29,8 @@ type pool struct {
 	pods    map[string]*entry
 	holders map[types.UID]*holder
 	waiting queue
+	// choosing are the owners that name no pool and may take from this one.
+	choosing choosing
 	// unreadable counts the holders whose annotations could not be read.
 	unreadable int
 
@@ -52,14 +54,18 @@ type pool struct {
 }
 
 func newPool(key Key) *pool {
-	return &pool{key: key, pods: map[string]*entry{}, holders: map[types.UID]*holder{}, waiting: newQueue()}
+	return &pool{
+		key: key, pods: map[string]*entry{}, holders: map[types.UID]*holder{}, waiting: newQueue(),
+		choosing: newChoosing(),
+	}
 }
 
 func (p *pool) open() bool { return p.uid != "" && p.handsOut }
 
 // unused says that nothing would be lost if the pool were made anew.
 func (p *pool) unused() bool {
-	return p.uid == "" && len(p.pods) == 0 && len(p.holders) == 0 && p.waiting.total() == 0
+	return p.uid == "" && len(p.pods) == 0 && len(p.holders) == 0 && p.waiting.total() == 0 &&
+		p.choosing.empty()
 }
 
 // takeWakes returns what the hooks are to be told.

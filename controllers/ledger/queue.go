@@ -90,6 +90,23 @@ func (q *queue) least(owner types.UID) int {
 	return 0
 }
 
+// after returns the one who is served next after an owner that waits, or nil.
+func (q *queue) after(owner types.UID) *waiter {
+	w := q.byOwner[owner]
+	if w == nil {
+		return nil
+	}
+	var next *waiter
+	for n := q.root; n != nil; {
+		if w.servedBefore(n) {
+			next, n = n, n.earlier
+		} else {
+			n = n.later
+		}
+	}
+	return next
+}
+
 // between calls fn, in their order, with the owners that would get any of the pods numbered
 // from up to, and without, to, if pods were handed out from number 0 on. It leaves out an owner
 // that would get fewer than its least: each pod that a gang still waits for would wake it.
