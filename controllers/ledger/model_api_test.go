@@ -18,6 +18,9 @@ type object struct {
 	replicas  int
 	deleting  bool
 	finalizer bool
+	// minAvailable is how many sandboxes it takes at once, at least, until that is delivered.
+	minAvailable int
+	delivered    bool
 	// alloc and release are alloc-status and alloc-release. While corrupt, nobody can
 	// read them; they keep what the owner really has.
 	alloc, release []string
@@ -26,6 +29,14 @@ type object struct {
 
 func (o object) names() []string {
 	return slices.DeleteFunc(slices.Concat(o.alloc, o.release), func(s string) bool { return s == "" })
+}
+
+// least is how many sandboxes it takes at once, at least.
+func (o object) least() int {
+	if o.delivered {
+		return 0
+	}
+	return min(o.minAvailable, o.replicas)
 }
 
 func (o object) owner() Owner {
@@ -184,6 +195,12 @@ func (s *server) allocate(o *object, w write) {
 	if o.deleting {
 		s.fail("a write for %s allocates although it is being deleted", o.name)
 	}
+	if got := filled(w.alloc); got > 0 {
+		if got < o.least() {
+			s.fail("%s is given %d sandboxes, and takes no fewer than %d at once", o.uid, got, o.least())
+		}
+		o.delivered = true
+	}
 	before := o.names()
 	for _, name := range w.alloc {
 		p := s.pods[name]
@@ -198,6 +215,17 @@ func (s *server) allocate(o *object, w write) {
 		}
 	}
 	o.alloc, o.release, o.finalizer = w.alloc, w.release, true
+}
+
+// filled counts the shards that have a pod.
+func filled(alloc []string) int {
+	n := 0
+	for _, name := range alloc {
+		if name != "" {
+			n++
+		}
+	}
+	return n
 }
 
 // changed gives the object a new version, or ends it.
@@ -272,6 +300,9 @@ func (s *server) user(name string) {
 	o := s.boxes[name]
 	if o == nil {
 		o = &object{name: name, uid: types.UID(fmt.Sprint(name, "-", s.next())), created: s.counter, replicas: s.dice("replicas", 4)}
+		if s.dice("a gang", 2) == 0 {
+			o.minAvailable = s.dice("minAvailable", o.replicas+1)
+		}
 		s.boxes[name] = o
 		s.changed(o)
 		return

@@ -13,6 +13,7 @@ func start(s *server, m mistake, restarts bool) *operator {
 	o := &operator{
 		server: s, mistake: m, restarts: restarts, cached: map[string]object{}, queue: map[string]bool{},
 		pending: map[string]*pending{}, creating: map[string]bool{}, removed: map[types.UID]bool{},
+		asked: map[types.UID]demand{},
 	}
 	o.ledger = New(Hooks{
 		Pool:  func(Key) { o.poolQueued = true },
@@ -23,7 +24,9 @@ func start(s *server, m mistake, restarts bool) *operator {
 		o.touchWaiting()
 	}
 	var records []Record
+	var listed []object
 	for _, name := range s.boxNames() {
+		listed = append(listed, *s.boxes[name])
 		if m == "alloc-release is not restored" {
 			records = append(records, Record{Pool: poolKey, Owner: s.boxes[name].owner(), Pods: s.boxes[name].alloc})
 			continue
@@ -42,6 +45,7 @@ func start(s *server, m mistake, restarts bool) *operator {
 		s.fail("conflicts at the start: %v", conflicts)
 	}
 	o.ledger.CompleteRebuild()
+	o.noteDemand(listed)
 	for name := range o.cached {
 		o.queue[name] = true
 	}
@@ -50,6 +54,23 @@ func start(s *server, m mistake, restarts bool) *operator {
 	}
 	o.poolQueued = true
 	return o
+}
+
+// noteDemand gives those who wait their places.
+func (o *operator) noteDemand(listed []object) {
+	for _, b := range listed {
+		missing := b.replicas
+		for shard, pod := range b.alloc {
+			if pod != "" && shard < b.replicas && o.ledger.Usable(poolKey, pod) {
+				missing--
+			}
+		}
+		if b.deleting || b.corrupt || missing <= 0 {
+			continue
+		}
+		o.ledger.SetGangDemand(poolKey, b.owner(), missing, b.least())
+		o.asked[b.uid] = demand{b.owner(), missing}
+	}
 }
 
 // touchWaiting moves the resourceVersion of every BatchSandbox whose demand is not met.

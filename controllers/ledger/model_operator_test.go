@@ -34,6 +34,13 @@ type operator struct {
 	pending        map[string]*pending
 	creating       map[string]bool // creations to repeat; true: one may have landed
 	removed        map[types.UID]bool
+	// asked is what each owner has asked for and not got, as far as this operator knows.
+	asked map[types.UID]demand
+}
+
+type demand struct {
+	owner Owner
+	count int
 }
 
 // persist sends a write for a BatchSandbox and follows it to its end.
@@ -107,6 +114,7 @@ func (o *operator) reconcile(name string) {
 // giveUp recycles all that the owner has; it returns the pods once that is done.
 func (o *operator) giveUp(b object) ([]string, bool) {
 	o.ledger.SetDemand(poolKey, b.owner(), 0)
+	delete(o.asked, b.uid)
 	var names []string
 	a := o.allocation(b.uid)
 	for _, h := range a.Held {
@@ -233,7 +241,11 @@ func (o *operator) reconcileLive(b object) {
 		}
 	}
 	var claimed []string
-	for _, g := range o.ledger.Claim(poolKey, b.owner(), missing) {
+	least := 0
+	if len(a.Held)+len(a.Releasing) == 0 {
+		least = b.least()
+	}
+	for _, g := range o.claim(b, missing, least) {
 		if p := o.pods[g.Pod.Name]; p != nil && p.UID == g.Pod.UID && p.dirty != "" {
 			o.fail("%s claims %s, dirty of %s", b.uid, p.Name, p.dirty)
 		}
@@ -255,12 +267,45 @@ func (o *operator) reconcileLive(b object) {
 			o.ledger.Discard(poolKey, b.uid, lost)
 			if o.mistake == "a pod that is scaled away is unclaimed" {
 				o.ledger.Unclaim(poolKey, b.owner(), extra)
+				delete(o.asked, b.uid)
 			}
 			o.ledger.BeginRelease(poolKey, b.uid, extra)
 			free()
 		},
-		undone: func() { o.ledger.Unclaim(poolKey, b.owner(), claimed) },
+		undone: func() {
+			o.ledger.Unclaim(poolKey, b.owner(), claimed)
+			delete(o.asked, b.uid)
+		},
 	})
+}
+
+// claim takes pods for the missing shards, at least so many or none, and looks whether it takes
+// what older ones wait for.
+func (o *operator) claim(b object, missing []int32, least int) []Grant {
+	switch {
+	case o.mistake == "a gang takes what comes":
+		least = 0
+	case least > o.cap, o.mistake == "a gang asks for nothing before it can be served" && o.ledger.SetDemand(poolKey, b.owner(), len(missing)) < least:
+		o.ledger.SetDemand(poolKey, b.owner(), 0) // nobody is to wait for what can never be
+		delete(o.asked, b.uid)
+		return nil
+	}
+	available := 0
+	if p := o.ledger.pools[poolKey]; p != nil {
+		available = p.available
+	}
+	for _, d := range o.asked {
+		if d.owner.Created.Before(b.owner().Created) {
+			available -= d.count
+		}
+	}
+	o.ledger.SetGangDemand(poolKey, b.owner(), len(missing), least)
+	grants := o.ledger.Claim(poolKey, b.owner(), missing)
+	if len(grants) > max(0, available) {
+		o.fail("%s takes %d pods, %d of which older ones wait for", b.uid, len(grants), len(grants)-max(0, available))
+	}
+	o.asked[b.uid] = demand{b.owner(), len(missing) - len(grants)}
+	return grants
 }
 
 // sortOut tells the pods to keep, by shard, from those that are lost and those that
