@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -22,7 +24,36 @@ func TestAPoolIsChosenAndWrittenWithTheClaim(t *testing.T) {
 
 	before := client.MergeFrom(bs.DeepCopy())
 	bs.Spec.PoolRef = v1alpha1.AnyPool
+	require.ErrorContains(t, api.Patch(t.Context(), bs, before), "the name of the chosen Pool stands here in place of '*', for good; apply that name, or have your tool leave the field as it is")
+	bs.Spec.PoolRef = "another"
 	require.ErrorContains(t, api.Patch(t.Context(), bs, before), "spec.poolRef is immutable", "it is chosen once")
+}
+
+// What a GitOps tool does which applies server-side, as the user's guide says.
+func TestAChosenPoolStaysWhenWhatAskedForItIsAppliedAgain(t *testing.T) {
+	ns := newNamespace(t)
+	newPool(t, ns, 1, 5)
+	asked := func(poolRef any) *unstructured.Unstructured {
+		spec := map[string]any{"replicas": int64(1), "template": map[string]any{"spec": map[string]any{"containers": []any{
+			map[string]any{"name": "sandbox-container", "image": "nginx:latest"}}}}}
+		if poolRef != nil {
+			spec["poolRef"] = poolRef
+		}
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": v1alpha1.GroupVersion.String(), "kind": v1alpha1.KindBatchSandbox,
+			"metadata": map[string]any{"namespace": ns, "name": "batch"}, "spec": spec,
+		}}
+	}
+	apply := func(obj *unstructured.Unstructured) error {
+		return api.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner("gitops"))
+	}
+	require.NoError(t, apply(asked(v1alpha1.AnyPool)))
+	bs := pooled(ns, "batch", 1)
+	until(t, bs, ready(1))
+	require.True(t, apierrors.IsConflict(apply(asked(v1alpha1.AnyPool))), "the field is the operator's now")
+	require.NoError(t, apply(asked(nil)))
+	require.NoError(t, api.Get(t.Context(), client.ObjectKeyFromObject(bs), bs))
+	require.Equal(t, "example-pool", bs.Spec.PoolRef)
 }
 
 func TestBadInputForAChosenPoolIsRefusedByTheAPIServer(t *testing.T) {

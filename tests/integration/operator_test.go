@@ -304,6 +304,25 @@ func TestDelivering100PooledSandboxesCostsThreeWrites(t *testing.T) {
 	require.Len(t, held(t, bs), 100)
 }
 
+// What a pool is chosen by, and what is to be had at once, costs no write more.
+func TestAGangOfAChosenPoolCostsThreeWrites(t *testing.T) {
+	ns := newNamespace(t)
+	pool := newPool(t, ns, 20, 20)
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Available == 20 })
+	pods := writes(t, ns, "pods")
+	gang, chosen := pooled(ns, "gang", 10), pooled(ns, "chosen", 10)
+	gang.Spec.MinAvailable, chosen.Spec.MinAvailable = 10, 10
+	chosen.Spec.PoolRef, chosen.Spec.Template = v1alpha1.AnyPool, template()
+	for _, bs := range []*v1alpha1.BatchSandbox{gang, chosen} {
+		require.NoError(t, api.Create(t.Context(), bs))
+		until(t, bs, ready(10))
+	}
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Allocated == 20 })
+	require.Equal(t, 2*3, writes(t, ns, "batchsandboxes"))
+	require.Equal(t, pods, writes(t, ns, "pods"), "writes of pods")
+	require.Equal(t, pool.Name, chosen.Spec.PoolRef)
+}
+
 func TestSandboxesComeBackAreScaledAndReplaced(t *testing.T) {
 	ns := newNamespace(t)
 	pool := newPool(t, ns, 3, 20)
