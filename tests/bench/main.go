@@ -29,6 +29,7 @@ import (
 type options struct {
 	sizes, tasks, manager     string
 	rounds, burst, burstReady int
+	choices                   int
 	keep                      bool
 	namespace                 string
 }
@@ -41,6 +42,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 15, "Pairs of measurements for each row.")
 	flag.IntVar(&o.burst, "burst", 100, "BatchSandboxes with one sandbox each that are created at once; 0 leaves this out.")
 	flag.IntVar(&o.burstReady, "burst-ready", 300, "Ready pods of the pool that the burst takes from.")
+	flag.IntVar(&o.choices, "choices", 50, "Pools to choose among, at least two, beside the same by a pool's name; 0 leaves this out.")
 	flag.BoolVar(&o.keep, "keep", false, "Leave the pools in place at the end.")
 	flag.StringVar(&o.namespace, "namespace", "", "Namespace with the pools of an earlier run that kept them.")
 	flag.Parse()
@@ -61,6 +63,9 @@ type scenario struct {
 	pool     string
 	objects  int
 	replicas int32
+	// others are pools beside it that may be chosen, where it chooses.
+	others  []poolSize
+	chooses bool
 	// tasks: a task runs in every sandbox.
 	tasks bool
 	// floor does what the operator does, by hand.
@@ -70,6 +75,9 @@ type scenario struct {
 // spec is that of each BatchSandbox.
 func (s *scenario) spec() v1alpha1.BatchSandboxSpec {
 	spec := v1alpha1.BatchSandboxSpec{Replicas: &s.replicas, PoolRef: s.pool}
+	if s.chooses {
+		chosen(&spec)
+	}
 	if s.tasks {
 		spec.TaskTemplate = &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: taskCommand}}}
 	}
@@ -85,6 +93,7 @@ type poolSize struct {
 // plan is what is measured and the pools that this needs.
 type plan struct {
 	sandboxes, tasks []scenario
+	choices          []scenario
 	pools            []poolSize
 	tasksPool        poolSize
 }
@@ -107,6 +116,11 @@ func (o *options) plan() (p plan, err error) {
 		p.sandboxes = append(p.sandboxes, scenario{name: fmt.Sprintf("%d batches of 1", o.burst), pool: "burst", objects: o.burst, replicas: 1, floor: (*bench).runFloor})
 		p.pools = append(p.pools, poolSize{"burst", int32(o.burstReady)})
 	}
+	pools, choices, err := planChoices(o.choices, o.burst)
+	if err != nil {
+		return p, err
+	}
+	p.pools, p.choices = append(p.pools, pools...), choices
 	tasks, err := parseSizes("tasks", o.tasks)
 	if err != nil {
 		return p, err
@@ -159,12 +173,18 @@ func run(ctx context.Context, o *options) (err error) {
 	if err := b.setUp(ctx, o.namespace); err != nil {
 		return err
 	}
-	if len(p.sandboxes) > 0 {
-		if err := b.fill(ctx, p.pools); err != nil {
-			return err
+	if err := b.fill(ctx, p.pools); err != nil {
+		return err
+	}
+	for _, table := range []struct {
+		legend
+		scenarios []scenario
+	}{{ofSandboxes, p.sandboxes}, {ofChoices, p.choices}} {
+		if len(table.scenarios) == 0 {
+			continue
 		}
-		rows, err := b.measureAll(ctx, p.sandboxes, o.rounds)
-		printTable(os.Stdout, ofSandboxes, rows)
+		rows, err := b.measureAll(ctx, table.scenarios, o.rounds)
+		printTable(os.Stdout, table.legend, rows)
 		if err != nil {
 			return err
 		}

@@ -61,7 +61,7 @@ func (b *bench) measure(ctx context.Context, s scenario, rounds int) ([]row, err
 
 // runOperator creates the BatchSandboxes and leaves the rest to the operator.
 func (b *bench) runOperator(ctx context.Context, s scenario, round int) (sample, error) {
-	if err := b.untilIdle(ctx, s.pool, roundPatience); err != nil {
+	if err := b.untilAllIdle(ctx, s); err != nil {
 		return sample{}, err
 	}
 	if s.tasks {
@@ -79,7 +79,17 @@ func (b *bench) runOperator(ctx context.Context, s scenario, round int) (sample,
 		result.cost = float64(b.fleet.calls.Load()) / float64(s.replicas)
 	}
 	b.payloads[s.name] = result.seen
-	return result, errors.Join(b.empty(ctx, b.api, b.namespace), b.untilIdle(ctx, s.pool, roundPatience))
+	return result, errors.Join(b.empty(ctx, b.api, b.namespace), b.untilAllIdle(ctx, s))
+}
+
+// untilAllIdle waits until nobody holds a pod of any pool of the scenario.
+func (b *bench) untilAllIdle(ctx context.Context, s scenario) error {
+	for _, p := range append([]poolSize{{name: s.pool}}, s.others...) {
+		if err := b.untilIdle(ctx, p.name, roundPatience); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runFloor does by hand the writes that the operator did in its last run.

@@ -158,8 +158,12 @@ func (b *bench) fill(ctx context.Context, pools []poolSize) error {
 // pool is one that needs no refill while it is measured: what is handed out comes
 // back as it is (Noop), and there may be no more pods than there are.
 func (b *bench) pool(p poolSize) *v1alpha1.Pool {
+	var labels map[string]string
+	if strings.HasPrefix(p.name, "choice-") {
+		labels = map[string]string{choiceLabel: ""}
+	}
 	return &v1alpha1.Pool{
-		ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: p.name},
+		ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: p.name, Labels: labels},
 		Spec: v1alpha1.PoolSpec{
 			CapacitySpec:    v1alpha1.CapacitySpec{BufferMin: 0, BufferMax: p.size, PoolMin: p.size, PoolMax: p.size},
 			RecycleStrategy: v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleNoop},

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+)
+
+const (
+	// choicePool is the pool that is taken from by name, and one of those to choose among.
+	choicePool = "choice-0"
+	// choiceLabel is what the pools have that may be chosen.
+	choiceLabel = "bench.opensandbox.io/choice"
+	// choicePods is how many pods each of the others has.
+	choicePods = 2
+)
+
+// planChoices returns the pools to choose among and what is measured: the same by name.
+func planChoices(pools, burst int) (p []poolSize, list []scenario, err error) {
+	if pools == 0 {
+		return nil, nil, nil
+	}
+	burst = min(burst, (pools-1)*choicePods)
+	if burst < 1 {
+		return nil, nil, fmt.Errorf("flags -choices and -burst: %d pools have too few pods to choose among", pools)
+	}
+	p = []poolSize{{choicePool, int32(burst)}}
+	for i := 1; i < pools; i++ {
+		p = append(p, poolSize{fmt.Sprintf("choice-%d", i), choicePods})
+	}
+	for _, objects := range []int{1, burst} {
+		list = append(list, scenario{
+			name: fmt.Sprintf("%d of 1, of %d pools", objects, pools), pool: choicePool, others: p[1:],
+			objects: objects, replicas: 1, chooses: true, floor: (*bench).runByName,
+		})
+	}
+	return p, list, nil
+}
+
+// chosen makes the spec one that has its pool chosen.
+func chosen(spec *v1alpha1.BatchSandboxSpec) {
+	spec.PoolRef, spec.PoolSelector = v1alpha1.AnyPool, map[string]string{choiceLabel: ""}
+}
+
+// runByName has the operator deliver the same from the pool of that name.
+func (b *bench) runByName(ctx context.Context, s scenario, round int) (sample, error) {
+	s.chooses = false
+	return b.runOperator(ctx, s, round)
+}
