@@ -34,6 +34,9 @@ release() {
   "$KUBECTL" delete "$1" --all --all-namespaces --timeout="$timeout"
 }
 
+# No namespace can be deleted while an API does not answer that a test has served.
+"$KUBECTL" delete apiservices -l opensandbox-test --timeout="$timeout"
+
 # First what OLM would install from again.
 for kind in subscriptions.operators.coreos.com installplans.operators.coreos.com; do
   if known "$kind"; then

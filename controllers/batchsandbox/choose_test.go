@@ -279,3 +279,41 @@ func TestTheNameOfTheChosenPoolCountsInTheAllocation(t *testing.T) {
 	require.Contains(t, w.ready("batch").Message, "of pool "+long)
 	require.Empty(t, w.holds("batch"))
 }
+
+func TestAChosenPoolThatGoesIsLeft(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 2, choosing))
+	w.label()
+	w.mustReconcile("batch")
+	require.Equal(t, 2, w.Ledger.Snapshot(poolKey).Demand)
+	pool := &v1alpha1.Pool{}
+	require.NoError(t, w.api.Get(t.Context(), poolKey, pool))
+	require.NoError(t, w.api.Delete(t.Context(), pool))
+	w.Ledger.SetPool(poolKey, "", "", false)
+	w.observe("a") // it goes with its pool
+	w.mustReconcile("batch")
+	require.Equal(t, v1alpha1.ReasonPoolNotFound, w.ready("batch").Reason)
+	require.Zero(t, w.Ledger.Snapshot(poolKey).Demand)
+	require.Empty(t, w.holds("batch"))
+
+	w.addPool("other", 5, "x", "y")
+	w.mustReconcile("batch")
+	require.Equal(t, "other", w.get("batch").Spec.PoolRef)
+}
+
+func TestAGangOfNoPoolThatExpiresWaitsNowhere(t *testing.T) {
+	w := newPooledWorld(t, []string{"a"}, named("gang", 2, choosing, gang(2), func(bs *v1alpha1.BatchSandbox) {
+		bs.Spec.TTLSeconds = ptr.To(int64(60))
+	}), named("small", 1, younger))
+	w.label()
+	w.setPoolMax(5)
+	w.mustReconcile("gang")
+	w.mustReconcile("small")
+	require.Empty(t, w.holds("small"), "the gang is older")
+	w.clock.Step(time.Hour)
+	w.mustReconcile("gang") // its time has ended
+	w.woken = nil
+	w.mustReconcile("gang") // it is gone
+	require.Contains(t, w.woken, types.NamespacedName{Namespace: "ns", Name: "small"})
+	w.mustReconcile("small")
+	require.Equal(t, []string{"a"}, w.holds("small"))
+}

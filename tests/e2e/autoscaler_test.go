@@ -75,13 +75,13 @@ func (m *metrics) serve(t *testing.T, ns string) {
 		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "localhost"}}))
 	service := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-		"metadata": map[string]any{"name": metricsVersion + "." + metricsGroup},
+		"metadata": map[string]any{"name": metricsVersion + "." + metricsGroup, "labels": map[string]any{"opensandbox-test": ""}},
 		"spec": map[string]any{
 			"group": metricsGroup, "version": metricsVersion, "groupPriorityMinimum": int64(100), "versionPriority": int64(100),
 			"insecureSkipTLSVerify": true, "service": map[string]any{"namespace": ns, "name": "metrics", "port": port},
 		},
 	}}
-	require.NoError(t, client.IgnoreNotFound(api.Delete(t.Context(), service.DeepCopy())), "what a test that was cut off has left")
+	require.NoError(t, api.DeleteAllOf(t.Context(), service.DeepCopy(), client.MatchingLabels{"opensandbox-test": ""}), "what a test that was cut off has left")
 	require.NoError(t, api.Create(t.Context(), service))
 	// Before the server ends: no namespace can be deleted while an API does not answer.
 	t.Cleanup(func() {
