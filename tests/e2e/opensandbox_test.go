@@ -29,7 +29,8 @@ func TestWhatAServerOfOpenSandboxReadsWhileSandboxesWait(t *testing.T) {
 	until(t, waits, func(bs *v1alpha1.BatchSandbox) bool {
 		return pending(bs) && hasCondition(v1alpha1.ConditionPoolAllocationPending, v1alpha1.ReasonPoolNotFound)(bs.Status.Conditions)
 	})
-	startPool(t, ns, shell("sleep 3600"), v1alpha1.CapacitySpec{BufferMin: 1, BufferMax: 1, PoolMax: 1})
+	require.NoError(t, api.Create(t.Context(), &v1alpha1.Pool{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: waits.Spec.PoolRef},
+		Spec: v1alpha1.PoolSpec{Template: shell("sleep 3600"), CapacitySpec: v1alpha1.CapacitySpec{PoolMax: 1}}}))
 	until(t, waits, func(bs *v1alpha1.BatchSandbox) bool { return ready(bs) && !pending(bs) })
 	require.Contains(t, waits.Annotations[v1alpha1.AnnotationAllocStatus], `"poolRef":"example-pool"`)
 
