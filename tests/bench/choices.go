@@ -3,13 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
 const (
-	// choicePool is the pool that is taken from by name, and one of those to choose among.
-	choicePool = "choice-0"
+	// choicePools is how the names of the pools begin that may be chosen, and choicePool the
+	// one of them that is taken from by name.
+	choicePools = "choice-"
+	choicePool  = choicePools + "0"
 	// choiceLabel is what the pools have that may be chosen.
 	choiceLabel = "bench.opensandbox.io/choice"
 	// choicePods is how many pods each of the others has.
@@ -27,7 +30,7 @@ func planChoices(pools, burst int) (p []poolSize, list []scenario, err error) {
 	}
 	p = []poolSize{{choicePool, int32(burst)}}
 	for i := 1; i < pools; i++ {
-		p = append(p, poolSize{fmt.Sprintf("choice-%d", i), choicePods})
+		p = append(p, poolSize{fmt.Sprint(choicePools, i), choicePods})
 	}
 	for _, objects := range []int{1, burst} {
 		list = append(list, scenario{
@@ -37,6 +40,9 @@ func planChoices(pools, burst int) (p []poolSize, list []scenario, err error) {
 	}
 	return p, list, nil
 }
+
+// chosenFrom says that the pool is one of those that may be chosen.
+func (p *poolSize) chosenFrom() bool { return strings.HasPrefix(p.name, choicePools) }
 
 // chosen makes the spec one that has its pool chosen.
 func chosen(spec *v1alpha1.BatchSandboxSpec) {
