@@ -166,10 +166,14 @@ func (c *claims) settle(ctx context.Context, o *object, w *allocationWrite, caus
 	}
 	// The version has moved, so no sending can be done any more. An earlier one may have
 	// been done, and undone by somebody else since, unless it was our status that moved it.
-	if byStatus := w.status != nil && equality.Semantic.DeepEqual(live.Status, *w.status); w.sentBefore && !byStatus {
-		c.drop(o, w)
-	} else {
+	byStatus := w.status != nil && equality.Semantic.DeepEqual(live.Status, *w.status)
+	switch {
+	case !w.sentBefore:
+		c.undoAndWait(o, w.claimed)
+	case byStatus:
 		c.undo(o, w.claimed)
+	default:
+		c.drop(o, w)
 	}
 	return fmt.Errorf("writing the allocation, to be planned anew: %w", cause)
 }
@@ -205,6 +209,17 @@ func logDone(ctx context.Context, what string, pool ledger.Key, count int, took 
 func (c *claims) undo(o *object, claimed []string) {
 	o.unclear = nil
 	c.ledger.Unclaim(o.pool, o.owner, claimed)
+}
+
+// undoAndWait is undo for an object that somebody else has changed: it is planned anew at once,
+// and must not lose to younger ones what it may have waited long for.
+func (c *claims) undoAndWait(o *object, claimed []string) {
+	o.unclear = nil
+	least := 0
+	if held := c.ledger.Allocation(o.pool, o.owner.UID); len(held.Held) == len(claimed) && len(held.Releasing) == 0 {
+		least = o.bs.LeastAtOnce()
+	}
+	c.ledger.UnclaimAndWait(o.pool, o.owner, claimed, least)
 }
 
 // drop ends a claim whose write may have been visible for a while: somebody may have

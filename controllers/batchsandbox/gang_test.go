@@ -1,11 +1,13 @@
 package batchsandbox
 
 import (
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -151,4 +153,34 @@ func TestAGangThatWasDeliveredIsKnownByItsEndpoints(t *testing.T) {
 	bs.Status = statusOf(bs, &view{}, now)
 	bs.Annotations = nil
 	require.Zero(t, bs.LeastAtOnce(), "the status says it from now on")
+}
+
+// edit is a change by somebody else.
+func (w *world) edit(name string) {
+	w.t.Helper()
+	bs := w.get(name)
+	bs.Labels = map[string]string{"edited": w.clock.Now().String()}
+	require.NoError(w.t, w.api.Update(w.t.Context(), bs))
+}
+
+func TestAGangWhoseObjectIsEditedMeanwhileKeepsItsPlace(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b"}, named("gang", 2, gang(2)), named("small", 1, younger))
+	w.setPoolMax(10)
+	w.spoil = func(string, func() error) error {
+		w.edit("gang")
+		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("batchsandboxes").GroupResource(), "gang", errors.New("it was edited"))
+	}
+	_, err := w.reconcile("gang")
+	require.Error(t, err, "it is planned anew")
+	w.spoil = nil
+	w.mustReconcile("small")
+	require.Empty(t, w.holds("small"))
+	require.NotContains(t, w.woken, client.ObjectKeyFromObject(w.get("gang")), "or it would claim and give back for ever")
+	w.mustReconcile("gang")
+	require.Equal(t, []string{"a", "b"}, w.holds("gang"))
+
+	w.observe("c")
+	w.clock.Step(time.Minute)
+	w.mustReconcile("small")
+	require.Equal(t, []string{"c"}, w.holds("small"))
 }

@@ -65,6 +65,16 @@ func (l *Ledger) Unclaim(key Key, owner Owner, names []string) {
 	})
 }
 
+// UnclaimAndWait is Unclaim for an owner that claims anew at once, at least so many pods: it
+// keeps its place in the queue, and younger ones do not get what it has given back. Nobody is
+// woken: as many pods as come back are waited for again.
+func (l *Ledger) UnclaimAndWait(key Key, owner Owner, names []string, least int) {
+	l.with(key, func(p *pool) {
+		p.setDemand(owner, p.waiting.count(owner.UID)+len(names), least)
+		p.endHolding(owner.UID, names, func(e *entry) { p.set(e, idle{}) })
+	})
+}
+
 // Discard ends the holding of pods that were lost, when the write that takes them out
 // of alloc-status is confirmed, or of a claim whose write may have been visible for a
 // while. They are never handed out again.

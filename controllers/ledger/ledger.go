@@ -12,7 +12,7 @@
 //
 //	at start, while an allocation cannot be read:  idle ──▶ set aside ──Settle, ForgetOwner──▶ held or retiring
 //
-// Only two methods make a held pod idle again: Unclaim, for a claim that is known
+// Only these make a held pod idle again: Unclaim and UnclaimAndWait, for a claim that is known
 // never to have been written, and EndRelease, for a pod that was marked clean and whose
 // release is known to have been written. Any other way would hand a dirty pod on.
 //

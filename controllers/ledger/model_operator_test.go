@@ -16,6 +16,7 @@ type pending struct {
 	write
 	uid       types.UID
 	ambiguous bool // an earlier sending may still land
+	overtaken bool // somebody else has changed the object, and no sending can have landed
 	done      func()
 	undone    func()
 }
@@ -74,6 +75,7 @@ func (o *operator) resolve(p *pending) {
 		case p.unfinalize:
 			o.finish(p, !live.finalizer)
 		default:
+			p.overtaken = !p.ambiguous
 			o.finish(p, slices.Equal(live.alloc, p.alloc) && slices.Equal(live.release, p.release))
 		}
 	}
@@ -261,7 +263,7 @@ func (o *operator) reconcileLive(b object) {
 	if o.mistake == "freed before alloc-release is known to be empty" {
 		free()
 	}
-	o.persist(b, &pending{
+	p := &pending{
 		write: write{alloc: alloc, release: release, endpoints: endpoints},
 		done: func() {
 			o.ledger.Discard(poolKey, b.uid, lost)
@@ -272,11 +274,17 @@ func (o *operator) reconcileLive(b object) {
 			o.ledger.BeginRelease(poolKey, b.uid, extra)
 			free()
 		},
-		undone: func() {
-			o.ledger.Unclaim(poolKey, b.owner(), claimed)
-			delete(o.asked, b.uid)
-		},
-	})
+	}
+	p.undone = func() {
+		if p.overtaken {
+			o.ledger.UnclaimAndWait(poolKey, b.owner(), claimed, least)
+			o.asked[b.uid] = demand{b.owner(), o.asked[b.uid].count + len(claimed)}
+			return
+		}
+		o.ledger.Unclaim(poolKey, b.owner(), claimed)
+		delete(o.asked, b.uid)
+	}
+	o.persist(b, p)
 }
 
 // claim takes pods for the missing shards, at least so many or none, and looks whether it takes

@@ -82,6 +82,14 @@ func (q *queue) before(owner types.UID) int {
 	return sum + w.earlier.total()
 }
 
+// count is how many pods the owner waits for.
+func (q *queue) count(owner types.UID) int {
+	if w := q.byOwner[owner]; w != nil {
+		return w.count
+	}
+	return 0
+}
+
 // least is how many pods the owner takes at least at once.
 func (q *queue) least(owner types.UID) int {
 	if w := q.byOwner[owner]; w != nil {
