@@ -61,9 +61,10 @@ type scenario struct {
 	pool     string
 	objects  int
 	replicas int32
-	// tasks: a task runs in every sandbox.
-	tasks bool
-	// floor does what the operator does, by hand.
+	// tasks: a task runs in every sandbox; values: it has a variable and a file from a Secret.
+	tasks, values bool
+	// floor does what the operator does, by hand; of tasks with values, it has the operator run
+	// plain ones.
 	floor func(*bench, context.Context, scenario, int) (sample, error)
 }
 
@@ -72,6 +73,9 @@ func (s *scenario) spec() v1alpha1.BatchSandboxSpec {
 	spec := v1alpha1.BatchSandboxSpec{Replicas: &s.replicas, PoolRef: s.pool}
 	if s.tasks {
 		spec.TaskTemplate = &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: taskCommand}}}
+	}
+	if s.values {
+		addValues(&spec.TaskTemplate.Spec)
 	}
 	return spec
 }
@@ -84,9 +88,9 @@ type poolSize struct {
 
 // plan is what is measured and the pools that this needs.
 type plan struct {
-	sandboxes, tasks []scenario
-	pools            []poolSize
-	tasksPool        poolSize
+	sandboxes, tasks, values []scenario
+	pools                    []poolSize
+	tasksPool                poolSize
 }
 
 func (o *options) plan() (p plan, err error) {
@@ -115,7 +119,9 @@ func (o *options) plan() (p plan, err error) {
 		p.tasks = append(p.tasks, scenario{name: fmt.Sprintf("%d tasks", n), pool: tasksPool, objects: 1, replicas: n, tasks: true, floor: (*bench).runTaskFloor})
 	}
 	if len(tasks) > 0 {
-		p.tasksPool = poolSize{tasksPool, slices.Max(tasks)}
+		most := slices.Max(tasks)
+		p.tasksPool = poolSize{tasksPool, most}
+		p.values = []scenario{{name: fmt.Sprintf("%d tasks with a value and a file", most), pool: tasksPool, objects: 1, replicas: most, tasks: true, values: true, floor: (*bench).runPlain}}
 	}
 	if o.rounds < 1 {
 		return p, errors.New("flag -rounds: must be at least 1")
@@ -170,9 +176,7 @@ func run(ctx context.Context, o *options) (err error) {
 		}
 	}
 	if len(p.tasks) > 0 {
-		rows, err := b.measureTasks(ctx, p.tasks, p.tasksPool, o)
-		printTable(os.Stdout, ofTasks, rows)
-		return err
+		return b.measureTasks(ctx, &p, o)
 	}
 	return nil
 }
