@@ -109,7 +109,7 @@ func (f *follower) start(ctx context.Context) bool {
 	}
 	f.failed = err != nil
 	if executorclient.Reason(err) == executorapi.ProblemSpecDiffers {
-		return true // an earlier version of the operator has started it: its result counts
+		return true // it was started by an earlier version of the operator, or with earlier values: its result counts
 	}
 	var waits *shardtask.ValueError
 	f.waits = errors.As(err, &waits)

@@ -41,6 +41,23 @@ func TestATaskThatRunsAlreadyWaitsForNoValue(t *testing.T) {
 	require.Eventually(t, func() bool { return b.Report(b.bs).Completed }, patience, poll)
 }
 
+// What a new leader sends is not what the earlier one has sent.
+func TestATaskWhoseValueHasChangedSinceKeepsItsResult(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(b *bench, w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut {
+			w.WriteHeader(http.StatusConflict)
+			_ = json.NewEncoder(w).Encode(executorapi.Problem{Status: http.StatusConflict, Reason: executorapi.ProblemSpecDiffers})
+			return
+		}
+		_ = json.NewEncoder(w).Encode(executorapi.TaskList{BootID: "boot", Version: 1, Tasks: []executorapi.Task{{ID: taskID(b.bs.UID, 0), State: executorapi.Succeeded}}})
+	})
+	b.needSecret()
+	require.NoError(t, b.Client.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}, Data: map[string][]byte{"k": []byte("new")}}))
+	b.follow(t)
+	require.Eventually(t, func() bool { return len(b.Report(b.bs).Succeeded) == 1 }, patience, poll)
+}
+
 func TestATaskWaitsForItsValueAndThenRuns(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
