@@ -219,3 +219,29 @@ func TestNothingOfAHookIsLeftForTheNextOwner(t *testing.T) {
 func leaves(seconds int) string {
 	return `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep ` + fakesandbox.Asleep(seconds) + ` &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
 }
+
+// A leader that is replaced while it gives a sandbox back leaves a reset behind that goes on.
+func TestTheNextLeaderWaitsForTheHookThatTheLastOneLetRun(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	boot := f.BootID()
+	f.start(f.hooked("", "touch up; exec sleep "+fakesandbox.Asleep(7211), "touch hook; until test -e on; do sleep 0.02; done; "+noteAfter))
+	eventually(t, "the task runs", func() bool { _, err := os.Stat(f.sandbox.Path("up")); return err == nil })
+	last := make(chan error, 1)
+	go func() {
+		_, err := f.Reset(boot, nil, false)
+		last <- err
+	}()
+	eventually(t, "the hook runs", func() bool { _, err := os.Stat(f.sandbox.Path("hook")); return err == nil })
+	_, err := f.Reset(boot, nil, false)
+	require.ErrorIs(t, err, tasks.ErrResetting)
+	_, _, err = f.Start(t.Context(), boot, "b", f.request("true"))
+	require.ErrorIs(t, err, tasks.ErrResetting, "no task of another owner starts beside it")
+	require.NoError(t, os.WriteFile(f.sandbox.Path("on"), nil, 0o644))
+	require.NoError(t, <-last)
+	assert.Equal(t, "after", f.ran())
+	_, err = f.Reset(boot, nil, false)
+	require.ErrorIs(t, err, tasks.ErrAnotherLife)
+	f.reset()
+	assert.Equal(t, "after", f.ran(), "once")
+}
