@@ -270,4 +270,9 @@ func TestValuesAreReadWhereTheRoleIsBound(t *testing.T) {
 		value, err := read()
 		return err == nil && value == hush
 	}, patience, poll)
+
+	// A patch may name what it likes, since the API server does not look into it.
+	ref.Name = "../../" + ns + "/secrets/values"
+	_, err = read()
+	require.ErrorContains(t, err, "may not contain '/'", "no name leads out of the namespace")
 }
