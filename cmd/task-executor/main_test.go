@@ -238,12 +238,14 @@ func (e *executor) awaitTask() api.Task {
 	return task
 }
 
-func memoryOf(t *testing.T, pid int) (kib int) {
+func memoryOf(t *testing.T, pid int) int { return memory(t, pid, "VmRSS:") }
+
+func memory(t *testing.T, pid int, field string) (kib int) {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	require.NoError(t, err)
 	for line := range strings.Lines(string(data)) {
-		if value, found := strings.CutPrefix(line, "VmRSS:"); found {
+		if value, found := strings.CutPrefix(line, field); found {
 			kib, err = strconv.Atoi(strings.Fields(value)[0])
 			require.NoError(t, err)
 		}
@@ -265,6 +267,37 @@ func TestBothHalvesAreSmall(t *testing.T) {
 	executor, launcher := memoryOf(t, e.cmd.Process.Pid), memoryOf(t, pids[0])
 	t.Logf("the binary has %d bytes; idle the executor takes %d KiB and the launcher %d KiB", info.Size(), executor, launcher)
 	assert.Less(t, executor+launcher, 24<<10)
+}
+
+// The executor's container has 64 MiB, and the launcher runs on the sandbox's memory.
+func TestTheLargestTaskCrossesTheWire(t *testing.T) {
+	e := newExecutor(t)
+	said, err := e.hook()
+	require.NoError(t, err, said)
+	content := bytes.Repeat([]byte{0xff}, api.MaxFilesBytes)
+	path := filepath.Join(e.workingDir, "file")
+	request := e.request("sh", "-c", "test ${#A} = 131000 && wc -c < "+path)
+	request.Spec.Files = []api.File{{Path: path, Mode: 0o600, Content: content}}
+	for _, name := range []string{"A", "B", "C"} { // the kernel takes 128 KiB of one variable
+		request.Spec.Process.Env = append(request.Spec.Process.Env, api.EnvVar{Name: name, Value: strings.Repeat("x", 131000)})
+	}
+	hook := &api.Hook{Command: []string{"true"}, TimeoutSeconds: 30}
+	request.Spec.Process.PreStart, request.Spec.Process.PostStop = hook, hook
+	e.startTask(request)
+	task := e.awaitTask()
+	require.Equal(t, api.Succeeded, task.State, "%+v", task)
+	require.Contains(t, e.stdout.String(), "stdout: 1048576\n")
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(content, got))
+	executor, launcher := memory(t, e.cmd.Process.Pid, "VmHWM:"), memory(t, e.launchers()[0], "VmHWM:")
+	t.Logf("at most the executor took %d KiB and the launcher %d KiB", executor, launcher)
+	assert.Less(t, executor, 48<<10)
+	assert.Less(t, launcher, 48<<10)
+
+	request.Spec.Files[0].Content = make([]byte, api.MaxFilesBytes+1)
+	_, err = e.Start(t.Context(), e.target, "a", request)
+	require.ErrorContains(t, err, "spec.files: the files hold 1048577 bytes, more than 1048576")
 }
 
 func TestTheTemplatesOwnHookComesAfterTheLauncher(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -49,11 +50,20 @@ func ForShard(bs *v1alpha1.BatchSandbox, shard int32, values Values) (executorap
 	return withValues(&template.Spec, values)
 }
 
+// fieldOfHook turns the name of a field on the wire into that of the template.
+var fieldOfHook = strings.NewReplacer(
+	"process.preStart.command", "process.lifecycle.preStart.exec.command", "process.preStart.", "process.lifecycle.preStart.",
+	"process.postStop.command", "process.lifecycle.postStop.exec.command", "process.postStop.", "process.lifecycle.postStop.")
+
 // check returns the task without the values that are to be read.
 func check(task *v1alpha1.TaskSpec) (executorapi.TaskSpec, error) {
 	spec, err := onWire(task, noValues{})
 	if err == nil {
 		err = spec.Validate()
+	}
+	var wrong *executorapi.FieldError
+	if errors.As(err, &wrong) {
+		wrong.Field = fieldOfHook.Replace(wrong.Field)
 	}
 	if err != nil {
 		return spec, err

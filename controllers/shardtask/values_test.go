@@ -188,9 +188,9 @@ func TestHooks(t *testing.T) {
 		require.Equal(t, want, spec.Process.PostStop)
 	}
 	_, err := ForShard(bs, 2, nil)
-	require.ErrorContains(t, err, "spec.shardTaskPatches[2]: spec.process.preStart.command: must not be empty")
+	require.ErrorContains(t, err, "spec.shardTaskPatches[2]: spec.process.lifecycle.preStart.exec.command: must not be empty")
 	_, err = ForShard(bs, 3, nil)
-	require.ErrorContains(t, err, "spec.process.preStart.timeoutSeconds: 601 is not between 1 and 600")
+	require.ErrorContains(t, err, "spec.process.lifecycle.preStart.timeoutSeconds: 601 is not between 1 and 600")
 
 	require.Equal(t, 10*time.Minute, PostStopTime(bs), "a patch may say so")
 	bs.Spec.ShardTaskPatches = nil

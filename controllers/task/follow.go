@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,7 +15,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
-	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/shardtask"
 	executorapi "github.com/opensandbox/operator/executor/api"
 	executorclient "github.com/opensandbox/operator/executor/client"
@@ -45,8 +45,8 @@ type follower struct {
 	job     *job
 	sandbox sandbox
 	pause   time.Duration
-	// failed: the last dispatch did; waits: for values.
-	failed, waits bool
+	// failed: the last dispatch did; waits: for values; unsent: nobody has sent the task.
+	failed, waits, unsent bool
 }
 
 // run has the executor start the task and follows it until it has ended.
@@ -109,10 +109,15 @@ func (f *follower) start(ctx context.Context) bool {
 	}
 	f.failed = err != nil
 	if executorclient.Reason(err) == executorapi.ProblemSpecDiffers {
-		return true // an earlier version of the operator has started it: its result counts
+		return true // it was started by an earlier version of the operator, or with earlier values: its result counts
 	}
 	var waits *shardtask.ValueError
-	if f.waits = errors.As(err, &waits); f.waits {
+	f.waits = errors.As(err, &waits)
+	f.unsent = f.unsent && f.waits
+	if f.waits {
+		if f.sentBefore(ctx, target) {
+			return true
+		}
 		f.change(func(rec *record) { rec.waitForValues(waits, f.Clock.Now()) })
 		return f.ended()
 	}
@@ -121,6 +126,25 @@ func (f *follower) start(ctx context.Context) bool {
 		return f.ended()
 	}
 	f.take(ctx, &task)
+	return true
+}
+
+// sentBefore takes in what the executor tells of a task that was sent by an earlier leader, or
+// by a request without an answer: that one has its values, and its result must not be lost
+// because they are gone since. Once the executor is known to have none, nobody else sends one.
+func (f *follower) sentBefore(ctx context.Context, target executorclient.Target) bool {
+	if f.unsent {
+		return false
+	}
+	list, err := f.Executors.List(ctx, target, executorapi.Cursor{}, 0)
+	if err != nil || ctx.Err() != nil {
+		return false
+	}
+	task := f.ownTask(list.Tasks)
+	if f.unsent = task == nil; f.unsent {
+		return false
+	}
+	f.take(ctx, task)
 	return true
 }
 
@@ -196,16 +220,24 @@ func (f *follower) list(ctx context.Context, since executorapi.Cursor) (executor
 
 // hear takes in what a poll has told.
 func (f *follower) hear(ctx context.Context, tasks []executorapi.Task) {
-	for i := range tasks {
-		if tasks[i].ID == taskID(f.job.uid, f.sandbox.shard) {
-			f.take(ctx, &tasks[i])
-			return
-		}
+	if task := f.ownTask(tasks); task != nil {
+		f.take(ctx, task)
+		return
 	}
 	f.change(func(rec *record) {
 		rec.hear(f.Clock.Now())
 		rec.fail(v1alpha1.ReasonTaskLost, "the task executor knows nothing of the task any more")
 	})
+}
+
+// ownTask returns the task of the shard, or nil.
+func (f *follower) ownTask(tasks []executorapi.Task) *executorapi.Task {
+	id := taskID(f.job.uid, f.sandbox.shard)
+	at := slices.IndexFunc(tasks, func(t executorapi.Task) bool { return t.ID == id })
+	if at < 0 {
+		return nil
+	}
+	return &tasks[at]
 }
 
 // take takes in what the executor told of the task, unless the task was lost with its pod:
@@ -226,71 +258,6 @@ func (f *follower) take(ctx context.Context, task *executorapi.Task) {
 		}
 	}
 	f.note(task, nil)
-}
-
-// explainLoss waits until the status of the pod says that the sandbox container has ended
-// since the task was started in it. It says whether the pod is there.
-func (f *follower) explainLoss(ctx context.Context, task *executorapi.Task, patience time.Duration) bool {
-	changed, unwatch := f.changes.watch(f.sandbox.uid)
-	defer unwatch()
-	deadline := f.Clock.NewTimer(patience)
-	defer deadline.Stop()
-	for {
-		_, pod, err := f.target(ctx, f.job.name.Namespace, f.sandbox.pod, f.sandbox.uid)
-		if errors.Is(err, errGone) || pod != nil && podfeed.Disrupted(pod) {
-			return false
-		}
-		if err != nil {
-			return true
-		}
-		if ended := endOfSandbox(pod, task.StartedAt); ended != nil {
-			task.Reason = v1alpha1.ReasonSandboxRestarted
-			task.Message = fmt.Sprintf("the sandbox container ended while the task ran: %s, exit code %d", ended.Reason, ended.ExitCode)
-			if ended.Reason == executorapi.ReasonOOMKilled {
-				task.Reason = executorapi.ReasonOOMKilled
-				task.Message = "the sandbox container was killed because its memory limit was reached"
-			}
-			return true
-		}
-		select {
-		case <-changed:
-		case <-deadline.C():
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-// endOfSandbox returns how the container that tasks run in has ended since then, or nil.
-// Where the pod has a kernel of its own the memory limit ends that, and all containers with
-// it. The end of this one may be told wrongly then, since it was started anew too early; the
-// executor's is told.
-func endOfSandbox(pod *corev1.Pod, since *time.Time) *corev1.ContainerStateTerminated {
-	if len(pod.Spec.Containers) == 0 {
-		return nil
-	}
-	sandbox := endOf(pod.Status.ContainerStatuses, pod.Spec.Containers[0].Name, since) // the cache keeps that of the tasks only
-	executor := endOf(pod.Status.InitContainerStatuses, v1alpha1.ExecutorContainerName, since)
-	if sandbox != nil && executor != nil && executor.Reason == executorapi.ReasonOOMKilled {
-		return executor
-	}
-	return sandbox
-}
-
-func endOf(statuses []corev1.ContainerStatus, name string, since *time.Time) *corev1.ContainerStateTerminated {
-	for i := range statuses {
-		if statuses[i].Name != name {
-			continue
-		}
-		for _, ended := range []*corev1.ContainerStateTerminated{statuses[i].State.Terminated, statuses[i].LastTerminationState.Terminated} {
-			// Both clocks are the node's, and the kubelet's has seconds only.
-			if ended != nil && (since == nil || !ended.FinishedAt.Time.Before(since.Truncate(time.Second))) {
-				return ended
-			}
-		}
-	}
-	return nil
 }
 
 // note takes in an answer, or that there was none.

@@ -1,7 +1,9 @@
 package task
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,12 +112,22 @@ func (rec *record) refused(err error, now time.Time) bool {
 		rec.refuse(v1alpha1.ReasonExecutorClock, fmt.Sprintf("the clock of sandbox %s's node and that of the operator differ: %s",
 			rec.podName, cut(err.Error(), executorapi.MaxMessageBytes)))
 	case executorapi.ProblemInvalid, executorapi.ProblemTooLarge:
-		rec.fail(v1alpha1.ReasonRefused, err.Error())
+		rec.fail(v1alpha1.ReasonRefused, refusalOf(err))
 	default:
 		return false
 	}
 	rec.hear(now)
 	return true
+}
+
+// refusalOf says why an executor takes no such task. One that the pod has had since before the
+// operator was updated calls what it does not know by its name alone.
+func refusalOf(err error) string {
+	var refused *executorclient.Error
+	if errors.As(err, &refused) && slices.Contains([]string{"files", "preStart", "postStop"}, refused.Problem.Field) {
+		return "the task executor of the sandbox is of a version of the operator that knows no files and no hooks: " + refused.Error()
+	}
+	return err.Error()
 }
 
 func (rec *record) refuse(reason, message string) {

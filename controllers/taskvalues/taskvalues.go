@@ -175,8 +175,18 @@ func (r *Reader) get(ctx context.Context, o object) (map[string][]byte, error) {
 // keyed is a field path with a key: which map of the pod's metadata, and the key.
 var keyed = regexp.MustCompile(`^metadata\.(labels|annotations)\['([^']+)'\]$`)
 
-// Field implements shardtask.Values. The cache keeps few fields of a pod, so it is read live.
+// Field implements shardtask.Values. The cache keeps few fields of a pod, so it is read live,
+// but for what is known without: a batch has thousands of pods, and mostly their names are asked
+// for.
 func (v *values) Field(path string) (string, error) {
+	switch path {
+	case "metadata.name":
+		return v.pod.Name, nil
+	case "metadata.namespace":
+		return v.pod.Namespace, nil
+	case "metadata.uid":
+		return string(v.uid), nil
+	}
 	if v.found == nil {
 		pod := &corev1.Pod{}
 		if err := v.live.Get(v.ctx, v.pod, pod); err != nil {
@@ -199,12 +209,6 @@ func fieldOf(pod *corev1.Pod, path string) string {
 		return pod.Annotations[parts[2]]
 	}
 	switch path {
-	case "metadata.name":
-		return pod.Name
-	case "metadata.namespace":
-		return pod.Namespace
-	case "metadata.uid":
-		return string(pod.UID)
 	case "spec.nodeName":
 		return pod.Spec.NodeName
 	case "spec.serviceAccountName":

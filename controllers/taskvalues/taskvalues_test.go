@@ -138,6 +138,11 @@ func TestFieldsOfThePod(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, got, path)
 	}
-	_, err := New(api, nil).For(t.Context(), pod, "another").Field("metadata.name")
+	_, err := New(api, nil).For(t.Context(), pod, "another").Field("spec.nodeName")
 	require.ErrorContains(t, err, "another one")
+	for path, want := range map[string]string{"metadata.name": "p", "metadata.namespace": "ns", "metadata.uid": "u"} {
+		got, err := New(nil, nil).For(t.Context(), pod, "u").Field(path)
+		require.NoError(t, err)
+		require.Equal(t, want, got, "without a read")
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -206,9 +207,11 @@ func forkExec(s link.Start, stdout, stderr *os.File) (int, *link.Failure) {
 	if byPath {
 		files = inPath(name, valueOf(env, "PATH"))
 	}
+	// The task's own PATH may come from a Secret, and messages stand in a status.
+	hidden := byPath && slices.ContainsFunc(s.Env, func(entry string) bool { return strings.HasPrefix(entry, "PATH=") })
 	failure := &link.Failure{Code: codeNotFound, Reason: api.ReasonCommandNotFound,
 		Message: fmt.Sprintf("command %q is not in PATH (%s)", name, valueOf(env, "PATH"))}
-	if valueOf(s.Env, "PATH") != "" { // it may come from a Secret, and the message stands in a status
+	if hidden {
 		failure.Message = fmt.Sprintf("command %q is not in the PATH that the task sets", name)
 	}
 	for _, file := range files {
@@ -220,7 +223,11 @@ func forkExec(s link.Start, stdout, stderr *os.File) (int, *link.Failure) {
 		if err == nil {
 			return pid, nil
 		}
-		found := execFailure(name, s.WorkingDir, file, err)
+		called := file
+		if hidden {
+			called = "what is in the PATH that the task sets"
+		}
+		found := execFailure(name, s.WorkingDir, file, called, err)
 		if found.Reason == api.ReasonCannotStart || !byPath {
 			return 0, found
 		}
@@ -253,7 +260,8 @@ func inPath(name, path string) []string {
 	return files
 }
 
-func execFailure(name, dir, file string, err error) *link.Failure {
+// execFailure says why a file could not be executed, without calling it otherwise.
+func execFailure(name, dir, file, called string, err error) *link.Failure {
 	at := file
 	if !filepath.IsAbs(at) {
 		at = filepath.Join(dir, file)
@@ -261,13 +269,13 @@ func execFailure(name, dir, file string, err error) *link.Failure {
 	_, statErr := os.Lstat(at)
 	switch {
 	case errors.Is(err, unix.ENOENT) && statErr == nil:
-		return &link.Failure{Code: codeNotExecutable, Reason: api.ReasonNotExecutable, Message: fmt.Sprintf("command %q: %s is there, but its interpreter or loader is not", name, file)}
+		return &link.Failure{Code: codeNotExecutable, Reason: api.ReasonNotExecutable, Message: fmt.Sprintf("command %q: %s is there, but its interpreter or loader is not", name, called)}
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return &link.Failure{Code: codeNotFound, Reason: api.ReasonCommandNotFound, Message: fmt.Sprintf("command %q: %s: %v", name, file, err)}
+		return &link.Failure{Code: codeNotFound, Reason: api.ReasonCommandNotFound, Message: fmt.Sprintf("command %q: %s: %v", name, called, err)}
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EPERM), errors.Is(err, unix.ELOOP):
-		return &link.Failure{Code: codeNotExecutable, Reason: api.ReasonNotExecutable, Message: fmt.Sprintf("command %q: %s: %v", name, file, err)}
+		return &link.Failure{Code: codeNotExecutable, Reason: api.ReasonNotExecutable, Message: fmt.Sprintf("command %q: %s: %v", name, called, err)}
 	default: // E2BIG, ENOMEM, ETXTBSY, ...
-		return &link.Failure{Code: codeNotExecutable, Reason: api.ReasonCannotStart, Message: fmt.Sprintf("command %q: %s: %v", name, file, err)}
+		return &link.Failure{Code: codeNotExecutable, Reason: api.ReasonCannotStart, Message: fmt.Sprintf("command %q: %s: %v", name, called, err)}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -108,7 +109,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, api.Problem{
 			Status: http.StatusRequestEntityTooLarge,
 			Reason: api.ProblemTooLarge,
-			Detail: "the body has more than 1 MiB",
+			Detail: fmt.Sprintf("the body has more than %d bytes", api.MaxRequestBytes),
 		})
 	case errors.Is(err, token.ErrUnauthorized):
 		s.unauthorized(w, api.Problem{})

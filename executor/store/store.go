@@ -31,6 +31,9 @@ type Record struct {
 	Version int `json:"version"`
 	// Task is what clients are told.
 	Task api.Task `json:"task"`
+	// Result is how it ended, while clients are told that it runs, because its postStop hook
+	// does.
+	Result *api.Task `json:"result,omitempty"`
 	// Digest of what was asked for; empty if the record was damaged.
 	Digest string `json:"digest,omitempty"`
 }
@@ -108,6 +111,9 @@ func (s *Store) read(id string) (Record, error) {
 	case api.Starting, api.Running, api.Succeeded, api.Failed:
 	default:
 		return Record{}, fmt.Errorf("state %q is unknown", r.Task.State)
+	}
+	if r.Result != nil && !r.Result.State.Ended() {
+		return Record{}, fmt.Errorf("result %q is no end", r.Result.State)
 	}
 	if r.Version != version || r.Task.ID != id {
 		return Record{}, fmt.Errorf("version %d, id %q", r.Version, r.Task.ID)

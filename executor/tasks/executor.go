@@ -76,9 +76,7 @@ func Open(config Config) (*Executor, error) {
 	}
 	for _, record := range records {
 		if !record.Task.State.Ended() {
-			now := time.Now().UTC()
-			record.Task.State, record.Task.FinishedAt = api.Failed, &now
-			record.Task.Reason, record.Task.Message = api.ReasonExecutorRestarted, restartedMessage
+			settle(&record)
 			if err := config.Store.Save(record); err != nil {
 				return nil, err
 			}
@@ -88,6 +86,18 @@ func Open(config Config) (*Executor, error) {
 		config.Log.Info("A task of the last run", "task", record.Task.ID, "state", record.Task.State, "reason", record.Task.Reason)
 	}
 	return e, e.offer()
+}
+
+// settle ends a task that ran when the last executor ended: as was recorded before its
+// postStop hook ran, or as one whose end nobody has seen.
+func settle(r *store.Record) {
+	if r.Result != nil {
+		r.Task, r.Result = *r.Result, nil
+		return
+	}
+	now := time.Now().UTC()
+	r.Task.State, r.Task.FinishedAt = api.Failed, &now
+	r.Task.Reason, r.Task.Message = api.ReasonExecutorRestarted, restartedMessage
 }
 
 func newID() string {
@@ -284,16 +294,23 @@ func (e *Executor) wipe(t *task) error {
 // stop returns when nothing of the task lives any more, or when that cannot be known.
 func (e *Executor) stop(t *task, l *launcher, grace time.Duration) error {
 	<-t.started // or its start would come after its end
-	if l != nil && l == t.launcher {
-		if err := l.ask(link.KindStop, link.Stop{Grace: grace}, grace+endPatience, nil); err != nil {
-			return fmt.Errorf("%w: %w", ErrRemain, err)
+	var err error
+	ask := func(grace time.Duration, needless <-chan struct{}) {
+		if err == nil && l != nil && l == t.launcher {
+			err = l.ask(link.KindStop, link.Stop{Grace: grace}, grace+endPatience, needless)
 		}
 	}
+	ask(grace, nil)
+	ask(grace, t.exited) // its preStart hook was over, and its own command on its way
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRemain, err)
+	}
 	<-t.ended // it came before that answer, or comes soon because the launcher is lost or its hook is over
-	if l != nil && l == t.launcher && t.postStop != nil {
-		if err := l.ask(link.KindStop, link.Stop{}, endPatience, nil); err != nil { // what the hook left
-			return fmt.Errorf("%w: %w", ErrRemain, err)
-		}
+	if t.postStop != nil {
+		ask(0, nil) // what the hook left
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRemain, err)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -68,3 +68,27 @@ func TestAFileThatCannotBeWrittenFailsTheTask(t *testing.T) {
 		})
 	}
 }
+
+// A task of the same sandbox may have put there what it likes.
+func TestAFileTakesThePlaceOfWhatIsThereAndFollowsNoLink(t *testing.T) {
+	t.Parallel()
+	for name, put := range map[string]string{
+		"a link to a file":        "ln -s $PWD/victim at/file",
+		"a link to nothing":       "ln -s $PWD/nowhere at/file",
+		"a link to a folder":      "ln -s $PWD/folder at/file",
+		"a pipe":                  "mkfifo at/file",
+		"another name of a file":  "ln victim at/file",
+		"a file nobody may write": "touch at/file; chmod 0 at/file",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			require.Equal(t, api.Succeeded, f.run(f.request("sh", "-ec", "mkdir at folder; echo mine > victim; "+put)).State)
+			f.reset()
+			request := f.request("sh", "-ec", `test ! -L at/file; test "$(cat at/file)" = text; test "$(cat victim)" = mine; test ! -e nowhere; test -z "$(ls -A folder)"; test "$(ls -A at)" = file`)
+			request.Spec.Files = []api.File{{Path: f.sandbox.Path("at/file"), Mode: 0o644, Content: []byte("text")}}
+			task := f.run(request)
+			assert.Equal(t, api.Succeeded, task.State, "%+v %s", task, f.stderr)
+		})
+	}
+}

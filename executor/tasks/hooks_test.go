@@ -10,6 +10,7 @@ import (
 
 	"github.com/opensandbox/operator/executor/api"
 	"github.com/opensandbox/operator/executor/fakesandbox"
+	"github.com/opensandbox/operator/executor/tasks"
 )
 
 // hooked is a request with hooks that note in a file that they have run.
@@ -148,4 +149,99 @@ func TestATaskKeepsItsResultWhenTheLauncherIsLostInItsHook(t *testing.T) {
 	task := f.run(f.hooked("", "exit 6", "kill -9 $PPID; exec sleep "+fakesandbox.Asleep(7206)))
 	assert.Equal(t, api.ReasonExitCode, task.Reason)
 	assert.Equal(t, int32(6), *task.ExitCode)
+}
+
+func TestAResultIsKeptWhenTheExecutorDiesInThePostStopHook(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	request := f.hooked("", "exit 6", "touch up; exec sleep "+fakesandbox.Asleep(7207))
+	f.start(request)
+	eventually(t, "the hook runs", func() bool { _, err := os.Stat(f.sandbox.Path("up")); return err == nil })
+	assert.Equal(t, api.Running, f.start(request).State, "a new leader that asks for it is told what the last one was")
+	records := t.TempDir()
+	require.NoError(t, os.CopyFS(records, os.DirFS(f.dir)))
+	f.close()
+	f.dir = records
+	f.open(f.stdout)
+	task := f.ended()
+	require.Equal(t, api.ReasonExitCode, task.Reason)
+	assert.Equal(t, int32(6), *task.ExitCode)
+	eventually(t, "nothing of the hook runs", func() bool { return fakesandbox.Processes(t, fakesandbox.Asleep(7207)) == 0 })
+	_, err := f.Reset(f.BootID(), nil, false)
+	require.ErrorIs(t, err, tasks.ErrRemain, "the hook may have left what nobody can find")
+}
+
+func TestAHookThatStopsItsLauncherEnds(t *testing.T) {
+	t.Parallel()
+	const stop = "kill -STOP $PPID; exec sleep "
+	t.Run("preStart", func(t *testing.T) {
+		t.Parallel()
+		f := newFixture(t)
+		request := f.hooked(stop+fakesandbox.Asleep(7208), "true", "")
+		request.Spec.Process.PreStart.TimeoutSeconds = 1
+		assert.Equal(t, api.ReasonLauncherLost, f.run(request).Reason)
+	})
+	t.Run("postStop", func(t *testing.T) {
+		t.Parallel()
+		f := newFixture(t)
+		request := f.hooked("", "exit 6", stop+fakesandbox.Asleep(7209))
+		request.Spec.Process.PostStop.TimeoutSeconds = 1
+		assert.Equal(t, int32(6), *f.run(request).ExitCode)
+		_, err := f.Reset(f.BootID(), nil, false)
+		require.ErrorIs(t, err, tasks.ErrRemain)
+	})
+}
+
+// What hooks leave forks on, ignores SIGTERM and is in sessions of its own.
+func TestNothingOfAHookIsLeftForTheNextOwner(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ preStart, command, postStop string }{
+		"preStart":                  {leaves(7210), "true", ""},
+		"preStart, as the task ran": {leaves(7210), "touch up; exec sleep " + fakesandbox.Asleep(7210), "true"},
+		"postStop":                  {"true", "true", leaves(7210)},
+		"postStop, once stopped":    {"", "touch up; exec sleep " + fakesandbox.Asleep(7210), leaves(7210)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.start(f.hooked(c.preStart, c.command, c.postStop))
+			if c.command == "true" {
+				f.ended()
+			} else {
+				eventually(t, "it runs", func() bool { _, err := os.Stat(f.sandbox.Path("up")); return err == nil })
+			}
+			f.reset()
+			assert.Zero(t, fakesandbox.Processes(t, fakesandbox.Asleep(7210)))
+			assert.Equal(t, api.Succeeded, f.run(f.request("true")).State, "the next owner's task")
+		})
+	}
+}
+
+func leaves(seconds int) string {
+	return `(setsid sh -c 'trap "" TERM; while :; do (setsid sleep ` + fakesandbox.Asleep(seconds) + ` &) ; sleep 0.02; done' </dev/null >/dev/null 2>&1 &) ; exit 0`
+}
+
+// A leader that is replaced while it gives a sandbox back leaves a reset behind that goes on.
+func TestTheNextLeaderWaitsForTheHookThatTheLastOneLetRun(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	boot := f.BootID()
+	f.start(f.hooked("", "touch up; exec sleep "+fakesandbox.Asleep(7211), "touch hook; until test -e on; do sleep 0.02; done; "+noteAfter))
+	eventually(t, "the task runs", func() bool { _, err := os.Stat(f.sandbox.Path("up")); return err == nil })
+	last := make(chan error, 1)
+	go func() {
+		_, err := f.Reset(boot, nil, false)
+		last <- err
+	}()
+	eventually(t, "the hook runs", func() bool { _, err := os.Stat(f.sandbox.Path("hook")); return err == nil })
+	_, err := f.Reset(boot, nil, false)
+	require.ErrorIs(t, err, tasks.ErrResetting)
+	_, _, err = f.Start(t.Context(), boot, "b", f.request("true"))
+	require.ErrorIs(t, err, tasks.ErrResetting, "no task of another owner starts beside it")
+	require.NoError(t, os.WriteFile(f.sandbox.Path("on"), nil, 0o644))
+	require.NoError(t, <-last)
+	assert.Equal(t, "after", f.ran())
+	_, err = f.Reset(boot, nil, false)
+	require.ErrorIs(t, err, tasks.ErrAnotherLife)
+	f.reset()
+	assert.Equal(t, "after", f.ran(), "once")
 }

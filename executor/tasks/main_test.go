@@ -39,6 +39,7 @@ type fixture struct {
 	sandbox        *fakesandbox.Sandbox
 	key            ed25519.PrivateKey
 	stdout, stderr *buffer // what tasks print, as the executor passes it on
+	log            *buffer // what it says itself
 	close          func()  // ends the executor
 }
 
@@ -52,7 +53,7 @@ func newFixture(t *testing.T) *fixture {
 
 func withoutLauncher(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, dir: t.TempDir(), offers: t.TempDir(), stdout: &buffer{}, stderr: &buffer{}}
+	f := &fixture{t: t, dir: t.TempDir(), offers: t.TempDir(), stdout: &buffer{}, stderr: &buffer{}, log: &buffer{}}
 	var err error
 	f.key, err = token.GenerateKey()
 	require.NoError(t, err)
@@ -72,7 +73,7 @@ func (f *fixture) open(stdout io.Writer) {
 	public, _ := f.key.Public().(ed25519.PublicKey)
 	f.Executor, err = tasks.Open(tasks.Config{
 		Store: f.store, OfferDir: f.offers, Offer: link.Offer{Address: plain.Addr().String(), PublicKey: public},
-		Stdout: stdout, Stderr: f.stderr, Log: slog.New(slog.DiscardHandler),
+		Stdout: stdout, Stderr: f.stderr, Log: slog.New(slog.NewTextHandler(f.log, nil)),
 	})
 	require.NoError(f.t, err)
 	web := server.New(server.Config{Executor: f.Executor, Log: slog.New(slog.DiscardHandler)}).HTTPServer(context.Background())

@@ -2,7 +2,6 @@ package tasks
 
 import (
 	"fmt"
-	"io"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -36,17 +35,16 @@ type task struct {
 	started, exited, ended chan struct{}
 
 	// guarded by the executor's lock
-	record   store.Record
+	record   store.Record // with the result while that is not told, because postStop runs
 	timedOut bool
-	refused  error       // why it was not begun, and is not kept
-	timer    *time.Timer // of the timeout
-	stage    link.Stage  // what runs now
-	ran      bool        // something of it
-	// result is how it ended, when that is known and is not told before its hook is over.
-	result *api.Task
+	refused  error         // why it was not begun, and is not kept
+	stage    link.Stage    // of the command that runs, or that the launcher was last asked to start
+	limit    time.Duration // of that command; 0 where the launcher sets it none
+	patience *time.Timer   // with the launcher that is to start it
+	timer    *time.Timer   // of the command that runs
+	ran      bool          // something of the task
 	// main and postStop are the commands that are still to come; nil where there is none.
 	main, postStop *link.Start
-	patience       *time.Timer // with the launcher that is to start a command
 
 	forgotten bool // its record was wiped; guarded by recordsMu
 }
@@ -57,13 +55,18 @@ func newTask(r store.Record) *task {
 
 // conclude says that nothing more will be known of the task. The lock is held.
 func (t *task) conclude() {
-	if t.timer != nil {
-		t.timer.Stop()
-	}
+	t.stopTimer()
 	t.answer()
 	closeOnce(t.started)
 	closeOnce(t.exited)
 	closeOnce(t.ended)
+}
+
+// stopTimer stops the timer of the command that ran. The lock is held.
+func (t *task) stopTimer() {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
 }
 
 // closeOnce closes a channel that may be closed already. The lock is held.
@@ -79,14 +82,13 @@ func closeOnce(known chan struct{}) {
 // nothing was done, and the same request may succeed later.
 func (e *Executor) begin(t *task, spec api.TaskSpec) {
 	// From here on the task counts as one that may have run.
-	if err := e.save(t, t.record); err != nil {
+	e.mu.Lock()
+	record, first := t.record, t.plan(spec)
+	e.mu.Unlock()
+	if err := e.save(t, record); err != nil {
 		e.withdraw(t, err)
 		return
 	}
-	first := t.plan(spec)
-	e.mu.Lock()
-	t.stage = first.Stage
-	e.mu.Unlock()
 	e.send(t, first)
 }
 
@@ -94,26 +96,10 @@ func (e *Executor) begin(t *task, spec api.TaskSpec) {
 // one that cannot be told is lost, and ends the task by that.
 func (e *Executor) send(t *task, start *link.Start) {
 	e.mu.Lock()
+	t.stage, t.limit = start.Stage, start.Timeout
 	t.patience = time.AfterFunc(startPatience, t.launcher.conn.Close)
 	e.mu.Unlock()
 	_ = t.launcher.conn.Send(link.KindStart, start)
-}
-
-// openOutputs names what the commands of the task print by its shard and by what they are.
-func (t *task) openOutputs(stdout, stderr io.Writer, request api.TaskRequest) {
-	t.outputs = map[link.Kind]*output{}
-	open := func(stage link.Stage, name string) {
-		outKind, errKind := stage.Output()
-		t.outputs[outKind] = newOutput(stdout, request.Shard, name+"stdout")
-		t.outputs[errKind] = newOutput(stderr, request.Shard, name+"stderr")
-	}
-	open(link.StageMain, "")
-	if request.Spec.Process.PreStart != nil {
-		open(link.StagePreStart, "preStart ")
-	}
-	if request.Spec.Process.PostStop != nil {
-		open(link.StagePostStop, "postStop ")
-	}
 }
 
 // answer takes in that the launcher has started a command, or could not, and says whether it
@@ -125,30 +111,6 @@ func (t *task) answer() bool {
 	t.patience.Stop()
 	t.patience = nil
 	return true
-}
-
-// plan makes the commands of the task and returns the first.
-func (t *task) plan(spec api.TaskSpec) *link.Start {
-	p := spec.Process
-	t.main = &link.Start{Argv: append(append([]string{}, p.Command...), p.Args...), WorkingDir: p.WorkingDir}
-	for _, v := range p.Env {
-		t.main.Env = append(t.main.Env, v.Name+"="+v.Value)
-	}
-	hook := func(stage link.Stage, h *api.Hook) *link.Start {
-		return &link.Start{Stage: stage, Continues: true, Argv: h.Command, Env: t.main.Env, WorkingDir: p.WorkingDir, Timeout: h.Timeout()}
-	}
-	if p.PostStop != nil {
-		t.postStop = hook(link.StagePostStop, p.PostStop)
-	}
-	first := *t.main
-	if p.PreStart != nil {
-		first = *hook(link.StagePreStart, p.PreStart)
-		t.main.Continues = true
-	} else {
-		t.main = nil // not to keep it in memory
-	}
-	first.Continues, first.Files = false, spec.Files
-	return &first
 }
 
 // withdraw forgets a task that was not begun, and tells all who have asked for it why.
@@ -181,7 +143,10 @@ func (e *Executor) runs(t *task) {
 		return
 	}
 	t.ran = true
-	if t.stage == link.StageMain && t.timeout > 0 {
+	switch {
+	case t.stage != link.StageMain: // the launcher ends it, and one that does not is treated as lost
+		t.timer = time.AfterFunc(t.limit+endPatience, t.launcher.conn.Close)
+	case t.timeout > 0:
 		t.timer = time.AfterFunc(t.timeout, func() { e.timeOut(t) })
 	}
 	if t.record.Task.State != api.Starting {
@@ -218,7 +183,7 @@ func (e *Executor) timeOut(t *task) {
 // is told. The first end counts.
 func (e *Executor) exits(t *task, describe func(*api.Task)) {
 	e.mu.Lock()
-	if t.result != nil {
+	if t.record.Result != nil || t.record.Task.State.Ended() {
 		e.mu.Unlock()
 		return
 	}
@@ -226,10 +191,8 @@ func (e *Executor) exits(t *task, describe func(*api.Task)) {
 	result := t.record.Task
 	result.State, result.FinishedAt = api.Failed, &now
 	describe(&result)
-	t.result = &result
-	if t.timer != nil {
-		t.timer.Stop()
-	}
+	t.record.Result = &result
+	t.stopTimer()
 	t.answer()
 	closeOnce(t.exited)
 	hook := t.ran && t.postStop != nil && e.launcher == t.launcher
@@ -241,26 +204,6 @@ func (e *Executor) exits(t *task, describe func(*api.Task)) {
 	go e.runPostStop(t)
 }
 
-// runPostStop has the launcher run the hook. It takes the launcher's turn for questions, so
-// that a stop comes before the hook or after it.
-func (e *Executor) runPostStop(t *task) {
-	l := t.launcher
-	l.asking.Lock()
-	defer l.asking.Unlock()
-	e.mu.Lock()
-	t.stage = link.StagePostStop
-	e.mu.Unlock()
-	e.send(t, t.postStop)
-	timer := time.NewTimer(t.postStop.Timeout + endPatience)
-	defer timer.Stop()
-	select {
-	case <-t.ended:
-	case <-l.lost:
-	case <-timer.C:
-		l.conn.Close()
-	}
-}
-
 // finish records the end of a task and only then tells it.
 func (e *Executor) finish(t *task) {
 	e.mu.Lock()
@@ -269,7 +212,7 @@ func (e *Executor) finish(t *task) {
 		e.mu.Unlock()
 		return
 	}
-	record.Task = *t.result
+	record.Task, record.Result = *record.Result, nil
 	e.mu.Unlock()
 	for _, o := range t.outputs {
 		o.flush()
@@ -318,48 +261,18 @@ func (e *Executor) failed(t *task, f link.Failure) {
 
 // exited takes in that the first process of a command has ended.
 func (e *Executor) exited(t *task, exit link.Exit) {
-	switch e.stageOf(t) {
+	e.mu.Lock()
+	stage := t.stage
+	t.stopTimer()
+	e.mu.Unlock()
+	switch stage {
 	case link.StagePreStart:
 		e.exitedPreStart(t, exit)
 	case link.StagePostStop:
-		if exit.Code != 0 {
-			e.Log.Warn("The postStop hook of a task failed", "task", t.record.Task.ID, "exitCode", exit.Code, "timedOut", exit.TimedOut)
-		}
-		e.finish(t)
+		e.exitedPostStop(t, exit)
 	default:
 		e.exitedMain(t, exit)
 	}
-}
-
-func (e *Executor) stageOf(t *task) link.Stage {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return t.stage
-}
-
-// exitedPreStart goes on with the task's own command, where the hook has succeeded and
-// nobody ends the task.
-func (e *Executor) exitedPreStart(t *task, exit link.Exit) {
-	e.mu.Lock()
-	goesOn := exit.Code == 0 && !e.resetting
-	if goesOn {
-		t.stage = link.StageMain
-	}
-	e.mu.Unlock()
-	if goesOn {
-		e.send(t, t.main)
-		return
-	}
-	e.exits(t, func(task *api.Task) {
-		task.ExitCode, task.Signal, task.Reason = &exit.Code, exit.Signal, api.ReasonPreStartFailed
-		task.Message = t.wordsOf(link.KindPreStartStderr)
-		switch {
-		case exit.TimedOut:
-			task.Message = "preStart did not end within its timeoutSeconds"
-		case task.Message == "":
-			task.Message = fmt.Sprintf("preStart ended with exit code %d", exit.Code)
-		}
-	})
 }
 
 // exitedMain ends a task whose own command has ended.

@@ -66,9 +66,10 @@ type scenario struct {
 	// others are pools beside it that may be chosen, where it chooses.
 	others  []poolSize
 	chooses bool
-	// tasks: a task runs in every sandbox.
-	tasks bool
-	// floor does what the operator does, by hand.
+	// tasks: a task runs in every sandbox; values: it has a variable and a file from a Secret.
+	tasks, values bool
+	// floor does what the operator does, by hand; of tasks with values, it has the operator run
+	// plain ones.
 	floor func(*bench, context.Context, scenario, int) (sample, error)
 }
 
@@ -81,6 +82,9 @@ func (s *scenario) spec() v1alpha1.BatchSandboxSpec {
 	if s.tasks {
 		spec.TaskTemplate = &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: taskCommand}}}
 	}
+	if s.values {
+		addValues(&spec.TaskTemplate.Spec)
+	}
 	return spec
 }
 
@@ -92,10 +96,9 @@ type poolSize struct {
 
 // plan is what is measured and the pools that this needs.
 type plan struct {
-	sandboxes, tasks []scenario
-	choices          []scenario
-	pools            []poolSize
-	tasksPool        poolSize
+	sandboxes, choices, tasks, values []scenario
+	pools                             []poolSize
+	tasksPool                         poolSize
 }
 
 func (o *options) plan() (p plan, err error) {
@@ -129,7 +132,9 @@ func (o *options) plan() (p plan, err error) {
 		p.tasks = append(p.tasks, scenario{name: fmt.Sprintf("%d tasks", n), pool: tasksPool, objects: 1, replicas: n, tasks: true, floor: (*bench).runTaskFloor})
 	}
 	if len(tasks) > 0 {
-		p.tasksPool = poolSize{tasksPool, slices.Max(tasks)}
+		most := slices.Max(tasks)
+		p.tasksPool = poolSize{tasksPool, most}
+		p.values = []scenario{{name: fmt.Sprintf("%d tasks with a value and a file", most), pool: tasksPool, objects: 1, replicas: most, tasks: true, values: true, floor: (*bench).runPlain}}
 	}
 	if o.rounds < 1 {
 		return p, errors.New("flag -rounds: must be at least 1")
@@ -190,9 +195,7 @@ func run(ctx context.Context, o *options) (err error) {
 		}
 	}
 	if len(p.tasks) > 0 {
-		rows, err := b.measureTasks(ctx, p.tasks, p.tasksPool, o)
-		printTable(os.Stdout, ofTasks, rows)
-		return err
+		return b.measureTasks(ctx, &p, o)
 	}
 	return nil
 }

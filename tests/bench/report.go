@@ -79,6 +79,7 @@ var (
 		"a watch shows all tasks succeeded",
 		"the same HTTP calls to the same executors in a plain parallel loop, and no write", "calls",
 	}
+	ofValues = legend{"a watch shows all tasks succeeded", "as many plain tasks, by the operator too", "calls"}
 )
 
 func printTable(out io.Writer, l legend, rows []row) {

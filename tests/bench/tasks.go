@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
@@ -38,27 +40,65 @@ var (
 	deployment  = client.ObjectKey{Namespace: "opensandbox-system", Name: "opensandbox-controller-manager"}
 )
 
-// measureTasks measures the rows with tasks. Executors listen on loopback addresses of
-// this machine, which a pod cannot reach: the operator's program runs here meanwhile.
-func (b *bench) measureTasks(ctx context.Context, list []scenario, pool poolSize, o *options) (rows []row, err error) {
+// measureTasks measures the rows with tasks and prints them. Executors listen on loopback
+// addresses of this machine, which a pod cannot reach: the operator's program runs here
+// meanwhile.
+func (b *bench) measureTasks(ctx context.Context, p *plan, o *options) (err error) {
 	here, err := b.replaceOperator(ctx, o.manager)
 	defer func() { err = errors.Join(err, here.restore(context.WithoutCancel(ctx), b)) }()
 	if err != nil {
-		return nil, fmt.Errorf("running the operator here: %w", err)
+		return fmt.Errorf("running the operator here: %w", err)
 	}
 	fmt.Printf("operator    for tasks: %s on this machine, as are the executors\n", o.manager)
-	if err := b.fill(ctx, []poolSize{pool}); err != nil {
-		return nil, err
+	if err := b.fill(ctx, []poolSize{p.tasksPool}); err != nil {
+		return err
 	}
-	pods, err := b.startedPods(ctx, pool)
+	pods, err := b.startedPods(ctx, p.tasksPool)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if b.fleet, err = newFleet(pods); err != nil {
-		return nil, err
+		return err
 	}
 	defer b.fleet.close()
-	return b.measureAll(ctx, list, o.rounds)
+	if err := b.createValues(ctx); err != nil {
+		return err
+	}
+	rows, err := b.measureAll(ctx, p.tasks, o.rounds)
+	printTable(os.Stdout, ofTasks, rows)
+	if err != nil {
+		return err
+	}
+	rows, err = b.measureAll(ctx, p.values, o.rounds)
+	printTable(os.Stdout, ofValues, rows)
+	return err
+}
+
+// valuesName is the Secret that tasks with values name: its keys are token and file.
+const valuesName = "task-values"
+
+// fileBytes of the file that a task with values has.
+const fileBytes = 4 << 10
+
+// createValues makes the Secret, if it is not there from an earlier run.
+func (b *bench) createValues(ctx context.Context) error {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: valuesName},
+		Data: map[string][]byte{"token": []byte("token"), "file": bytes.Repeat([]byte{'x'}, fileBytes)}}
+	if err := b.api.Create(ctx, secret); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("making a Secret: %w", err)
+	}
+	return nil
+}
+
+func addValues(task *v1alpha1.TaskSpec) {
+	task.Process.Env = []v1alpha1.EnvVar{{Name: "TOKEN", ValueFrom: &v1alpha1.ValueSource{SecretKeyRef: &v1alpha1.KeyRef{Name: valuesName, Key: "token"}}}}
+	task.Files = []v1alpha1.File{{Path: "/tmp/file", ContentFrom: &v1alpha1.ContentSource{SecretKeyRef: &v1alpha1.KeyRef{Name: valuesName, Key: "file"}}}}
+}
+
+// runPlain has the operator run the same tasks without values.
+func (b *bench) runPlain(ctx context.Context, s scenario, round int) (sample, error) {
+	s.values = false
+	return b.runOperator(ctx, s, round)
 }
 
 // hostOperator is the operator's program on this machine, in place of the deployed one.

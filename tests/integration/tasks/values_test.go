@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -73,8 +74,12 @@ func TestAValueReachesItsTaskAndNothingElse(t *testing.T) {
 	require.True(t, hasEvent(t, bs, v1alpha1.ReasonValuesNotFound))
 
 	var events eventsv1.EventList
-	require.NoError(t, api.List(t.Context(), &events, client.InNamespace(ns)))
-	written, err := json.Marshal([]any{bs, pods, events})
+	var pools v1alpha1.PoolList
+	var maps corev1.ConfigMapList
+	for _, list := range []client.ObjectList{&events, &pools, &maps} {
+		require.NoError(t, api.List(t.Context(), list, client.InNamespace(ns)))
+	}
+	written, err := json.Marshal([]any{bs, pods, events, pools, maps})
 	require.NoError(t, err)
 	log, err := os.ReadFile(op.log.Name())
 	require.NoError(t, err)
@@ -82,6 +87,44 @@ func TestAValueReachesItsTaskAndNothingElse(t *testing.T) {
 		require.NotContains(t, string(written), form)
 		require.NotContains(t, string(log), form)
 	}
+}
+
+func TestAShardGetsTheValueThatIsThereWhenItsTaskIsSent(t *testing.T) {
+	ns := newNamespace(t)
+	newSecret(t, ns, "before")
+	pool := newPool(t, ns, 1, func(p *pool) { p.Spec.CapacitySpec.PoolMax = 1 })
+	bs := newBatch(t, ns, 2, func(bs *batch) {
+		bs.Spec.TaskTemplate.Spec.Process.Env = []v1alpha1.EnvVar{secretValue("A", false)}
+	}, "wait")
+	until(t, bs, runs(1))
+	until(t, pool, func(*v1alpha1.Pool) bool {
+		pool.Spec.CapacitySpec.PoolMax = 2
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "values"}, Data: map[string][]byte{"key": []byte("after")}}
+		return api.Update(t.Context(), secret) == nil && api.Update(t.Context(), pool) == nil
+	})
+	until(t, bs, runs(2))
+	for i, want := range []string{"before", "after"} {
+		require.Equal(t, []executorapi.EnvVar{{Name: "A", Value: want}}, requestOf(t, held(t, bs)[i]).Spec.Process.Env)
+	}
+}
+
+// A Secret holds at most 1 MiB, as do the files of a sandbox.
+func TestTheLargestSecretReachesItsTask(t *testing.T) {
+	ns := newNamespace(t)
+	value := strings.Repeat("\xff", corev1.MaxSecretSize)
+	newSecret(t, ns, value)
+	newPool(t, ns, 2, nil)
+	source := &v1alpha1.ContentSource{SecretKeyRef: &v1alpha1.KeyRef{Name: "values", Key: "key"}}
+	bs := newBatch(t, ns, 2, func(bs *batch) {
+		bs.Spec.TaskTemplate.Spec.Files = []v1alpha1.File{{Path: "/a", ContentFrom: source}}
+		bs.Spec.ShardTaskPatches = patches(`{}`, `{"spec":{"files":[{"path":"/b","content":"x"}]}}`)
+	}, "true")
+	until(t, bs, func(bs *batch) bool {
+		return bs.Status.TaskSucceed == 1 && reasonOf(bs, v1alpha1.ConditionTasksCompleted) == v1alpha1.ReasonValuesNotReadable
+	})
+	require.Equal(t, []executorapi.File{{Path: "/a", Mode: 0o644, Content: []byte(value)}}, requestOf(t, held(t, bs)[0]).Spec.Files)
+	require.Equal(t, "with the values that the task names: spec.files: the files hold 1048577 bytes, more than 1048576",
+		meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionTasksCompleted).Message)
 }
 
 func TestAnOptionalValueIsNotWaitedFor(t *testing.T) {
@@ -92,20 +135,6 @@ func TestAnOptionalValueIsNotWaitedFor(t *testing.T) {
 	}, "true")
 	until(t, bs, completed)
 	require.Empty(t, requestOf(t, held(t, bs)[0]).Spec.Process.Env)
-}
-
-func TestTheAPIServerRefusesAValueThatIsSaidTwice(t *testing.T) {
-	ns := newNamespace(t)
-	for want, source := range map[string]*v1alpha1.ValueSource{
-		"value and valueFrom must not both be set": secretValue("A", false).ValueFrom,
-		"exactly one of secretKeyRef":              {},
-		"fieldPath":                                {FieldRef: &v1alpha1.FieldRef{FieldPath: "spec.containers"}},
-	} {
-		bs := &batch{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "refused"}, Spec: v1alpha1.BatchSandboxSpec{PoolRef: "p",
-			TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{
-				Command: []string{"true"}, Env: []v1alpha1.EnvVar{{Name: "A", Value: "x", ValueFrom: source}}}}}}}
-		require.ErrorContains(t, api.Create(t.Context(), bs), want)
-	}
 }
 
 func TestFilesReachTheirTask(t *testing.T) {
@@ -140,41 +169,64 @@ func TestHooksReachTheirTask(t *testing.T) {
 	require.Equal(t, &executorapi.Hook{Command: []string{"before"}, TimeoutSeconds: 30}, process.PreStart)
 	require.Equal(t, &executorapi.Hook{Command: []string{"after"}, TimeoutSeconds: 5}, process.PostStop)
 
-	refused := &batch{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "refused"}, Spec: *bs.Spec.DeepCopy()}
-	refused.Spec.TaskTemplate.Spec.Process.Lifecycle.PostStop.TimeoutSeconds = ptr.To(int64(601))
-	require.ErrorContains(t, api.Create(t.Context(), refused), "lifecycle.postStop.timeoutSeconds")
-	refused.Spec.TaskTemplate.Spec.Process.Lifecycle.PostStop = hook("", nil)
-	refused.Spec.TaskTemplate.Spec.Process.Lifecycle.PostStop.Exec.Command = []string{}
-	require.ErrorContains(t, api.Create(t.Context(), refused), "lifecycle.postStop.exec.command")
 }
 
-func TestTheAPIServerRefusesAFileThatCannotBe(t *testing.T) {
+// Every refusal names the field, and the value where it is one.
+func TestTheAPIServerRefusesWhatCannotBe(t *testing.T) {
 	ns := newNamespace(t)
 	text := ptr.To("x")
 	many := make([]v1alpha1.File, 5000)
 	for i := range many {
 		many[i] = v1alpha1.File{Path: fmt.Sprintf("/%d", i), Content: text}
 	}
+	files := func(files ...v1alpha1.File) v1alpha1.TaskSpec { return v1alpha1.TaskSpec{Files: files} }
+	env := func(name, value string, from *v1alpha1.ValueSource) v1alpha1.TaskSpec {
+		return v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Env: []v1alpha1.EnvVar{{Name: name, Value: value, ValueFrom: from}}}}
+	}
+	key := func(name, key string) *v1alpha1.ValueSource {
+		return &v1alpha1.ValueSource{SecretKeyRef: &v1alpha1.KeyRef{Name: name, Key: key}}
+	}
+	hooks := func(preStart, postStop *v1alpha1.LifecycleHook) v1alpha1.TaskSpec {
+		return v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Lifecycle: &v1alpha1.ProcessLifecycle{PreStart: preStart, PostStop: postStop}}}
+	}
+	hook := func(seconds int64, command ...string) *v1alpha1.LifecycleHook {
+		return &v1alpha1.LifecycleHook{Exec: v1alpha1.ExecAction{Command: append([]string{}, command...)}, TimeoutSeconds: &seconds}
+	}
 	for name, test := range map[string]struct {
-		files []v1alpha1.File
-		want  string
+		task v1alpha1.TaskSpec
+		want string // after spec.taskTemplate.spec.
 	}{
-		"no path":      {[]v1alpha1.File{{Content: text}}, "spec.taskTemplate.spec.files[0].path"},
-		"relative":     {[]v1alpha1.File{{Path: "a/b", Content: text}}, "spec.taskTemplate.spec.files[0].path"},
-		"above":        {[]v1alpha1.File{{Path: "/a/../b", Content: text}}, "spec.taskTemplate.spec.files[0].path"},
-		"here":         {[]v1alpha1.File{{Path: "/a/./b", Content: text}}, "spec.taskTemplate.spec.files[0].path"},
-		"a directory":  {[]v1alpha1.File{{Path: "/a/", Content: text}}, "spec.taskTemplate.spec.files[0].path"},
-		"twice":        {[]v1alpha1.File{{Path: "/a", Content: text}, {Path: "/a", Content: text}}, "Duplicate value"},
-		"no content":   {[]v1alpha1.File{{Path: "/a"}}, "exactly one of content"},
-		"two contents": {[]v1alpha1.File{{Path: "/a", Content: text, ContentBase64: []byte("x")}}, "exactly one of content"},
-		"no source":    {[]v1alpha1.File{{Path: "/a", ContentFrom: &v1alpha1.ContentSource{}}}, "exactly one of secretKeyRef and configMapKeyRef"},
-		"setuid":       {[]v1alpha1.File{{Path: "/a", Content: text, Mode: ptr.To(int32(0o4755))}}, "mode"},
-		"5,000 files":  {many, "must have at most 1024 items"},
+		"a variable without a name":     {env("", "x", nil), `process.env[0].name: Invalid value: ""`},
+		"a variable with a bad name":    {env("a=b", "x", nil), `process.env[0].name: Invalid value: "a=b"`},
+		"a value twice":                 {env("A", "x", key("s", "k")), "process.env[0]: Invalid value: value and valueFrom must not both be set"},
+		"a value from nowhere":          {env("A", "", &v1alpha1.ValueSource{}), "process.env[0].valueFrom: Invalid value: exactly one of secretKeyRef, configMapKeyRef and fieldRef"},
+		"a Secret without a name":       {env("A", "", key("", "k")), `process.env[0].valueFrom.secretKeyRef.name: Invalid value: ""`},
+		"a Secret without a key":        {env("A", "", key("s", "")), `process.env[0].valueFrom.secretKeyRef.key: Invalid value: ""`},
+		"a key with a slash":            {env("A", "", key("s", "a/b")), `process.env[0].valueFrom.secretKeyRef.key: Invalid value: "a/b"`},
+		"a field that no task may name": {env("A", "", &v1alpha1.ValueSource{FieldRef: &v1alpha1.FieldRef{FieldPath: "spec.containers"}}), `process.env[0].valueFrom.fieldRef.fieldPath: Invalid value: "spec.containers"`},
+		"no path":                       {files(v1alpha1.File{Content: text}), `files[0].path: Invalid value: ""`},
+		"a relative path":               {files(v1alpha1.File{Path: "a/b", Content: text}), `files[0].path: Invalid value: "a/b"`},
+		"a path upwards":                {files(v1alpha1.File{Path: "/a/../b", Content: text}), `files[0].path: Invalid value: "/a/../b"`},
+		"a path that ends upwards":      {files(v1alpha1.File{Path: "/a/..", Content: text}), `files[0].path: Invalid value: "/a/.."`},
+		"a path to here":                {files(v1alpha1.File{Path: "/a/./b", Content: text}), `files[0].path: Invalid value: "/a/./b"`},
+		"a path with two slashes":       {files(v1alpha1.File{Path: "//a", Content: text}), `files[0].path: Invalid value: "//a"`},
+		"the root":                      {files(v1alpha1.File{Path: "/", Content: text}), `files[0].path: Invalid value: "/"`},
+		"a directory":                   {files(v1alpha1.File{Path: "/a/", Content: text}), `files[0].path: Invalid value: "/a/"`},
+		"a path twice":                  {files(v1alpha1.File{Path: "/a", Content: text}, v1alpha1.File{Path: "/a", Content: text}), `files[1]: Duplicate value: {"path":"/a"}`},
+		"no content":                    {files(v1alpha1.File{Path: "/a"}), "files[0]: Invalid value: exactly one of content, contentBase64 and contentFrom must be set"},
+		"two contents":                  {files(v1alpha1.File{Path: "/a", Content: text, ContentBase64: []byte("x")}), "files[0]: Invalid value: exactly one of content"},
+		"a content and its source":      {files(v1alpha1.File{Path: "/a", Content: text, ContentFrom: &v1alpha1.ContentSource{SecretKeyRef: &v1alpha1.KeyRef{Name: "s", Key: "k"}}}), "files[0]: Invalid value: exactly one of content"},
+		"a content from nowhere":        {files(v1alpha1.File{Path: "/a", ContentFrom: &v1alpha1.ContentSource{}}), "files[0].contentFrom: Invalid value: exactly one of secretKeyRef and configMapKeyRef"},
+		"a mode with setuid":            {files(v1alpha1.File{Path: "/a", Content: text, Mode: ptr.To(int32(0o4755))}), "files[0].mode: Invalid value: 2541"},
+		"5,000 files":                   {files(many...), "files: Too many: 5000: must have at most 1024 items"},
+		"a hook without a command":      {hooks(nil, hook(1)), "process.lifecycle.postStop.exec.command: Invalid value: 0: "},
+		"a hook without time":           {hooks(hook(0, "x"), nil), "process.lifecycle.preStart.timeoutSeconds: Invalid value: 0"},
+		"a hook with too much time":     {hooks(nil, hook(1<<40, "x")), "process.lifecycle.postStop.timeoutSeconds: Invalid value: 1099511627776"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bs := &batch{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "refused"}, Spec: v1alpha1.BatchSandboxSpec{PoolRef: "p",
-				TaskTemplate: &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: []string{"true"}}, Files: test.files}}}}
-			require.ErrorContains(t, api.Create(t.Context(), bs), test.want)
+			test.task.Process.Command = []string{"true"}
+			bs := &batch{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "refused"}, Spec: v1alpha1.BatchSandboxSpec{PoolRef: "p", TaskTemplate: &v1alpha1.TaskTemplate{Spec: test.task}}}
+			require.ErrorContains(t, api.Create(t.Context(), bs), "spec.taskTemplate.spec."+test.want)
 		})
 	}
 }
@@ -218,4 +270,9 @@ func TestValuesAreReadWhereTheRoleIsBound(t *testing.T) {
 		value, err := read()
 		return err == nil && value == hush
 	}, patience, poll)
+
+	// A patch may name what it likes, since the API server does not look into it.
+	ref.Name = "../../" + ns + "/secrets/values"
+	_, err = read()
+	require.ErrorContains(t, err, "may not contain '/'", "no name leads out of the namespace")
 }
