@@ -22,7 +22,10 @@ type Former struct {
 
 // FormerOf reads the annotations of a pooled BatchSandbox where that controller has written
 // them; otherwise it returns nil. Without the finalizer they are nobody's, as in RecordOf.
-func FormerOf(bs *v1alpha1.BatchSandbox) (*Former, error) {
+//
+// A pod that mayBeIdle says would be handed out if nobody held it is not let go of, whatever
+// alloc-released says: that controller's pods are none, and a user may have written it.
+func FormerOf(bs *v1alpha1.BatchSandbox, mayBeIdle func(pod string) bool) (*Former, error) {
 	if bs.Spec.PoolRef == "" || !slices.Contains(bs.Finalizers, v1alpha1.FinalizerPoolAllocation) {
 		return nil, nil
 	}
@@ -46,14 +49,14 @@ func FormerOf(bs *v1alpha1.BatchSandbox) (*Former, error) {
 	former := &Former{Held: make([]string, len(status.Pods))}
 	for shard, name := range status.Pods {
 		switch {
-		case slices.Contains(released.Pods, name):
+		case slices.Contains(released.Pods, name) && !mayBeIdle(name):
 		case slices.Contains(release.Pods, name):
 			former.Releasing = append(former.Releasing, name)
 		default:
 			former.Held[shard] = name
 			continue
 		}
-		former.Ended = append(former.Ended, int32(shard)) //nolint:gosec // bounded by what an annotation has room for
+		former.Ended = append(former.Ended, int32(shard))
 	}
 	return former, nil
 }
@@ -65,7 +68,7 @@ func (f *Former) Annotations(pool string, restarts func(pod string) int32) map[s
 	var held []ledger.HeldPod
 	for shard, name := range f.Held {
 		if name != "" {
-			held = append(held, ledger.HeldPod{Pod: ledger.Pod{Name: name}, Shard: int32(shard), Base: restarts(name)}) //nolint:gosec // as above
+			held = append(held, ledger.HeldPod{Pod: ledger.Pod{Name: name}, Shard: int32(shard), Base: restarts(name)})
 		}
 	}
 	values := Format(pool, held, f.Releasing).Map()

@@ -83,8 +83,12 @@ func (s *Startup) orphans(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 	if len(pods) == 0 {
 		return nil, nil
 	}
-	owners, err := s.poolUIDs(ctx)
-	if err != nil {
+	owners := map[types.UID]types.NamespacedName{}
+	pools := v1alpha1.GroupVersion.WithKind(v1alpha1.KindPool + "List")
+	if err := s.each(ctx, pools, client.MatchingLabels{}, func(pool *metav1.PartialObjectMetadata) error {
+		owners[pool.UID] = client.ObjectKeyFromObject(pool)
+		return nil
+	}); err != nil {
 		return nil, err
 	}
 	for _, bs := range sandboxes {
@@ -101,27 +105,6 @@ func (s *Startup) orphans(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 		}
 	}
 	return kept, nil
-}
-
-// poolUIDs returns the names of all Pools.
-func (s *Startup) poolUIDs(ctx context.Context) (map[types.UID]types.NamespacedName, error) {
-	pools := map[types.UID]types.NamespacedName{}
-	for _, namespace := range s.namespaces() {
-		for token := ""; ; {
-			page := &metav1.PartialObjectMetadataList{}
-			page.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(v1alpha1.KindPool + "List"))
-			if err := s.Live.List(ctx, page, client.InNamespace(namespace), client.Limit(listPage), client.Continue(token)); err != nil {
-				return nil, fmt.Errorf("listing Pools of namespace %q: %w", namespace, err)
-			}
-			for i := range page.Items {
-				pools[page.Items[i].UID] = client.ObjectKeyFromObject(&page.Items[i])
-			}
-			if token = page.Continue; token == "" {
-				break
-			}
-		}
-	}
-	return pools, nil
 }
 
 // adopt labels one pod and waits until the cache shows it. It says whether that was done: a

@@ -33,8 +33,8 @@ func (s *Startup) convertAll(ctx context.Context, sandboxes []*v1alpha1.BatchSan
 	var mu sync.Mutex // guards after, done and failed
 	var failed error
 	workqueue.ParallelizeUntil(ctx, touchParallel, len(sandboxes), func(i int) {
-		if former, err := allocation.FormerOf(sandboxes[i]); former == nil || err != nil {
-			return // what cannot be read is set aside when the ledger is rebuilt
+		if former, err := s.formerOf(ctx, sandboxes[i]); former == nil || err != nil {
+			return // as for what cannot be read: of a pod that another one names too, neither is given it
 		}
 		bs, err := s.convert(ctx, sandboxes[i])
 		mu.Lock()
@@ -70,12 +70,12 @@ func (s *Startup) convert(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1al
 			return true, nil
 		case err != nil:
 			last = err
-			return false, nil
-		}
-		bs = live
-		if apiwrite.Refused(last) {
+		case apiwrite.Refused(last):
 			log.FromContext(ctx).Error(last, "going on with what another controller has written", "batchSandbox", name)
+			bs = live
 			return true, nil
+		default:
+			bs = live
 		}
 		return false, nil
 	})
@@ -88,12 +88,23 @@ func (s *Startup) convert(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1al
 	return bs, nil
 }
 
+// formerOf reads what another controller has written. Its pods in the cache have the eviction
+// label, so that they are never idle.
+func (s *Startup) formerOf(ctx context.Context, bs *v1alpha1.BatchSandbox) (*allocation.Former, error) {
+	return allocation.FormerOf(bs, func(name string) bool {
+		pod := &corev1.Pod{}
+		err := s.Cache.Get(ctx, types.NamespacedName{Namespace: bs.Namespace, Name: name}, pod)
+		_, evicted := pod.Labels[v1alpha1.LabelPoolEvict]
+		return !apierrors.IsNotFound(err) && !evicted
+	})
+}
+
 // sendConversion writes what there is to write, the results first: once the annotations are
 // converted, nothing tells any more which shards have ended.
 func (s *Startup) sendConversion(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alpha1.BatchSandbox, error) {
-	former, err := allocation.FormerOf(bs)
+	former, err := s.formerOf(ctx, bs)
 	if former == nil || err != nil {
-		return bs, nil //nolint:nilerr // set aside when the ledger is rebuilt
+		return bs, nil //nolint:nilerr // left as it is, as in convertAll
 	}
 	if status := resultsOf(bs, former.Ended); status != nil {
 		if bs, err = s.sendPatch(ctx, bs, map[string]any{}, status); err != nil {
