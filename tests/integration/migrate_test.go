@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -181,8 +182,13 @@ func TestWhatOpenSandboxsControllerLeavesIsTakenOver(t *testing.T) {
 	}
 	templated := batch("templated")
 	until(t, templated, func(bs *v1alpha1.BatchSandbox) bool { return ready(2)(bs) && reasonIs(v1alpha1.ReasonAllReady)(bs) })
+	tasked := batch("tasked")
+	until(t, tasked, func(bs *v1alpha1.BatchSandbox) bool {
+		completed := meta.FindStatusCondition(bs.Status.Conditions, v1alpha1.ConditionTasksCompleted)
+		return ready(1)(bs) && completed != nil && completed.Reason == v1alpha1.ReasonExecutorMissing
+	})
 	now := podUIDs(t, ns)
-	for _, name := range []string{"templated-0", "templated-1"} {
+	for _, name := range []string{"templated-0", "templated-1", "tasked-0"} {
 		require.Equal(t, before[name], now[name], "%s is kept", name)
 	}
 
@@ -220,7 +226,7 @@ func TestWhatOpenSandboxsControllerLeavesIsTakenOver(t *testing.T) {
 	until(t, waiting, ready(3))
 	require.Equal(t, patches, writes(t, ns, "pods", "patch")-writesBy(t, ns, "pods", "status"))
 
-	for _, bs := range []*v1alpha1.BatchSandbox{batch("plain"), batch("second"), server, giving, early, waiting, ended, templated} {
+	for _, bs := range []*v1alpha1.BatchSandbox{batch("plain"), batch("second"), server, giving, early, waiting, ended, templated, tasked} {
 		require.NoError(t, api.Delete(t.Context(), bs))
 		gone(t, bs)
 	}
