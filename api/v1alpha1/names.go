@@ -20,6 +20,11 @@ const (
 	// that were given up and are not clean yet.
 	AnnotationAllocRelease = "sandbox.opensandbox.io/alloc-release"
 
+	// AnnotationAllocReleased holds an AllocRelease: pool pods that OpenSandbox's controller has
+	// taken back. The pool may have handed them on, so they are nothing of this BatchSandbox's
+	// any more, although its alloc-status still names them. The operator takes it away.
+	AnnotationAllocReleased = "sandbox.opensandbox.io/alloc-released"
+
 	// AnnotationAllocator names the leader that took the object over while its demand was
 	// not met: "identity/leaseTransitions". Writing it moves the resourceVersion, so that a
 	// write of the previous leader that is still on its way fails.

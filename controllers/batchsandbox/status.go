@@ -133,6 +133,8 @@ func statusOf(bs *v1alpha1.BatchSandbox, v *view, now time.Time) v1alpha1.BatchS
 var passing = []string{
 	v1alpha1.ConditionPoolAllocationPending, v1alpha1.ConditionPodFailed,
 	v1alpha1.ConditionSandboxesRestarted, v1alpha1.ConditionSandboxesEnded,
+	// OpenSandbox's controller has left these, and nobody brings them up to date any more.
+	"Progressing", "Paused", "PauseFailed", "ResumeFailed", "InvalidShardPatch", "PoolRefUpdateRejected",
 }
 
 // poolReasons are those for which sandboxes wait for their pool.

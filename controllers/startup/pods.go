@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -37,12 +38,16 @@ func (s *Startup) waitForPods(ctx context.Context) error {
 
 // eachPod calls fn with every pod that the API server has and the selector fits.
 func (s *Startup) eachPod(ctx context.Context, selector client.ListOption, fn func(*metav1.PartialObjectMetadata) error) error {
+	return s.each(ctx, corev1.SchemeGroupVersion.WithKind("PodList"), selector, fn)
+}
+
+func (s *Startup) each(ctx context.Context, list schema.GroupVersionKind, selector client.ListOption, fn func(*metav1.PartialObjectMetadata) error) error {
 	for _, namespace := range s.namespaces() {
 		for token := ""; ; {
 			page := &metav1.PartialObjectMetadataList{}
-			page.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+			page.SetGroupVersionKind(list)
 			if err := s.Live.List(ctx, page, client.InNamespace(namespace), client.Limit(listPage), client.Continue(token), selector); err != nil {
-				return fmt.Errorf("listing pods of namespace %q: %w", namespace, err)
+				return fmt.Errorf("listing the %s of namespace %q: %w", list.Kind, namespace, err)
 			}
 			for i := range page.Items {
 				if err := fn(&page.Items[i]); err != nil {

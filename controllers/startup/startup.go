@@ -72,6 +72,8 @@ func (*Startup) NeedLeaderElection() bool { return true }
 // takeover counts what a start has found and done.
 type takeover struct {
 	sandboxes, pooled, unreadable, touched, conflicts int
+	// adopted and converted are pods and BatchSandboxes that another controller has left.
+	adopted, converted int
 }
 
 // Start implements manager.Runnable. An error ends the process: a ledger that is
@@ -84,7 +86,7 @@ func (s *Startup) Start(ctx context.Context) error {
 	}
 	log.FromContext(ctx).Info("took over", "term", s.Term(), "duration", s.Clock.Since(begin).Round(time.Millisecond).String(),
 		"batchSandboxes", done.sandboxes, "pooled", done.pooled, "unreadable", done.unreadable,
-		"touched", done.touched, "doubleAllocations", done.conflicts)
+		"touched", done.touched, "doubleAllocations", done.conflicts, "adoptedPods", done.adopted, "converted", done.converted)
 	s.Open()
 	return nil
 }
@@ -101,8 +103,14 @@ func (s *Startup) takeOver(ctx context.Context) (*takeover, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.adoptPods(ctx, sandboxes, done); err != nil {
+		return nil, err
+	}
 	// Before the touch, so that a sandbox that is lost counts as demand.
 	if err := s.waitForPods(ctx); err != nil {
+		return nil, err
+	}
+	if sandboxes, err = s.convertAll(ctx, sandboxes, done); err != nil {
 		return nil, err
 	}
 	if sandboxes, err = s.touchUnmet(ctx, sandboxes, done); err != nil {

@@ -49,12 +49,23 @@ type lateCache struct {
 }
 
 func (c lateCache) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
-	return c.client.Get(ctx, key, obj, opts...)
+	err := c.client.Get(ctx, key, obj, opts...)
+	if pod, ok := obj.(*corev1.Pod); ok && err == nil && !selected(*pod) {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, key.Name)
+	}
+	return err
 }
 
 func (c lateCache) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
-	return c.client.List(ctx, list, opts...)
+	err := c.client.List(ctx, list, opts...)
+	if pods, ok := list.(*corev1.PodList); ok {
+		pods.Items = slices.DeleteFunc(pods.Items, func(pod corev1.Pod) bool { return !selected(pod) })
+	}
+	return err
 }
+
+// selected says that the cache, which selects pods by the operator's label, has this one.
+func selected(pod corev1.Pod) bool { return pod.Labels[v1alpha1.LabelManagedBy] == v1alpha1.ManagedBy }
 
 func (c lateCache) GetInformer(context.Context, client.Object, ...cache.InformerGetOption) (cache.Informer, error) {
 	return informer{client: c.client}, nil
@@ -71,7 +82,9 @@ func (i informer) AddEventHandler(handler toolscache.ResourceEventHandler) (tool
 		return nil, err
 	}
 	for n := range pods.Items {
-		handler.OnAdd(&pods.Items[n], true)
+		if selected(pods.Items[n]) {
+			handler.OnAdd(&pods.Items[n], true)
+		}
 	}
 	return registered{}, nil
 }
@@ -90,8 +103,9 @@ type world struct {
 	cached   client.WithWatch
 	recorder *events.FakeRecorder
 	opened   atomic.Bool // the gate
-	mu       sync.Mutex  // guards touched
+	mu       sync.Mutex  // guards touched and labelled
 	touched  []string
+	labelled []string // pods of another controller
 	// refuse answers the touches.
 	refuse func(name string) error
 }
@@ -102,7 +116,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	require.NoError(t, clientgoscheme.AddToScheme(scheme))
 	require.NoError(t, v1alpha1.AddToScheme(scheme))
 	build := func() client.WithWatch {
-		return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()
+		return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(&v1alpha1.BatchSandbox{}).Build()
 	}
 	w := &world{t: t, api: build(), cached: build(), recorder: events.NewFakeRecorder(100)}
 	book := ledger.New(ledger.Hooks{})
@@ -118,6 +132,9 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 						return err
 					}
 				}
+				if pod, ok := obj.(*metav1.PartialObjectMetadata); ok {
+					return w.label(ctx, pod, patch)
+				}
 				if err := w.checkPreconditions(ctx, obj, patch); err != nil {
 					return err
 				}
@@ -131,6 +148,14 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 				require.NoError(t, err)
 				require.NoError(t, json.Unmarshal(raw, obj))
 				return w.show(ctx, answer)
+			},
+			SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+				if err := c.SubResource(sub).Patch(ctx, obj, patch, opts...); err != nil {
+					return err
+				}
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				return w.show(ctx, obj)
 			},
 		}),
 		Live: w.api, Cache: lateCache{client: w.cached}, Ledger: book, Recorder: w.recorder, Clock: clock.RealClock{},
@@ -375,7 +400,8 @@ func (w *world) leave(name string, cached bool, change func(*corev1.Pod)) (start
 			if err := c.List(ctx, list, opts...); err != nil {
 				return err
 			}
-			if _, pods := list.(*metav1.PartialObjectMetadataList); !pods || left {
+			pods, ok := list.(*metav1.PartialObjectMetadataList)
+			if !ok || left || !slices.ContainsFunc(pods.Items, func(pod metav1.PartialObjectMetadata) bool { return pod.Name == name }) {
 				return nil
 			}
 			left = true
