@@ -105,7 +105,7 @@ generate: $(CONTROLLER_GEN) ## Generate the DeepCopy methods of the API types.
 .PHONY: docs
 docs: $(CRD_REF_DOCS) ## Generate docs/reference from the API types, the flags, the conditions, the metrics.
 	$(CRD_REF_DOCS) --log-level=ERROR --config=hack/reference/config.yaml --templates-dir=hack/reference \
-		--renderer=markdown --source-path=api/v1alpha1 --output-path=docs/reference/fields.md
+		--max-depth=20 --renderer=markdown --source-path=api/v1alpha1 --output-path=docs/reference/fields.md
 	go test -count=1 ./cmd/manager -run Reference -args -update
 
 .PHONY: fmt
