@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -24,10 +25,26 @@ type candidate struct {
 	// room is what the pool has for the BatchSandbox.
 	room    ledger.Room
 	poolMax int
+	// stuck: the pool cannot make pods now.
+	stuck bool
+}
+
+// growsTo is how many pods the pool may come to have: none more where it cannot make any.
+func (c *candidate) growsTo() int {
+	if c.stuck {
+		return 0
+	}
+	return c.poolMax
 }
 
 // mostLater is how many sandboxes the pool can serve once it has grown.
-func (c *candidate) mostLater() int { return c.room.Coming + max(0, c.poolMax-c.room.Pods) }
+func (c *candidate) mostLater() int { return c.room.Later(c.growsTo()) }
+
+// stuck says that the pool cannot make pods now, as far as its status knows.
+func stuck(pool *v1alpha1.Pool) bool {
+	ready := meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.ConditionReady)
+	return ready != nil && (ready.Reason == v1alpha1.ReasonTemplateInvalid || ready.Reason == v1alpha1.ReasonCreateFailed)
+}
 
 // prospect is what a candidate can do for those who ask.
 type prospect int

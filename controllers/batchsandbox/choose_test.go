@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/ledger"
@@ -35,6 +36,9 @@ func TestChoose(t *testing.T) {
 		"where none can ever, the one that can most":   {[]candidate{pool("a", 1, 0, 1, 2), pool("b", 0, 0, 0, 3)}, 0, "b"},
 		"two alike: the first by name":                 {[]candidate{pool("b", 4, 0, 4, 4), pool("a", 4, 0, 4, 4)}, 0, "a"},
 		"one that does not fit is never chosen":        {[]candidate{{name: "a", lacks: "image x", room: ledger.Room{Spare: 4}}, pool("b", 0, 0, 0, 1)}, 0, "b"},
+		"a pool whose pods fail makes no more":         {[]candidate{{name: "a", poolMax: 99, room: ledger.Room{Pods: 1, Failing: 1}}, pool("b", 0, 0, 0, 4)}, 0, "b"},
+		"a pool that cannot make pods makes none":      {[]candidate{{name: "a", poolMax: 99, stuck: true}, pool("b", 0, 0, 0, 4)}, 0, "b"},
+		"what a failing pool has ready is as good":     {[]candidate{{name: "a", poolMax: 9, room: ledger.Room{Spare: 4, Coming: 4, Pods: 5, Failing: 1}}, pool("b", 3, 0, 3, 9)}, 0, "a"},
 		"a gang goes where so many at once can be":     {[]candidate{pool("a", 2, 0, 2, 2), pool("b", 0, 0, 3, 3)}, 3, "b"},
 		"a gang that is too large, to the largest":     {[]candidate{pool("a", 1, 0, 1, 1), pool("b", 0, 0, 2, 2)}, 3, "b"},
 	}
@@ -316,4 +320,23 @@ func TestAGangOfNoPoolThatExpiresWaitsNowhere(t *testing.T) {
 	require.Contains(t, w.woken, types.NamespacedName{Namespace: "ns", Name: "small"})
 	w.mustReconcile("small")
 	require.Equal(t, []string{"a"}, w.holds("small"))
+}
+
+func TestAPoolThatCannotMakePodsIsLeftForOneThatCan(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 1, choosing))
+	w.label()
+	w.setPoolMax(5)
+	w.addPool("spare", 5)
+	w.mustReconcile("batch")
+	require.Equal(t, 1, w.Ledger.Snapshot(poolKey).Demand, "the first by name")
+	before, after := &v1alpha1.Pool{}, &v1alpha1.Pool{}
+	require.NoError(t, w.api.Get(t.Context(), poolKey, before))
+	before.DeepCopyInto(after)
+	after.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonTemplateInvalid}}
+	require.NoError(t, w.api.Update(t.Context(), after))
+	require.True(t, fitMatters().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after}), "that wakes it")
+	require.False(t, fitMatters().Update(event.UpdateEvent{ObjectOld: after, ObjectNew: after}))
+	w.mustReconcile("batch")
+	require.Zero(t, w.Ledger.Snapshot(poolKey).Demand)
+	require.Equal(t, 1, w.Ledger.Snapshot(ledger.Key{Namespace: "ns", Name: "spare"}).Demand)
 }

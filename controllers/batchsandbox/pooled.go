@@ -92,11 +92,11 @@ func (p *pooled) choosePool(ctx context.Context, o *object) (ledger.Choice, *blo
 	for i := range pools.Items {
 		pool := &pools.Items[i]
 		c := &candidates[i]
-		*c = candidate{name: pool.Name, lacks: lacks(o.bs, pool, executor), poolMax: int(pool.Spec.CapacitySpec.PoolMax)}
+		*c = candidate{name: pool.Name, lacks: lacks(o.bs, pool, executor), poolMax: int(pool.Spec.CapacitySpec.PoolMax), stuck: stuck(pool)}
 		if c.lacks == "" {
 			key := client.ObjectKeyFromObject(pool)
 			c.room = p.ledger.Room(key, o.owner)
-			choice.Offers = append(choice.Offers, ledger.Offer{Pool: key, PoolMax: c.poolMax})
+			choice.Offers = append(choice.Offers, ledger.Offer{Pool: key, PoolMax: c.growsTo()})
 		}
 	}
 	least, name := o.bs.LeastAtOnce(), v1alpha1.AnyPool

@@ -46,8 +46,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, wor
 		For(&v1alpha1.BatchSandbox{}).
 		Watches(&corev1.Pod{}, wakequeue.OnPods(controlledBy)).
 		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.waitingOn), builder.WithPredicates(poolMatters())).
-		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.choosing), builder.WithPredicates(
-			predicate.Or(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}))).
+		Watches(&v1alpha1.Pool{}, handler.EnqueueRequestsFromMapFunc(r.choosing), builder.WithPredicates(fitMatters())).
 		WatchesRawSource(r.config.Wakes).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,
@@ -98,6 +97,18 @@ func poolMatters() predicate.Predicate {
 				(e.ObjectOld.GetDeletionTimestamp() == nil) != (e.ObjectNew.GetDeletionTimestamp() == nil)
 		},
 	}
+}
+
+// fitMatters leaves out what changes nothing for those for whom a pool is chosen: it matters
+// what the pool is, and whether it can make pods.
+func fitMatters() predicate.Predicate {
+	return predicate.Or(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}, predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, _ := e.ObjectOld.(*v1alpha1.Pool)
+			after, _ := e.ObjectNew.(*v1alpha1.Pool)
+			return before != nil && after != nil && stuck(before) != stuck(after)
+		},
+	})
 }
 
 func poolMaxOf(obj client.Object) int32 {

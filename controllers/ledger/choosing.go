@@ -133,7 +133,7 @@ type outlook struct{ spare, room int }
 func (p *pool) outlook() outlook { return outlook{p.spare(), p.reach() - p.waiting.total()} }
 
 // reach is how many pods those who wait can be given until the pool is as large as it may be.
-func (p *pool) reach() int { return p.coming + max(0, p.choosing.poolMax-p.live) }
+func (p *pool) reach() int { return later(p.coming, p.live, p.failing, p.choosing.poolMax) }
 
 // wakeChoosing wakes owners that name no pool, for what there is more of than before, and those
 // who ask this pool and have no prospects here any more, because older ones have come or pods

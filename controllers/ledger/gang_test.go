@@ -134,9 +134,9 @@ func TestTheRoomOfAPoolCountsPodsThatStart(t *testing.T) {
 	b.Observe(poolKey, with(ready("c"), func(p *Pod) { p.Ready = false }))
 	require.Equal(t, Room{Spare: 1, Coming: 3, Pods: 3}, b.Room(poolKey, me))
 	b.Observe(poolKey, with(ready("c"), func(p *Pod) { p.Ready, p.Problem = false, "ErrImagePull" }))
-	require.Equal(t, Room{Spare: 1, Coming: 2, Pods: 3}, b.Room(poolKey, me), "it may never be ready")
+	require.Equal(t, Room{Spare: 1, Coming: 2, Pods: 3, Failing: 1}, b.Room(poolKey, me), "it may never be ready")
 	b.SetDemand(poolKey, box("older", 1), 4)
-	require.Equal(t, Room{Spare: -3, Coming: -2, Pods: 3}, b.Room(poolKey, me))
+	require.Equal(t, Room{Spare: -3, Coming: -2, Pods: 3, Failing: 1}, b.Room(poolKey, me))
 	b.Retire(poolKey, []string{"a", "c"})
 	require.Equal(t, Room{Spare: -4, Coming: -3, Pods: 1}, b.Room(poolKey, me))
 }

@@ -223,17 +223,20 @@ func (p *pool) auditShown() error {
 			return fmt.Errorf("pod %s is shown as %+v, want %+v", name, p.shown[e.index], e.podState())
 		}
 	}
-	live, coming := 0, 0
+	live, coming, failing := 0, 0, 0
 	for i := range p.shown {
 		if s := &p.shown[i]; s.Live() {
 			live++
 			if s.coming() {
 				coming++
 			}
+			if s.failing() {
+				failing++
+			}
 		}
 	}
-	if p.live != live || p.coming != coming {
-		return fmt.Errorf("%d pods are live and %d coming, want %d and %d", p.live, p.coming, live, coming)
+	if p.live != live || p.coming != coming || p.failing != failing {
+		return fmt.Errorf("%d pods are live, %d coming and %d failing, want %d, %d and %d", p.live, p.coming, p.failing, live, coming, failing)
 	}
 	if kept := p.snapshot; kept != nil {
 		if fresh := p.takeSnapshot(); !reflect.DeepEqual(*kept, *fresh) {

@@ -38,9 +38,9 @@ type pool struct {
 	// elements among them, bounded by enqueue; available counts the true ones.
 	current, outdated []ticket
 	available         int
-	// coming counts the pods that are available or on their way to be, and live those that
-	// count towards the size of the pool.
-	coming, live int
+	// live counts the pods that count towards the size of the pool; of these, coming those that
+	// are available or on their way to be, and failing those with a problem.
+	live, coming, failing int
 
 	// shown are the pods as a snapshot shows them, kept up to date by refresh: to go
 	// through the pods themselves takes several times as long.
@@ -161,6 +161,9 @@ func (p *pool) count(s *PodState, one int) {
 	p.live += one
 	if s.coming() {
 		p.coming += one
+	}
+	if s.failing() {
+		p.failing += one
 	}
 }
 

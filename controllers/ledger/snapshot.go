@@ -32,8 +32,11 @@ func (s *PodState) Live() bool {
 
 // coming says of a live pod that it is available or on its way to be.
 func (s *PodState) coming() bool {
-	return s.State == Creating || s.State == Idle && !s.Finished && !s.Evict && s.Problem == ""
+	return s.State == Creating || s.State == Idle && !s.Evict && s.Problem == ""
 }
+
+// failing says of a live pod that it has a problem which keeps it from being ready.
+func (s *PodState) failing() bool { return s.State == Idle && s.Problem != "" }
 
 // Snapshot is a pool at one moment. Its slices are shared by all who ask until
 // something changes: read them, and change nothing in them.
@@ -90,8 +93,20 @@ type Room struct {
 	Spare int
 	// Coming is how many are available or on their way to be.
 	Coming int
-	// Pods is how many pods the pool has.
-	Pods int
+	// Pods is how many pods the pool has, and Failing how many of them have a problem that
+	// keeps them from being ready.
+	Pods, Failing int
+}
+
+// Later is how many pods there will be once the pool has grown to most, which a pool whose pods
+// fail is not counted on to do.
+func (r *Room) Later(most int) int { return later(r.Coming, r.Pods, r.Failing, most) }
+
+func later(coming, pods, failing, most int) int {
+	if failing > 0 {
+		return coming
+	}
+	return coming + max(0, most-pods)
 }
 
 // Room returns what the pool has for the owner, in logarithmic time.
@@ -99,7 +114,7 @@ func (l *Ledger) Room(key Key, owner Owner) Room {
 	var room Room
 	l.with(key, func(p *pool) {
 		before := p.waiting.before(owner.UID)
-		room = Room{Spare: p.available - before, Coming: p.coming - before, Pods: p.live}
+		room = Room{Spare: p.available - before, Coming: p.coming - before, Pods: p.live, Failing: p.failing}
 	})
 	return room
 }
