@@ -118,6 +118,7 @@ func newUnanswered(t *testing.T, pod *corev1.Pod) *bench {
 		Signer: func(string) *token.Signer { return signer }, Fresh: func() error { return nil },
 		WaitOpen: func(context.Context) error { return nil }, OnChange: func(types.NamespacedName) {}, OnSettled: func(types.NamespacedName) {},
 		Recorder: events.NewFakeRecorder(100), Clock: clock.RealClock{}, Dispatches: 32,
+		OwnSecrets: []types.NamespacedName{{Namespace: "system", Name: "keys"}},
 	})
 	require.NoError(t, err)
 	b.bs = &v1alpha1.BatchSandbox{

@@ -41,7 +41,7 @@ type Config struct {
 	// holds have changed.
 	Wakes *wakequeue.Queue
 	// OwnSecrets are those that the operator may read for itself, and for no task.
-	OwnSecrets []types.NamespacedName `wiring:"optional"`
+	OwnSecrets []types.NamespacedName
 	// Executors calls task executors.
 	Executors *executorclient.Client
 	// Dispatches is how many tasks are dispatched at a time, at most.
