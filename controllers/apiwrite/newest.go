@@ -30,11 +30,19 @@ func (n *Newest[T]) Note(answer T) { n.answer = answer }
 // as soon as the cache is not older. Nobody may change what is returned. Where the two
 // cannot be compared it is the cached one: what is written has its version as a
 // precondition, so a cache that is too old costs a conflict and no more.
+//
+// The answer to the write that took the last finalizer of a deleted object has the version of
+// before that write, since no later one was stored: the object was gone then.
 func (n *Newest[T]) Of(cached T) T {
 	var none T
-	if n.answer != none && Later(n.answer.GetResourceVersion(), cached.GetResourceVersion()) {
+	if n.answer != none && (wentWith(n.answer, cached) || Later(n.answer.GetResourceVersion(), cached.GetResourceVersion())) {
 		return n.answer
 	}
 	n.answer = none
 	return cached
+}
+
+// wentWith says that the object, which the cache still shows, went with this answer.
+func wentWith[T metav1.Object](answer, cached T) bool {
+	return answer.GetUID() == cached.GetUID() && answer.GetDeletionTimestamp() != nil && len(answer.GetFinalizers()) == 0
 }

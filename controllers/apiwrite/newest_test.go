@@ -27,3 +27,14 @@ func TestTheLastAnswerCountsUntilTheCacheHasIt(t *testing.T) {
 	n.Note(version("10"))
 	require.Equal(t, "what?", n.Of(version("what?")).ResourceVersion, "not comparable")
 }
+
+func TestAnObjectThatWasLetGoStaysGone(t *testing.T) {
+	deleted := metav1.Now()
+	held := &metav1.ObjectMeta{UID: "a", ResourceVersion: "9", DeletionTimestamp: &deleted, Finalizers: []string{"x"}}
+	gone := &metav1.ObjectMeta{UID: "a", ResourceVersion: "9", DeletionTimestamp: &deleted}
+	var n Newest[*metav1.ObjectMeta]
+	n.Note(gone)
+	require.Empty(t, n.Of(held).Finalizers, "the cache is late")
+	another := &metav1.ObjectMeta{UID: "b", ResourceVersion: "11"}
+	require.Equal(t, another, n.Of(another), "of the same name")
+}

@@ -70,6 +70,18 @@ func TestAHundredBatchesAtOnceCostThreeWritesEach(t *testing.T) {
 	requireDisjoint(t, batches...)
 	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Allocated == 100 })
 	require.Equal(t, 3*100, writes(t, ns, "batchsandboxes"), "one that waits in line has a fourth, which says so")
+
+	for _, bs := range batches {
+		require.NoError(t, api.Delete(t.Context(), bs))
+	}
+	for _, bs := range batches {
+		gone(t, bs)
+	}
+	until(t, pool, func(p *v1alpha1.Pool) bool { return p.Status.Allocated == 0 && p.Status.Available == 100 })
+	require.Equal(t, (3+2)*100, writes(t, ns, "batchsandboxes"), "a deletion, and one write that lets it go")
+	require.Empty(t, requests(t, func(r *request) bool {
+		return r.ObjectRef.Namespace == ns && r.Verb == "get" && strings.HasPrefix(r.UserAgent, operator.name)
+	}), "the operator knows from its cache what there is")
 }
 
 func TestATemplateThatTheAPIServerRefuses(t *testing.T) {

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/procfs"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// requestsMetric is the API server's own count of what it was asked, see
+// https://kubernetes.io/docs/reference/instrumentation/metrics.
+const requestsMetric = "apiserver_request_total"
+
+// lease is that of the operator's leader.
+var lease = client.ObjectKey{Namespace: deployment.Namespace, Name: "opensandbox-operator"}
+
+// cost is what was spent since a moment in the past: requests to the API server, by verb and
+// resource, and seconds of CPU, by process.
+type cost struct {
+	requests map[string]float64
+	cpu      map[string]float64
+}
+
+// since returns what was spent between two readings, for each of so many sandboxes. What is
+// less than a hundredth for each of them is left out: it is there without a load, too.
+func (c cost) since(before cost, sandboxes int) cost {
+	return cost{requests: per(c.requests, before.requests, sandboxes), cpu: per(c.cpu, before.cpu, sandboxes)}
+}
+
+func per(now, before map[string]float64, sandboxes int) map[string]float64 {
+	const least = 0.01
+	result := map[string]float64{}
+	for name, value := range now {
+		if each := (value - before[name]) / float64(sandboxes); each >= least || strings.HasPrefix(name, operatorProcess) {
+			result[name] = each
+		}
+	}
+	return result
+}
+
+// meter reads what is spent.
+type meter struct {
+	api  client.Reader
+	rest rest.Interface
+	// directory of the hermetic cluster: its processes are known by it.
+	directory string
+}
+
+// operatorProcess begins the name of a replica of the operator.
+const operatorProcess = "operator"
+
+// read returns what was spent until now.
+func (m *meter) read(ctx context.Context) (cost, error) {
+	requests, err := m.requests(ctx)
+	if err != nil {
+		return cost{}, fmt.Errorf("reading %s of the API server: %w", requestsMetric, err)
+	}
+	cpu, err := m.cpu(ctx)
+	if err != nil {
+		return cost{}, fmt.Errorf("reading the CPU time of the cluster's processes: %w", err)
+	}
+	return cost{requests: requests, cpu: cpu}, nil
+}
+
+func (m *meter) requests(ctx context.Context) (map[string]float64, error) {
+	text, err := m.rest.Get().AbsPath("/metrics").DoRaw(ctx)
+	if err != nil {
+		return nil, err
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	family := families[requestsMetric]
+	if family == nil {
+		return nil, errors.New("there is no such metric")
+	}
+	sums := map[string]float64{}
+	for _, metric := range family.GetMetric() {
+		labels := map[string]string{}
+		for _, pair := range metric.GetLabel() {
+			labels[pair.GetName()] = pair.GetValue()
+		}
+		sums[requestName(labels)] += metric.GetCounter().GetValue()
+	}
+	return sums, nil
+}
+
+// requestName is by what requests are told apart; the refused ones by their code, too.
+func requestName(labels map[string]string) string {
+	name := labels["verb"] + " " + cmp.Or(labels["resource"], "other")
+	if sub := labels["subresource"]; sub != "" {
+		name += "/" + sub
+	}
+	if code := labels["code"]; code >= "400" {
+		name += " (" + code + ")"
+	}
+	return name
+}
+
+// cpu returns the seconds of CPU that each process of the cluster has taken. The replicas of
+// the operator are the leader and the standbys.
+func (m *meter) cpu(ctx context.Context) (map[string]float64, error) {
+	replicas, err := m.replicas(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := procfs.AllProcs()
+	if err != nil {
+		return nil, err
+	}
+	sums := map[string]float64{}
+	for _, process := range all {
+		name := m.nameOf(process, replicas)
+		if name == "" {
+			continue
+		}
+		stat, err := process.Stat()
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it has ended since
+		}
+		if err != nil {
+			return nil, err
+		}
+		sums[name] += stat.CPUTime()
+	}
+	return sums, nil
+}
+
+// nameOf returns what a process of the cluster is called, and nothing for all others.
+func (m *meter) nameOf(process procfs.Proc, replicas map[string]string) string {
+	groups, err := process.Cgroups()
+	if err != nil {
+		return ""
+	}
+	for uid, name := range replicas {
+		if slices.ContainsFunc(groups, func(g procfs.Cgroup) bool { return strings.Contains(g.Path, uid) }) {
+			return name
+		}
+	}
+	command, err := process.CmdLine()
+	if err != nil || len(command) == 0 {
+		return ""
+	}
+	for _, arg := range command[1:] {
+		if strings.Contains(arg, m.directory+string(filepath.Separator)) {
+			return filepath.Base(command[0])
+		}
+	}
+	return ""
+}
+
+// replicas are the pods of the operator by UID, with their parts as names.
+func (m *meter) replicas(ctx context.Context) (map[string]string, error) {
+	var held coordinationv1.Lease
+	if err := m.api.Get(ctx, lease, &held); err != nil {
+		return nil, fmt.Errorf("reading the leader's lease: %w", err)
+	}
+	var pods corev1.PodList
+	if err := m.api.List(ctx, &pods, client.InNamespace(deployment.Namespace), client.MatchingLabels{"control-plane": "controller-manager"}); err != nil {
+		return nil, fmt.Errorf("listing the operator's pods: %w", err)
+	}
+	names := map[string]string{}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		names[string(pod.UID)] = operatorProcess + ", standby"
+		if holder := held.Spec.HolderIdentity; holder != nil && strings.HasPrefix(*holder, pod.Name+"_") {
+			names[string(pod.UID)] = operatorProcess + ", leader"
+		}
+	}
+	return names, nil
+}

@@ -1,0 +1,299 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+)
+
+const (
+	// useTime is how long a sandbox is held once it was delivered.
+	useTime = time.Second
+	// lateAfter is how long after the end of a load a sandbox may be delivered and still count.
+	lateAfter = useTime
+)
+
+// load is an open load: so many BatchSandboxes of one sandbox are created each second,
+// whether or not earlier ones were delivered. Each is deleted useTime after its delivery.
+type load struct {
+	pool    string
+	recycle v1alpha1.RecycleType
+	rate    int
+	lasts   time.Duration
+}
+
+func (l *load) count() int { return l.rate * int(l.lasts/time.Second) }
+
+// dueAfter is how long after the start the sandbox of that number is to be created. Its latency
+// counts from then, so that a client that falls behind does not hide it.
+func (l *load) dueAfter(i int) time.Duration {
+	return time.Duration(i) * time.Second / time.Duration(l.rate)
+}
+
+// poolSize is how many pods the pool has: enough for what is held at a time, at a latency of a
+// second, and for as much again that is replaced.
+func (l *load) poolSize() int { return 4 * l.rate }
+
+// loadResult is what a load has shown on one side.
+type loadResult struct {
+	// Latencies from due to delivered, in milliseconds.
+	P50, P90, P99 float64
+	// Delivered is the share that was delivered until lateAfter the end of the load.
+	Delivered float64
+	// Requests and CPU in milliseconds are those of all the cluster for each sandbox, from
+	// its creation until it is gone and the pool full again.
+	Requests, CPU map[string]float64
+}
+
+// loadRow is one line of the table of loads.
+type loadRow struct {
+	Recycle         v1alpha1.RecycleType
+	Rate, Seconds   int
+	Operator, Floor loadResult
+}
+
+// writeJSON writes what was measured to a file, where one is named.
+func writeJSON(file string, rows []loadRow) error {
+	if file == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(rows, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing what was measured: %w", err)
+	}
+	return os.WriteFile(file, append(data, '\n'), 0o600)
+}
+
+// measureLoads measures each load on both sides.
+func (b *bench) measureLoads(ctx context.Context, list []load) (rows []loadRow, err error) {
+	m := &meter{api: b.api, rest: b.discovery.RESTClient(), directory: clusterDirectory()}
+	for _, l := range list {
+		if err := b.fill(ctx, []poolSize{{l.pool, int32(l.poolSize()), l.recycle}}); err != nil {
+			return rows, err
+		}
+		operator, err := b.runLoad(ctx, m, l, &operatorSide{b})
+		if err != nil {
+			return rows, fmt.Errorf("load of %d a second with recycling %s: operator: %w", l.rate, l.recycle, err)
+		}
+		floor, err := b.runLoad(ctx, m, l, &floorSide{b: b, load: l})
+		if err != nil {
+			return rows, fmt.Errorf("load of %d a second with recycling %s: floor: %w", l.rate, l.recycle, err)
+		}
+		rows = append(rows, loadRow{l.recycle, l.rate, int(l.lasts / time.Second), operator, floor})
+		fmt.Fprintf(os.Stderr, "measured %s at %d a second: p99 %.0f ms, floor %.0f ms\n", l.recycle, l.rate, operator.P99, floor.P99)
+	}
+	return rows, nil
+}
+
+// side does what the clients do, and the floor also what the operator does.
+type side interface {
+	// api is where the objects of this side are.
+	api() client.WithWatch
+	// prepare makes what the load starts from, and waits until it is there again at its end.
+	prepare(context.Context, load) error
+	create(context.Context, *v1alpha1.BatchSandbox) error
+	remove(context.Context, *v1alpha1.BatchSandbox) error
+}
+
+// runLoad runs one load on one side.
+func (b *bench) runLoad(ctx context.Context, m *meter, l load, s side) (result loadResult, err error) {
+	if err := s.prepare(ctx, l); err != nil {
+		return result, fmt.Errorf("before the load: %w", err)
+	}
+	before, err := m.read(ctx)
+	if err != nil {
+		return result, err
+	}
+	took, err := b.drive(ctx, l, s)
+	if err != nil {
+		return result, err
+	}
+	if err := errors.Join(b.untilGone(ctx, s.api()), s.prepare(ctx, l)); err != nil {
+		return result, fmt.Errorf("after the load: %w", err)
+	}
+	after, err := m.read(ctx)
+	if err != nil {
+		return result, err
+	}
+	spent := after.since(before, l.count())
+	for name := range spent.cpu {
+		spent.cpu[name] *= 1000
+	}
+	return loadResult{
+		P50: ms(quantile(took, 0.5)), P90: ms(quantile(took, 0.9)), P99: ms(quantile(took, 0.99)),
+		Delivered: float64(l.inTime(took)) / float64(l.count()), Requests: spent.requests, CPU: spent.cpu,
+	}, nil
+}
+
+// inTime counts the sandboxes that were delivered before lateAfter the end of the load.
+func (l *load) inTime(took []time.Duration) int {
+	n := 0
+	for i, d := range took {
+		if l.dueAfter(i)+d <= l.lasts+lateAfter {
+			n++
+		}
+	}
+	return n
+}
+
+// drive creates the BatchSandboxes as they are due, deletes each after its time of use and
+// returns how long each took, in the order in which they were due.
+func (b *bench) drive(ctx context.Context, l load, s side) ([]time.Duration, error) {
+	var before v1alpha1.BatchSandboxList
+	if err := s.api().List(ctx, &before, client.InNamespace(b.namespace), client.Limit(1)); err != nil {
+		return nil, fmt.Errorf("listing: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.lasts+roundPatience)
+	defer cancel()
+	c := collector{objects: l.count(), complete: map[string]bool{}, version: before.ResourceVersion}
+	w, err := c.open(ctx, s.api(), b.namespace)
+	if err != nil {
+		return nil, err
+	}
+	work, ctx := errgroup.WithContext(ctx)
+	c.start = time.Now()
+	took, number := make([]time.Duration, l.count()), map[string]int{}
+	name := func(i int) string { return fmt.Sprintf("l%d-%d", c.start.UnixMilli(), i) }
+	for i := range took {
+		number[name(i)] = i
+	}
+	c.delivered = func(bs *v1alpha1.BatchSandbox, at time.Duration) {
+		i := number[bs.Name]
+		took[i] = at - l.dueAfter(i)
+		work.Go(func() error {
+			if err := sleep(ctx, useTime); err != nil {
+				return err
+			}
+			return client.IgnoreNotFound(s.remove(ctx, bs))
+		})
+	}
+	work.Go(func() error { return c.follow(ctx, w, s.api(), b.namespace) })
+	work.Go(func() error {
+		for i := range took {
+			if err := sleep(ctx, time.Until(c.start.Add(l.dueAfter(i)))); err != nil {
+				return err
+			}
+			work.Go(func() error {
+				return s.create(ctx, &v1alpha1.BatchSandbox{
+					ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: name(i)},
+					Spec:       v1alpha1.BatchSandboxSpec{Replicas: ptr.To[int32](1), PoolRef: l.pool},
+				})
+			})
+		}
+		return nil
+	})
+	err = work.Wait()
+	b.payloads[l.pool] = c.seen
+	return took, err
+}
+
+// sleep returns an error where the context ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// untilGone waits until no object of the side is left.
+func (b *bench) untilGone(ctx context.Context, api client.WithWatch) error {
+	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, roundPatience, true, func(ctx context.Context) (bool, error) {
+		var list v1alpha1.BatchSandboxList
+		err := api.List(ctx, &list, client.InNamespace(b.namespace), client.Limit(1))
+		return err == nil && len(list.Items) == 0, err
+	})
+}
+
+// operatorSide leaves all but the creation and the deletion to the operator.
+type operatorSide struct{ b *bench }
+
+func (s *operatorSide) api() client.WithWatch { return s.b.api }
+
+func (s *operatorSide) prepare(ctx context.Context, l load) error {
+	return s.b.untilIdle(ctx, l.pool, roundPatience)
+}
+
+func (s *operatorSide) create(ctx context.Context, bs *v1alpha1.BatchSandbox) error {
+	return s.b.api.Create(ctx, bs)
+}
+
+func (s *operatorSide) remove(ctx context.Context, bs *v1alpha1.BatchSandbox) error {
+	return s.b.api.Delete(ctx, bs)
+}
+
+// floorSide writes by hand what the operator writes. Where pods are recycled by deletion it also
+// deletes one pod and creates another for each sandbox, as a background of the same weight.
+type floorSide struct {
+	b    *bench
+	load load
+	// made is how many pods were made before the load, removed how many it has taken away.
+	made    int
+	removed atomic.Int64
+}
+
+func (s *floorSide) api() client.WithWatch { return s.b.floor }
+
+// prepare fills the floor's own pods up, where there are any.
+func (s *floorSide) prepare(ctx context.Context, l load) error {
+	if l.recycle != v1alpha1.RecycleDelete {
+		return nil
+	}
+	for s.made < l.poolSize() {
+		if err := s.createPod(ctx, s.made); err != nil {
+			return err
+		}
+		s.made++
+	}
+	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, roundPatience, true, func(ctx context.Context) (bool, error) {
+		var pods corev1.PodList
+		err := s.b.api.List(ctx, &pods, client.InNamespace(s.b.namespace), client.MatchingLabels{floorLabel: l.pool})
+		ready := func(p corev1.Pod) bool { return p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning }
+		return err == nil && len(pods.Items) == l.poolSize() && !slices.ContainsFunc(pods.Items, func(p corev1.Pod) bool { return !ready(p) }), err
+	})
+}
+
+// floorLabel is on the floor's pods.
+const floorLabel = "bench.opensandbox.io/pool"
+
+func (s *floorSide) podName(n int) string { return fmt.Sprintf("floor-%s-%d", s.load.pool, n) }
+
+func (s *floorSide) createPod(ctx context.Context, n int) error {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: s.b.namespace, Name: s.podName(n), Labels: map[string]string{floorLabel: s.load.pool},
+		},
+		Spec: s.b.pool(poolSize{name: s.load.pool}).Spec.Template.Spec,
+	}
+	return s.b.api.Create(ctx, pod)
+}
+
+func (s *floorSide) create(ctx context.Context, bs *v1alpha1.BatchSandbox) error {
+	return s.b.writeFloor(ctx, bs, &s.b.payloads[s.load.pool][0])
+}
+
+func (s *floorSide) remove(ctx context.Context, bs *v1alpha1.BatchSandbox) error {
+	if s.load.recycle == v1alpha1.RecycleDelete {
+		n := int(s.removed.Add(1)) - 1
+		oldest := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.b.namespace, Name: s.podName(n)}}
+		if err := errors.Join(client.IgnoreNotFound(s.b.api.Delete(ctx, oldest)), s.createPod(ctx, n+s.load.poolSize())); err != nil {
+			return err
+		}
+	}
+	return s.b.remove(ctx, s.b.floor, bs)
+}
