@@ -37,7 +37,7 @@ import (
 const leaseName = "opensandbox-operator"
 
 type options struct {
-	probeAddress, metricsAddress        string
+	probeAddress, metricsAddress, pprof string
 	metricsSecure, leaderElect          bool
 	leaseNamespace, watchNamespaces     string
 	leaseDuration, renewDeadline, retry time.Duration
@@ -58,6 +58,7 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "Address of /healthz and /readyz.")
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", "0", "Address of the metrics endpoint; 0 turns it off.")
 	fs.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics over HTTPS to authenticated and authorized clients only.")
+	fs.StringVar(&o.pprof, "pprof-bind-address", "0", "Address of Go's profiles, which anybody who reaches it may read; 0 turns them off.")
 	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Elect a leader. Needed where more than one replica may run, also during an update.")
 	fs.StringVar(&o.leaseNamespace, "leader-elect-namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Lease and of the task executors' keys. Default: POD_NAMESPACE.")
 	fs.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long a lease that is not renewed stands.")
@@ -175,6 +176,7 @@ func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.C
 			return client.New(leadership.Fenced(config, lease.Fresh), options)
 		},
 		HealthProbeBindAddress:        o.probeAddress,
+		PprofBindAddress:              o.pprof,
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress, SecureServing: o.metricsSecure},
 		LeaderElection:                lease != nil,
 		LeaderElectionReleaseOnCancel: true,
