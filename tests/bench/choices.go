@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -24,15 +25,15 @@ func planChoices(pools, burst int) (p []poolSize, list []scenario, err error) {
 	if pools == 0 {
 		return nil, nil, nil
 	}
-	burst = min(burst, (pools-1)*choicePods)
-	if burst < 1 {
-		return nil, nil, fmt.Errorf("flags -choices and -burst: %d pools have too few pods to choose among", pools)
+	if pools < 2 {
+		return nil, nil, fmt.Errorf("flag -choices: of %d pools there is none to choose", pools)
 	}
-	p = []poolSize{{choicePool, int32(burst)}}
+	burst = max(1, min(burst, (pools-1)*choicePods))
+	p = []poolSize{{name: choicePool, size: int32(burst)}}
 	for i := 1; i < pools; i++ {
-		p = append(p, poolSize{fmt.Sprint(choicePools, i), choicePods})
+		p = append(p, poolSize{name: fmt.Sprint(choicePools, i), size: choicePods})
 	}
-	for _, objects := range []int{1, burst} {
+	for _, objects := range slices.Compact([]int{1, burst}) {
 		list = append(list, scenario{
 			name: fmt.Sprintf("%d of 1, of %d pools", objects, pools), pool: choicePool, others: p[1:],
 			objects: objects, replicas: 1, chooses: true, floor: (*bench).runByName,

@@ -34,17 +34,16 @@ type cost struct {
 	cpu      map[string]float64
 }
 
-// since returns what was spent between two readings, for each of so many sandboxes. What is
-// less than a hundredth for each of them is left out: it is there without a load, too.
+// since returns what was spent between two readings, for each of so many sandboxes. Requests of
+// which there is less than one for twenty sandboxes are left out: they come without a load, too.
 func (c cost) since(before cost, sandboxes int) cost {
-	return cost{requests: per(c.requests, before.requests, sandboxes), cpu: per(c.cpu, before.cpu, sandboxes)}
+	return cost{requests: per(c.requests, before.requests, sandboxes, 0.05), cpu: per(c.cpu, before.cpu, sandboxes, 0)}
 }
 
-func per(now, before map[string]float64, sandboxes int) map[string]float64 {
-	const least = 0.01
+func per(now, before map[string]float64, sandboxes int, least float64) map[string]float64 {
 	result := map[string]float64{}
 	for name, value := range now {
-		if each := (value - before[name]) / float64(sandboxes); each >= least || strings.HasPrefix(name, operatorProcess) {
+		if each := (value - before[name]) / float64(sandboxes); each >= least {
 			result[name] = each
 		}
 	}
@@ -58,9 +57,6 @@ type meter struct {
 	// directory of the hermetic cluster: its processes are known by it.
 	directory string
 }
-
-// operatorProcess begins the name of a replica of the operator.
-const operatorProcess = "operator"
 
 // read returns what was spent until now.
 func (m *meter) read(ctx context.Context) (cost, error) {
@@ -177,9 +173,9 @@ func (m *meter) replicas(ctx context.Context) (map[string]string, error) {
 	names := map[string]string{}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
-		names[string(pod.UID)] = operatorProcess + ", standby"
+		names[string(pod.UID)] = "operator, standby"
 		if holder := held.Spec.HolderIdentity; holder != nil && strings.HasPrefix(*holder, pod.Name+"_") {
-			names[string(pod.UID)] = operatorProcess + ", leader"
+			names[string(pod.UID)] = "operator, leader"
 		}
 	}
 	return names, nil

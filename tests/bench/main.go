@@ -28,6 +28,8 @@ import (
 
 type options struct {
 	sizes, tasks, manager     string
+	rates, recycle, json      string
+	lasts                     time.Duration
 	rounds, burst, burstReady int
 	choices                   int
 	keep                      bool
@@ -43,6 +45,10 @@ func main() {
 	flag.IntVar(&o.burst, "burst", 100, "BatchSandboxes with one sandbox each that are created at once; 0 leaves this out.")
 	flag.IntVar(&o.burstReady, "burst-ready", 300, "Ready pods of the pool that the burst takes from.")
 	flag.IntVar(&o.choices, "choices", 50, "Pools to choose among, at least two, beside the same by a pool's name; 0 leaves this out.")
+	flag.StringVar(&o.rates, "rates", "25,50", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
+	flag.StringVar(&o.recycle, "recycle", "Noop,Delete", "Recycle strategies of the pools under an open load.")
+	flag.DurationVar(&o.lasts, "lasts", 10*time.Second, "How long each open load lasts, in whole seconds.")
+	flag.StringVar(&o.json, "json", "", "File to write what was measured to.")
 	flag.BoolVar(&o.keep, "keep", false, "Leave the pools in place at the end.")
 	flag.StringVar(&o.namespace, "namespace", "", "Namespace with the pools of an earlier run that kept them.")
 	flag.Parse()
@@ -90,13 +96,15 @@ func (s *scenario) spec() v1alpha1.BatchSandboxSpec {
 
 // poolSize is a pool to have and how many ready pods it holds.
 type poolSize struct {
-	name string
-	size int32
+	name    string
+	size    int32
+	recycle v1alpha1.RecycleType
 }
 
 // plan is what is measured and the pools that this needs.
 type plan struct {
 	sandboxes, choices, tasks, values []scenario
+	loads                             []load
 	pools                             []poolSize
 	tasksPool                         poolSize
 }
@@ -110,14 +118,14 @@ func (o *options) plan() (p plan, err error) {
 		p.sandboxes = append(p.sandboxes, scenario{name: fmt.Sprintf("1 batch of %d", n), pool: "batch", objects: 1, replicas: n, floor: (*bench).runFloor})
 	}
 	if len(sizes) > 0 {
-		p.pools = append(p.pools, poolSize{"batch", slices.Max(sizes)})
+		p.pools = append(p.pools, poolSize{name: "batch", size: slices.Max(sizes)})
 	}
 	if o.burst > 0 {
 		if o.burstReady < o.burst {
 			return p, errors.New("flag -burst-ready: must be at least -burst")
 		}
 		p.sandboxes = append(p.sandboxes, scenario{name: fmt.Sprintf("%d batches of 1", o.burst), pool: "burst", objects: o.burst, replicas: 1, floor: (*bench).runFloor})
-		p.pools = append(p.pools, poolSize{"burst", int32(o.burstReady)})
+		p.pools = append(p.pools, poolSize{name: "burst", size: int32(o.burstReady)})
 	}
 	pools, choices, err := planChoices(o.choices, o.burst)
 	if err != nil {
@@ -133,13 +141,35 @@ func (o *options) plan() (p plan, err error) {
 	}
 	if len(tasks) > 0 {
 		most := slices.Max(tasks)
-		p.tasksPool = poolSize{tasksPool, most}
+		p.tasksPool = poolSize{name: tasksPool, size: most}
 		p.values = []scenario{{name: fmt.Sprintf("%d tasks with a value and a file", most), pool: tasksPool, objects: 1, replicas: most, tasks: true, values: true, floor: (*bench).runPlain}}
+	}
+	if p.loads, err = o.loads(); err != nil {
+		return p, err
 	}
 	if o.rounds < 1 {
 		return p, errors.New("flag -rounds: must be at least 1")
 	}
 	return p, nil
+}
+
+// loads are those of every strategy at every rate.
+func (o *options) loads() (list []load, err error) {
+	rates, err := parseSizes("rates", o.rates)
+	if err != nil {
+		return nil, err
+	}
+	if o.lasts < time.Second || o.lasts%time.Second != 0 {
+		return nil, fmt.Errorf("flag -lasts: %v is not a whole number of seconds", o.lasts)
+	}
+	for recycle := range strings.SplitSeq(o.recycle, ",") {
+		for _, rate := range rates {
+			l := load{recycle: v1alpha1.RecycleType(strings.TrimSpace(recycle)), rate: int(rate), lasts: o.lasts}
+			l.pool = strings.ToLower(fmt.Sprintf("load-%s-%d", l.recycle, rate))
+			list = append(list, l)
+		}
+	}
+	return list, nil
 }
 
 // parseSizes reads a list of numbers of sandboxes.
@@ -191,6 +221,13 @@ func run(ctx context.Context, o *options) (err error) {
 		rows, err := b.measureAll(ctx, table.scenarios, o.rounds)
 		printTable(os.Stdout, table.legend, rows)
 		if err != nil {
+			return err
+		}
+	}
+	if len(p.loads) > 0 {
+		rows, err := b.measureLoads(ctx, p.loads)
+		printLoads(os.Stdout, rows)
+		if err := errors.Join(err, writeJSON(o.json, rows)); err != nil {
 			return err
 		}
 	}

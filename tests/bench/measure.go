@@ -95,29 +95,33 @@ func (b *bench) untilAllIdle(ctx context.Context, s scenario) error {
 // runFloor does by hand the writes that the operator did in its last run.
 func (b *bench) runFloor(ctx context.Context, s scenario, round int) (sample, error) {
 	result, err := b.time(ctx, b.floor, s, round, func(ctx context.Context, i int, bs *v1alpha1.BatchSandbox) error {
-		payload := &b.payloads[s.name][i]
-		if err := b.floor.Create(ctx, bs); err != nil {
-			return err
-		}
-		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-			"resourceVersion": bs.ResourceVersion,
-			"finalizers":      payload.Finalizers,
-			"annotations":     payload.Annotations,
-		}})
-		if err != nil {
-			return err
-		}
-		if err := b.floor.Patch(ctx, bs, client.RawPatch(types.MergePatchType, patch)); err != nil {
-			return err
-		}
-		before := bs.DeepCopy()
-		bs.Status = payload.Status
-		return b.floor.Status().Patch(ctx, bs, client.MergeFrom(before))
+		return b.writeFloor(ctx, bs, &b.payloads[s.name][i])
 	})
 	if err != nil {
 		return sample{}, fmt.Errorf("floor: %w", err)
 	}
 	return result, b.empty(ctx, b.floor, b.namespace)
+}
+
+// writeFloor does the three writes of one BatchSandbox.
+func (b *bench) writeFloor(ctx context.Context, bs, payload *v1alpha1.BatchSandbox) error {
+	if err := b.floor.Create(ctx, bs); err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"resourceVersion": bs.ResourceVersion,
+		"finalizers":      payload.Finalizers,
+		"annotations":     payload.Annotations,
+	}})
+	if err != nil {
+		return err
+	}
+	if err := b.floor.Patch(ctx, bs, client.RawPatch(types.MergePatchType, patch)); err != nil {
+		return err
+	}
+	before := bs.DeepCopy()
+	bs.Status = payload.Status
+	return b.floor.Status().Patch(ctx, bs, client.MergeFrom(before))
 }
 
 // time opens a watch, starts the writer of every object at once and returns when the
@@ -129,7 +133,7 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 	if err := api.List(ctx, &before, client.InNamespace(b.namespace)); err != nil {
 		return sample{}, fmt.Errorf("listing: %w", err)
 	}
-	c := collector{scenario: s, complete: map[string]bool{}, version: before.ResourceVersion}
+	c := collector{objects: s.objects, complete: map[string]bool{}, version: before.ResourceVersion}
 	w, err := c.open(ctx, api, b.namespace)
 	if err != nil {
 		return sample{}, err
@@ -151,15 +155,7 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 			}
 		})
 	}
-	// The API server drops a watch that is slow to read, as on a machine that is very
-	// busy: another one goes on where it ended.
-	for err == nil && !c.read(w) {
-		w.Stop()
-		w, err = c.open(ctx, api, b.namespace)
-	}
-	if err == nil {
-		w.Stop()
-	}
+	err = c.follow(ctx, w, api, b.namespace)
 	writers.Wait() // a watch may be faster than the answer
 	return c.sample(), errors.Join(err, errors.Join(errs...))
 }
@@ -167,8 +163,10 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 // collector follows the objects of a scenario.
 type collector struct {
 	start    time.Time
-	scenario scenario
+	objects  int
 	complete map[string]bool
+	// delivered, where there is one, is called with each object when it is complete.
+	delivered func(*v1alpha1.BatchSandbox, time.Duration)
 	// version is the last that was seen; empty when the API server has it no more.
 	version string
 	events  int
@@ -187,6 +185,19 @@ func (c *collector) open(ctx context.Context, api client.WithWatch, namespace st
 	return w, nil
 }
 
+// follow reads the watch until every object is complete. The API server drops a watch that is
+// slow to read, as on a machine that is very busy: another one goes on where it ended.
+func (c *collector) follow(ctx context.Context, w watch.Interface, api client.WithWatch, namespace string) (err error) {
+	for !c.read(w) {
+		w.Stop()
+		if w, err = c.open(ctx, api, namespace); err != nil {
+			return err
+		}
+	}
+	w.Stop()
+	return nil
+}
+
 // read reads the watch until every object is complete; false says that it closed before.
 func (c *collector) read(w watch.Interface) bool {
 	for e := range w.ResultChan() {
@@ -202,7 +213,10 @@ func (c *collector) read(w watch.Interface) bool {
 		}
 		c.complete[bs.Name] = true
 		c.took, c.seen = append(c.took, time.Since(c.start)), append(c.seen, *bs)
-		if len(c.complete) == c.scenario.objects {
+		if c.delivered != nil {
+			c.delivered(bs, c.took[len(c.took)-1])
+		}
+		if len(c.complete) == c.objects {
 			return true
 		}
 	}
@@ -210,7 +224,7 @@ func (c *collector) read(w watch.Interface) bool {
 }
 
 func (c *collector) sample() sample {
-	return sample{took: slices.Sorted(slices.Values(c.took)), seen: c.seen, cost: float64(c.events) / float64(c.scenario.objects)}
+	return sample{took: slices.Sorted(slices.Values(c.took)), seen: c.seen, cost: float64(c.events) / float64(c.objects)}
 }
 
 // isComplete says that every sandbox is ready and has an endpoint, and that every task

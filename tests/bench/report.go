@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -97,3 +98,46 @@ func printTable(out io.Writer, l legend, rows []row) {
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// printLoads prints how open loads were served, and what each sandbox has cost.
+func printLoads(out io.Writer, rows []loadRow) {
+	fmt.Fprintf(out, "\nAn open load of single sandboxes, each deleted %v after its delivery. Milliseconds from when it was due until a watch shows it delivered.\n", useTime)
+	fmt.Fprintf(out, "Floor: the same writes by hand; with Delete also as many pods deleted and created. In time: until %v after the load's end.\n\n", lateAfter)
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "recycling\ta second\tp50\tp90\tp99\tin time\tfloor p50\tp90\tp99\tin time\t")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%d\t", r.Recycle, r.Rate)
+		for _, s := range []loadResult{r.Operator, r.Floor} {
+			fmt.Fprintf(w, "%.0f\t%.0f\t%.0f\t%.1f %%\t", s.P50, s.P90, s.P99, s.Delivered*100)
+		}
+		fmt.Fprintln(w)
+	}
+	_ = w.Flush()
+	fmt.Fprint(out, "\nWhat one sandbox has cost, from its creation until it is gone and the pool is full again.\n\n")
+	w = tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	printCosts(w, rows, "requests to the API server", func(l loadResult) map[string]float64 { return l.Requests })
+	printCosts(w, rows, "milliseconds of CPU", func(l loadResult) map[string]float64 { return l.CPU })
+	_ = w.Flush()
+}
+
+// printCosts prints one line for each kind of cost, with both sides of each load.
+func printCosts(w io.Writer, rows []loadRow, of string, costs func(loadResult) map[string]float64) {
+	fmt.Fprint(w, of)
+	names := map[string]bool{}
+	for _, r := range rows {
+		fmt.Fprintf(w, "\t%s %d\tfloor", r.Recycle, r.Rate)
+		for _, side := range []loadResult{r.Operator, r.Floor} {
+			for name := range costs(side) {
+				names[name] = true
+			}
+		}
+	}
+	fmt.Fprintln(w)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		fmt.Fprint(w, name)
+		for _, r := range rows {
+			fmt.Fprintf(w, "\t%.2f\t%.2f", costs(r.Operator)[name], costs(r.Floor)[name])
+		}
+		fmt.Fprintln(w)
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
 
@@ -44,7 +44,7 @@ const (
 
 // bench holds the clients. Both speak of v1alpha1.BatchSandbox; floor's are Floors on the wire.
 type bench struct {
-	config     *rest.Config
+	discovery  *discovery.DiscoveryClient
 	api, floor client.WithWatch
 	namespace  string
 	// payloads are what the operator wrote last, by scenario: the floor writes the same.
@@ -62,7 +62,10 @@ func connect() (*bench, error) {
 		return nil, fmt.Errorf("finding the cluster: %w", err)
 	}
 	cfg.QPS = -1 // no limit
-	b := &bench{config: cfg, payloads: map[string][]v1alpha1.BatchSandbox{}}
+	b := &bench{payloads: map[string][]v1alpha1.BatchSandbox{}}
+	if b.discovery, err = discovery.NewDiscoveryClientForConfig(cfg); err != nil {
+		return nil, fmt.Errorf("setting up discovery: %w", err)
+	}
 	if err := v1alpha1.AddToScheme(scheme.Scheme); err != nil {
 		return nil, fmt.Errorf("registering the API types: %w", err)
 	}
@@ -81,11 +84,7 @@ func connect() (*bench, error) {
 
 // describe says what is measured, and on what.
 func (b *bench) describe(ctx context.Context, out io.Writer) error {
-	discover, err := discovery.NewDiscoveryClientForConfig(b.config)
-	if err != nil {
-		return fmt.Errorf("setting up discovery: %w", err)
-	}
-	version, err := discover.ServerVersion()
+	version, err := b.discovery.ServerVersion()
 	if err != nil {
 		return fmt.Errorf("asking for the version: %w", err)
 	}
@@ -108,10 +107,13 @@ func (b *bench) describe(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
+// clusterDirectory is where the hermetic cluster keeps its files.
+func clusterDirectory() string { return filepath.Dir(os.Getenv("KUBECONFIG")) }
+
 // fsync says whether etcd writes through to the disk; the hermetic cluster records
 // that beside its kubeconfig.
 func fsync() string {
-	data, err := os.ReadFile(filepath.Join(filepath.Dir(os.Getenv("KUBECONFIG")), "cluster.json"))
+	data, err := os.ReadFile(filepath.Join(clusterDirectory(), "cluster.json"))
 	var choice struct{ Fsync *bool }
 	switch {
 	case err != nil || json.Unmarshal(data, &choice) != nil || choice.Fsync == nil:
@@ -158,8 +160,8 @@ func (b *bench) fill(ctx context.Context, pools []poolSize) error {
 	return nil
 }
 
-// pool is one that needs no refill while it is measured: what is handed out comes
-// back as it is (Noop), and there may be no more pods than there are.
+// pool is one that may have no more pods than there are. Unless the load says otherwise, it needs
+// no refill while it is measured: what is handed out comes back as it is (Noop).
 func (b *bench) pool(p poolSize) *v1alpha1.Pool {
 	var labels map[string]string
 	if p.chosenFrom() {
@@ -169,7 +171,7 @@ func (b *bench) pool(p poolSize) *v1alpha1.Pool {
 		ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: p.name, Labels: labels},
 		Spec: v1alpha1.PoolSpec{
 			CapacitySpec:    v1alpha1.CapacitySpec{BufferMin: 0, BufferMax: p.size, PoolMin: p.size, PoolMax: p.size},
-			RecycleStrategy: v1alpha1.RecycleStrategy{Type: v1alpha1.RecycleNoop},
+			RecycleStrategy: v1alpha1.RecycleStrategy{Type: cmp.Or(p.recycle, v1alpha1.RecycleNoop)},
 			TaskExecutor:    v1alpha1.TaskExecutorSpec{Enabled: p.name == tasksPool},
 			Template: &v1alpha1.PodTemplate{PodTemplateSpec: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
 				Containers:   []corev1.Container{{Name: "sandbox-container", Image: "nginx:latest"}},
