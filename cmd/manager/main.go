@@ -13,6 +13,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -63,7 +65,7 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.StringVar(&o.leaseNamespace, "leader-elect-namespace", os.Getenv("POD_NAMESPACE"), "Namespace of the Lease and of the task executors' keys. Default: POD_NAMESPACE.")
 	fs.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long a lease that is not renewed stands.")
 	fs.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "How long the leader tries to renew before it gives up.")
-	fs.DurationVar(&o.retry, "leader-elect-retry-period", 2*time.Second, "Time between two tries to take or renew the lease.")
+	fs.DurationVar(&o.retry, "leader-elect-retry-period", 2*time.Second, "Time between two renewals of the lease.")
 	fs.StringVar(&o.watchNamespaces, "watch-namespaces", os.Getenv("WATCH_NAMESPACE"), "Namespaces to watch, separated by commas. Empty: all.")
 	fs.StringVar(&o.taskExecutorImage, "task-executor-image", os.Getenv("RELATED_IMAGE_TASK_EXECUTOR"), "Image of the task executor that is added to sandboxes. Default: RELATED_IMAGE_TASK_EXECUTOR.")
 	fs.BoolVar(&o.taskExecutorInAllPools, "task-executor-in-all-pools", false, "Add the task executor to the pods of every pool that may have one, as if spec.taskExecutor.enabled were set. For clients that cannot set it.")
@@ -149,7 +151,13 @@ func newLease(config *rest.Config, o *options) (*leadership.Lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up the lease: %w", err)
 	}
-	return leadership.NewLease(lock, o.renewDeadline, clock.RealClock{}), nil
+	// The lock's own client gives up on a request after half the renew deadline, and so on a watch.
+	watcher, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the watch of the lease: %w", err)
+	}
+	name := types.NamespacedName{Namespace: o.leaseNamespace, Name: leaseName}
+	return leadership.NewLease(lock, watcher, name, o.renewDeadline, clock.RealClock{}), nil
 }
 
 func (o *options) namespaces() []string {

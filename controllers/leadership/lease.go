@@ -9,6 +9,10 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/utils/clock"
 )
@@ -16,8 +20,9 @@ import (
 // Lease is a leader election lock that remembers when it was last renewed.
 type Lease struct {
 	resourcelock.Interface
-	clock    clock.PassiveClock
+	clock    clock.WithDelayedExecution
 	deadline time.Duration
+	standby  standby
 
 	mu sync.Mutex // guards the fields below
 	// led: this process has held the lease.
@@ -27,22 +32,71 @@ type Lease struct {
 	// renewed is when the last renewal was sent.
 	renewed     time.Time
 	transitions int
+	// acquired is when this process took the lease.
+	acquired time.Time
 }
 
-// NewLease wraps a lock. deadline is the renew deadline of the leader election: a
-// leader that has not renewed for so long must take it that another one may start.
-func NewLease(lock resourcelock.Interface, deadline time.Duration, c clock.PassiveClock) *Lease {
-	return &Lease{Interface: lock, clock: c, deadline: deadline}
+// NewLease wraps a lock, of the Lease of that name, which the client watches. deadline is the
+// renew deadline of the leader election: a leader that has not renewed for so long must take it
+// that another one may start.
+func NewLease(lock resourcelock.Interface, client kubernetes.Interface, name types.NamespacedName, deadline time.Duration, c clock.WithDelayedExecution) *Lease {
+	return &Lease{
+		Interface: lock, clock: c, deadline: deadline,
+		standby: standby{client: client, namespace: name.Namespace, name: name.Name, clock: c},
+	}
+}
+
+// Get implements resourcelock.Interface. In a process that has never led it returns when the lease
+// may be taken: when nobody holds it, or when its holder has been silent for as long as it stands. Of
+// such a one it says that nobody holds it, because the election code would wait as long again.
+func (l *Lease) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	var silent *resourcelock.LeaderElectionRecord
+	for {
+		record, raw, err := l.Interface.Get(ctx)
+		if err != nil || record.HolderIdentity == "" || l.hasLed() {
+			return record, raw, err
+		}
+		if equality.Semantic.DeepEqual(record, silent) {
+			record.HolderIdentity = ""
+			return record, raw, nil
+		}
+		if silent, err = l.standby.untilSilent(ctx, record); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+func (l *Lease) hasLed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.led
 }
 
 // Create implements resourcelock.Interface.
 func (l *Lease) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	return l.send(ctx, record, l.Interface.Create)
+}
+
+// send sends a renewal, or takes the lease. The election code gives the time at which it began to
+// look at the lease; while Get has waited, that time has passed.
+func (l *Lease) send(ctx context.Context, record resourcelock.LeaderElectionRecord, write func(context.Context, resourcelock.LeaderElectionRecord) error) error {
 	sent := l.clock.Now()
-	if err := l.Interface.Create(ctx, record); err != nil {
+	record.RenewTime, record.AcquireTime = metav1.NewTime(sent), metav1.NewTime(l.acquiredAt(sent))
+	if err := write(ctx, record); err != nil {
 		return err
 	}
 	l.note(sent, record)
 	return nil
+}
+
+// acquiredAt is when this process took the lease, which it does now unless it has led.
+func (l *Lease) acquiredAt(now time.Time) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.led {
+		l.acquired = now
+	}
+	return l.acquired
 }
 
 // Update implements resourcelock.Interface. It renews the lease, takes it or gives it
@@ -54,12 +108,7 @@ func (l *Lease) Update(ctx context.Context, record resourcelock.LeaderElectionRe
 	if err := l.checkTerm(record); err != nil {
 		return err
 	}
-	sent := l.clock.Now()
-	if err := l.Interface.Update(ctx, record); err != nil {
-		return err
-	}
-	l.note(sent, record)
-	return nil
+	return l.send(ctx, record, l.Interface.Update)
 }
 
 // giveBack releases the lease. From before it is sent the lease counts as lost: another

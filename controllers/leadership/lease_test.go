@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	clocktesting "k8s.io/utils/clock/testing"
 )
@@ -125,7 +126,7 @@ func TestFresh(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			lock := &lock{clock: clocktesting.NewFakeClock(now)}
-			lease := NewLease(lock, deadline, lock.clock)
+			lease := NewLease(lock, nil, types.NamespacedName{}, deadline, lock.clock)
 			test.do(t, lease, lock)
 			err := lease.Fresh()
 			if test.stale == "" {
@@ -140,7 +141,7 @@ func TestFresh(t *testing.T) {
 
 func TestTerm(t *testing.T) {
 	lock := &lock{clock: clocktesting.NewFakeClock(now)}
-	lease := NewLease(lock, deadline, lock.clock)
+	lease := NewLease(lock, nil, types.NamespacedName{}, deadline, lock.clock)
 	require.NoError(t, lease.Update(t.Context(), resourcelock.LeaderElectionRecord{HolderIdentity: "me", LeaderTransitions: 3}))
 	require.Equal(t, "me/3", lease.Term())
 }
