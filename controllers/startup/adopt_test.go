@@ -202,3 +202,15 @@ func TestAConversionThatMeetsAnotherWriteIsMadeAnew(t *testing.T) {
 	require.True(t, wrote)
 	require.Equal(t, []string{"a", "b"}, w.held("holder"))
 }
+
+func TestAnObjectThatIsWrittenAllTheTimeKeepsNoLeaderFromStarting(t *testing.T) {
+	w := newWorldOf(t, foreign("a"), former("holder", 1, `{"pods":["a"],"poolRef":"pool","generation":1}`, "", ""))
+	w.refuse = func(name string) error {
+		if name != "holder" {
+			return nil
+		}
+		return apierrors.NewConflict(schema.GroupResource{Resource: "batchsandboxes"}, name, errors.New("it has been modified"))
+	}
+	require.NoError(t, w.start())
+	require.Equal(t, []string{"a"}, w.held("holder"))
+}

@@ -51,31 +51,41 @@ func (s *Startup) convertAll(ctx context.Context, sandboxes []*v1alpha1.BatchSan
 	return slices.DeleteFunc(after, func(bs *v1alpha1.BatchSandbox) bool { return bs == nil }), failed
 }
 
-// convert returns the object as it is afterwards, or nil when it is gone. The
-// resourceVersion is a precondition: that controller may still be writing.
-func (s *Startup) convert(ctx context.Context, bs *v1alpha1.BatchSandbox) (*v1alpha1.BatchSandbox, error) {
-	name, uid := client.ObjectKeyFromObject(bs), bs.UID
+// mostConflicts is how often a conversion may meet another write. Whoever writes an object all the
+// time must not keep the operator from starting.
+const mostConflicts = 10
+
+// convert returns the object as it is afterwards, or nil when it is gone. The resourceVersion is
+// a precondition: that controller may still be writing. What is not converted in the end counts as
+// it stands: of a pod that another BatchSandbox names too, neither is given it.
+func (s *Startup) convert(ctx context.Context, listed *v1alpha1.BatchSandbox) (*v1alpha1.BatchSandbox, error) {
+	name, bs, conflicts := client.ObjectKeyFromObject(listed), listed, 0
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		var converted *v1alpha1.BatchSandbox
-		if converted, last = s.sendConversion(ctx, bs); last == nil {
+		if last != nil {
+			live := &v1alpha1.BatchSandbox{}
+			err := s.Live.Get(ctx, name, live)
+			switch {
+			case apierrors.IsNotFound(err) || err == nil && live.UID != listed.UID:
+				bs = nil
+				return true, nil
+			case err != nil:
+				last = err
+				return false, nil
+			}
+			bs = live
+			if apiwrite.Refused(last) || conflicts >= mostConflicts {
+				log.FromContext(ctx).Error(last, "going on with what another controller has written", "batchSandbox", name)
+				return true, nil
+			}
+		}
+		converted, err := s.sendConversion(ctx, bs)
+		if last = err; err == nil {
 			bs = converted
 			return true, nil
 		}
-		live := &v1alpha1.BatchSandbox{}
-		err := s.Live.Get(ctx, name, live)
-		switch {
-		case apierrors.IsNotFound(err) || err == nil && live.UID != uid:
-			bs = nil
-			return true, nil
-		case err != nil:
-			last = err
-		case apiwrite.Refused(last):
-			log.FromContext(ctx).Error(last, "going on with what another controller has written", "batchSandbox", name)
-			bs = live
-			return true, nil
-		default:
-			bs = live
+		if apierrors.IsConflict(err) {
+			conflicts++
 		}
 		return false, nil
 	})
