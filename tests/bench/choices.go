@@ -10,17 +10,15 @@ import (
 )
 
 const (
-	// choicePools is how the names of the pools begin that may be chosen, and choicePool the
-	// one of them that is taken from by name.
+	// choicePools is how the names of the pools begin that may be chosen.
 	choicePools = "choice-"
-	choicePool  = choicePools + "0"
 	// choiceLabel is what the pools have that may be chosen.
 	choiceLabel = "bench.opensandbox.io/choice"
-	// choicePods is how many pods each of the others has.
+	// choicePods is how many pods each of them has.
 	choicePods = 2
 )
 
-// planChoices returns the pools to choose among and what is measured: the same by name.
+// planChoices returns the pools to choose among and what is measured.
 func planChoices(pools, burst int) (p []poolSize, list []scenario, err error) {
 	if pools == 0 {
 		return nil, nil, nil
@@ -28,14 +26,13 @@ func planChoices(pools, burst int) (p []poolSize, list []scenario, err error) {
 	if pools < 2 {
 		return nil, nil, fmt.Errorf("flag -choices: of %d pools there is none to choose", pools)
 	}
-	burst = max(1, min(burst, (pools-1)*choicePods))
-	p = []poolSize{{name: choicePool, size: int32(burst)}}
-	for i := 1; i < pools; i++ {
+	burst = max(1, min(burst, pools*choicePods))
+	for i := range pools {
 		p = append(p, poolSize{name: fmt.Sprint(choicePools, i), size: choicePods})
 	}
 	for _, objects := range slices.Compact([]int{1, burst}) {
 		list = append(list, scenario{
-			name: fmt.Sprintf("%d of 1, of %d pools", objects, pools), pool: choicePool, others: p[1:],
+			name: fmt.Sprintf("%d of 1, of %d pools", objects, pools), pool: p[0].name, others: p[1:],
 			objects: objects, replicas: 1, chooses: true, floor: (*bench).runByName,
 		})
 	}
@@ -50,8 +47,12 @@ func chosen(spec *v1alpha1.BatchSandboxSpec) {
 	spec.PoolRef, spec.PoolSelector = v1alpha1.AnyPool, map[string]string{choiceLabel: ""}
 }
 
-// runByName has the operator deliver the same from the pool of that name.
+// runByName has the operator deliver the same from the pools that it has chosen last, by their
+// names: as many pools have to show that they have fewer idle pods.
 func (b *bench) runByName(ctx context.Context, s scenario, round int) (sample, error) {
 	s.chooses = false
+	for i := range b.payloads[s.name] {
+		s.named = append(s.named, b.payloads[s.name][i].Spec.PoolRef)
+	}
 	return b.runOperator(ctx, s, round)
 }

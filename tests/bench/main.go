@@ -72,6 +72,8 @@ type scenario struct {
 	// others are pools beside it that may be chosen, where it chooses.
 	others  []poolSize
 	chooses bool
+	// named are the pools of the objects, in their order, where they have not one pool.
+	named []string
 	// tasks: a task runs in every sandbox; values: it has a variable and a file from a Secret.
 	tasks, values bool
 	// floor does what the operator does, by hand; of tasks with values, it has the operator run
@@ -79,9 +81,12 @@ type scenario struct {
 	floor func(*bench, context.Context, scenario, int) (sample, error)
 }
 
-// spec is that of each BatchSandbox.
-func (s *scenario) spec() v1alpha1.BatchSandboxSpec {
+// spec is that of the BatchSandbox of that number.
+func (s *scenario) spec(i int) v1alpha1.BatchSandboxSpec {
 	spec := v1alpha1.BatchSandboxSpec{Replicas: &s.replicas, PoolRef: s.pool}
+	if len(s.named) > 0 {
+		spec.PoolRef = s.named[i]
+	}
 	if s.chooses {
 		chosen(&spec)
 	}

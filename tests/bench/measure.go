@@ -142,7 +142,7 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 	for i := range objects {
 		objects[i] = &v1alpha1.BatchSandbox{
 			ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: fmt.Sprintf("b%d-%d", round, i)},
-			Spec:       s.spec(),
+			Spec:       s.spec(i),
 		}
 	}
 	errs := make([]error, s.objects)

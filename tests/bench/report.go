@@ -75,7 +75,7 @@ type legend struct {
 
 var (
 	ofSandboxes = legend{"a watch shows all ready with their endpoints", "the same writes by hand", "writes"}
-	ofChoices   = legend{"a watch shows all ready with their endpoints, the pools being chosen", "the same from a pool by its name, delivered by the operator too", "writes"}
+	ofChoices   = legend{"a watch shows all ready with their endpoints, the pools being chosen", "the same from the pools that were chosen, by their names, delivered by the operator too", "writes"}
 	ofTasks     = legend{
 		"a watch shows all tasks succeeded",
 		"the same HTTP calls to the same executors in a plain parallel loop, and no write", "calls",

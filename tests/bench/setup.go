@@ -152,7 +152,7 @@ func (b *bench) fill(ctx context.Context, pools []poolSize) error {
 		if err := b.untilIdle(ctx, p.name, fillPatience); err != nil {
 			return fmt.Errorf("filling pool %s: %w", p.name, err)
 		}
-		if p.chosenFrom() && p.name != choicePool {
+		if p.chosenFrom() {
 			continue // fifty lines would say nothing
 		}
 		fmt.Printf("pool %-6s %d pods ready after %.1f s\n", p.name, p.size, time.Since(start).Seconds())
