@@ -89,7 +89,7 @@ func (s *state) statusEarly(now time.Time) time.Duration {
 	return max(0, s.statusPaid.Add(-(statusBurst-1)*statusInterval).Sub(now))
 }
 
-// noteStatus takes in that the status was written.
+// noteStatus takes in that the status is about to be written.
 func (s *state) noteStatus(now time.Time) {
 	if s.statusPaid.Before(now) {
 		s.statusPaid = now

@@ -49,6 +49,7 @@ func (p *pass) writeStatus(ctx context.Context, snapshot *ledger.Snapshot, overd
 		p.due(early)
 		return nil
 	}
+	p.state.noteStatus(p.Clock.Now()) // also one that meets another write, and is sent again
 	changed := p.pool.DeepCopy()
 	changed.Status = *next.DeepCopy()
 	lock := client.MergeFromWithOptions(p.pool, client.MergeFromWithOptimisticLock{})
@@ -57,7 +58,6 @@ func (p *pass) writeStatus(ctx context.Context, snapshot *ledger.Snapshot, overd
 	}
 	p.state.newest.Note(changed)
 	p.state.sent, p.state.answered = next, changed.Status.DeepCopy()
-	p.state.noteStatus(p.Clock.Now())
 	p.recordChange(shown, next)
 	return nil
 }
