@@ -71,7 +71,7 @@ func (s *Startup) convert(ctx context.Context, listed *v1alpha1.BatchSandbox) (*
 				return true, nil
 			case err != nil:
 				last = err
-				return false, nil
+				return false, nil //nolint:nilerr // it is tried again
 			}
 			bs = live
 			if apiwrite.Refused(last) || conflicts >= mostConflicts {
