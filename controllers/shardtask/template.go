@@ -40,11 +40,11 @@ func ForShard(bs *v1alpha1.BatchSandbox, shard int32, values Values) (executorap
 			}
 		}
 	}
-	spec, err := check(&template.Spec)
+	spec, names, err := check(&template.Spec)
 	if err != nil {
 		return spec, fmt.Errorf("%s: %w", at, err)
 	}
-	if values == nil {
+	if values == nil || !names {
 		return spec, nil
 	}
 	return withValues(&template.Spec, values)
@@ -55,9 +55,10 @@ var fieldOfHook = strings.NewReplacer(
 	"process.preStart.command", "process.lifecycle.preStart.exec.command", "process.preStart.", "process.lifecycle.preStart.",
 	"process.postStop.command", "process.lifecycle.postStop.exec.command", "process.postStop.", "process.lifecycle.postStop.")
 
-// check returns the task without the values that are to be read.
-func check(task *v1alpha1.TaskSpec) (executorapi.TaskSpec, error) {
-	spec, err := onWire(task, noValues{})
+// check returns the task without the values that are to be read, and whether it names any.
+func check(task *v1alpha1.TaskSpec) (executorapi.TaskSpec, bool, error) {
+	var values noValues
+	spec, err := onWire(task, &values)
 	if err == nil {
 		err = spec.Validate()
 	}
@@ -66,14 +67,20 @@ func check(task *v1alpha1.TaskSpec) (executorapi.TaskSpec, error) {
 		wrong.Field = fieldOfHook.Replace(wrong.Field)
 	}
 	if err != nil {
-		return spec, err
+		return spec, values.named, err
 	}
 	process := spec
 	process.Files = nil
 	if size := sizeOf(process); size > executorapi.MaxProcessBytes {
-		return spec, fmt.Errorf("the task takes %d bytes without its files, more than the %d that it may", size, executorapi.MaxProcessBytes)
+		return spec, values.named, fmt.Errorf("the task takes %d bytes without its files, more than the %d that it may", size, executorapi.MaxProcessBytes)
 	}
-	return spec, nil
+	if len(spec.Files) == 0 {
+		return spec, values.named, nil
+	}
+	if size := sizeOf(spec); size > maxRequestBytes {
+		return spec, values.named, fmt.Errorf("spec.files: with the files and their paths the task takes %d bytes, more than the %d that it may", size, maxRequestBytes)
+	}
+	return spec, values.named, nil
 }
 
 func withValues(task *v1alpha1.TaskSpec, values Values) (executorapi.TaskSpec, error) {

@@ -38,14 +38,21 @@ type ValueError struct {
 
 func (e *ValueError) Error() string { return e.Message }
 
-// noValues stands for values that are not read: what names them is checked alone.
-type noValues struct{}
+// noValues stands for values that are not read: what names them is checked, and that
+// something does is noted.
+type noValues struct{ named bool }
 
 // Key implements Values.
-func (noValues) Key(ValueKind, *v1alpha1.KeyRef) ([]byte, bool, error) { return nil, true, nil }
+func (v *noValues) Key(ValueKind, *v1alpha1.KeyRef) ([]byte, bool, error) {
+	v.named = true
+	return nil, true, nil
+}
 
 // Field implements Values.
-func (noValues) Field(string) (string, error) { return "", nil }
+func (v *noValues) Field(string) (string, error) {
+	v.named = true
+	return "", nil
+}
 
 // environment returns the variables with their values.
 func environment(env []v1alpha1.EnvVar, values Values) ([]executorapi.EnvVar, error) {

@@ -1,6 +1,7 @@
 package shardtask
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,19 @@ func TestFilesHoldAMebibyte(t *testing.T) {
 	require.ErrorAs(t, err, &waits)
 	require.Equal(t, v1alpha1.ReasonValuesNotReadable, waits.Reason)
 	require.Contains(t, waits.Message, "the files hold 1048577 bytes, more than 1048576")
+}
+
+func TestManyLongPathsAreTooMuchForARequest(t *testing.T) {
+	bs := batch()
+	bs.Spec.TaskTemplate.Spec.Files = []v1alpha1.File{{Path: "/a", Content: ptr.To(strings.Repeat("x", 1<<20))}}
+	for i := range executorapi.MaxFiles - 1 {
+		bs.Spec.TaskTemplate.Spec.Files = append(bs.Spec.TaskTemplate.Spec.Files, v1alpha1.File{Path: fmt.Sprintf("/%s%d", strings.Repeat("p", 1000), i), Content: ptr.To("")})
+	}
+	for _, values := range []Values{nil, given{}} {
+		_, err := ForShard(bs, 0, values)
+		require.ErrorContains(t, err, "spec.taskTemplate: spec.files: with the files and their paths the task takes")
+		require.NotErrorAs(t, err, new(*ValueError), "no value is waited for")
+	}
 }
 
 func TestHooks(t *testing.T) {
