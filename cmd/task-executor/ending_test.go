@@ -144,7 +144,7 @@ func TestATaskThatFillsItsMemoryLimit(t *testing.T) {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil { // v2
 		parent, limit = "/sys/fs/cgroup", "memory.max"
 	}
-	cgroup, err := os.MkdirTemp(parent, "task-executor-test-") //nolint:usetesting // a cgroup is made in its parent alone
+	cgroup, err := os.MkdirTemp(parent, "task-executor-test-") //nolint:usetesting // t.TempDir makes no folder in the cgroup file system
 	require.NoError(t, err, "this test needs a memory cgroup that it may write")
 	t.Cleanup(func() {
 		require.Eventually(t, func() bool { return os.Remove(cgroup) == nil }, patience, patience/1000)
