@@ -162,9 +162,10 @@ func podLacks(need, has *corev1.PodSpec, needed, offered *corev1.Container) stri
 	case needed.Image != "" && needed.Image != offered.Image:
 		return "image " + needed.Image
 	}
-	for _, name := range slices.Sorted(maps.Keys(requests(needed))) {
-		if asked, got := requests(needed)[name], requests(offered)[name]; got.Cmp(asked) < 0 {
-			return fmt.Sprintf("%s of %s", asked.String(), name)
+	asked, got := requests(needed), requests(offered)
+	for _, name := range slices.Sorted(maps.Keys(asked)) {
+		if least, there := asked[name], got[name]; there.Cmp(least) < 0 {
+			return fmt.Sprintf("%s of %s", least.String(), name)
 		}
 	}
 	return ""
