@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -42,7 +41,7 @@ func (s *Startup) adoptPods(ctx context.Context, sandboxes []*v1alpha1.BatchSand
 	}
 	var mu sync.Mutex // guards done, forbidden and failed
 	var forbidden, failed error
-	workqueue.ParallelizeUntil(ctx, touchParallel, len(pods), func(i int) {
+	workqueue.ParallelizeUntil(ctx, writesAtOnce, len(pods), func(i int) {
 		adopted, err := s.adopt(ctx, &pods[i])
 		mu.Lock()
 		defer mu.Unlock()
@@ -121,7 +120,7 @@ func (s *Startup) adopt(ctx context.Context, pod *metav1.PartialObjectMetadata) 
 		return false, fmt.Errorf("building the labels of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	var last error
-	err = wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	err = wait.PollUntilContextTimeout(ctx, rewritePause, rewritePatience, true, func(ctx context.Context) (bool, error) {
 		answer := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}}
 		answer.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
 		last = s.Client.Patch(ctx, answer, client.RawPatch(types.MergePatchType, patch))
