@@ -44,6 +44,12 @@ func (l *load) dueAfter(i int) time.Duration {
 	return time.Duration(i) * time.Second / time.Duration(l.rate)
 }
 
+// patience is how long all of it may take: an operator that serves ten sandboxes a second is
+// slow, and one that does not serve them at all does not work.
+func (l *load) patience() time.Duration {
+	return roundPatience + l.lasts + time.Duration(l.count())*time.Second/10
+}
+
 // poolSize is how many pods the pool has: enough for what is held at a time, at a latency of a
 // second, and for as much again that is replaced.
 func (l *load) poolSize() int { return 4 * l.rate }
@@ -157,7 +163,7 @@ func (b *bench) drive(ctx context.Context, l load, s side) ([]time.Duration, err
 	if err := s.api().List(ctx, &before, client.InNamespace(b.namespace), client.Limit(1)); err != nil {
 		return nil, fmt.Errorf("listing: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, l.lasts+roundPatience)
+	ctx, cancel := context.WithTimeout(ctx, l.patience())
 	defer cancel()
 	c := collector{objects: l.count(), complete: map[string]bool{}, version: before.ResourceVersion}
 	w, err := c.open(ctx, s.api(), b.namespace)

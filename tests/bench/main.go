@@ -45,7 +45,7 @@ func main() {
 	flag.IntVar(&o.burst, "burst", 100, "BatchSandboxes with one sandbox each that are created at once; 0 leaves this out.")
 	flag.IntVar(&o.burstReady, "burst-ready", 300, "Ready pods of the pool that the burst takes from.")
 	flag.IntVar(&o.choices, "choices", 50, "Pools to choose among, at least two, beside the same by a pool's name; 0 leaves this out.")
-	flag.StringVar(&o.rates, "rates", "25,50", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
+	flag.StringVar(&o.rates, "rates", "10,25", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
 	flag.StringVar(&o.recycle, "recycle", "Noop,Delete", "Recycle strategies of the pools under an open load.")
 	flag.DurationVar(&o.lasts, "lasts", 10*time.Second, "How long each open load lasts, in whole seconds.")
 	flag.StringVar(&o.json, "json", "", "File to write what was measured to.")
@@ -167,9 +167,14 @@ func (o *options) loads() (list []load, err error) {
 	if o.lasts < time.Second || o.lasts%time.Second != 0 {
 		return nil, fmt.Errorf("flag -lasts: %v is not a whole number of seconds", o.lasts)
 	}
-	for recycle := range strings.SplitSeq(o.recycle, ",") {
+	for name := range strings.SplitSeq(o.recycle, ",") {
+		recycle := v1alpha1.RecycleType(strings.TrimSpace(name))
+		// A simulated node restarts no container in place.
+		if recycle != v1alpha1.RecycleNoop && recycle != v1alpha1.RecycleDelete {
+			return nil, fmt.Errorf("flag -recycle: %q is neither %s nor %s", recycle, v1alpha1.RecycleNoop, v1alpha1.RecycleDelete)
+		}
 		for _, rate := range rates {
-			l := load{recycle: v1alpha1.RecycleType(strings.TrimSpace(recycle)), rate: int(rate), lasts: o.lasts}
+			l := load{recycle: recycle, rate: int(rate), lasts: o.lasts}
 			l.pool = strings.ToLower(fmt.Sprintf("load-%s-%d", l.recycle, rate))
 			list = append(list, l)
 		}
