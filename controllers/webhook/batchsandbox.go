@@ -23,10 +23,11 @@ import (
 )
 
 // On CREATE only: a hand-out updates the object and must not wait for a webhook, and
-// what is checked here is immutable by CEL.
+// what is checked here is immutable by CEL. A BatchSandbox that only takes sandboxes from a
+// pool is not checked at all where there are matchConditions: CEL has checked what it says.
 //
 // +kubebuilder:webhook:path=/mutate-sandbox-opensandbox-io-v1alpha1-batchsandbox,mutating=true,failurePolicy=ignore,sideEffects=None,groups=sandbox.opensandbox.io,resources=batchsandboxes,verbs=create,versions=v1alpha1,name=mbatchsandbox.sandbox.opensandbox.io,admissionReviewVersions=v1,timeoutSeconds=3,patch=`{"matchConditions": [{"name": "carries-an-annotation-of-the-operator", "expression": "has(object.metadata.annotations) && ['sandbox.opensandbox.io/alloc-status', 'sandbox.opensandbox.io/alloc-release', 'sandbox.opensandbox.io/endpoints', 'sandbox.opensandbox.io/allocator'].exists(key, key in object.metadata.annotations)"}]}`
-// +kubebuilder:webhook:path=/validate-sandbox-opensandbox-io-v1alpha1-batchsandbox,mutating=false,failurePolicy=ignore,sideEffects=None,groups=sandbox.opensandbox.io,resources=batchsandboxes,verbs=create,versions=v1alpha1,name=vbatchsandbox.sandbox.opensandbox.io,admissionReviewVersions=v1,timeoutSeconds=10
+// +kubebuilder:webhook:path=/validate-sandbox-opensandbox-io-v1alpha1-batchsandbox,mutating=false,failurePolicy=ignore,sideEffects=None,groups=sandbox.opensandbox.io,resources=batchsandboxes,verbs=create,versions=v1alpha1,name=vbatchsandbox.sandbox.opensandbox.io,admissionReviewVersions=v1,timeoutSeconds=10,patch=`{"matchConditions": [{"name": "is-more-than-a-number-of-sandboxes-of-a-pool", "expression": "!has(object.spec.poolRef) || has(object.spec.template) || has(object.spec.taskTemplate) || has(object.spec.expireTime)"}]}`
 
 const (
 	// trialsAtOnce bounds the dry runs of one BatchSandbox that run together.
@@ -71,9 +72,9 @@ func defaultBatchSandbox(_ context.Context, req admission.Request) admission.Res
 }
 
 type batchSandboxValidator struct {
-	reader client.Reader
-	trial  *trial
-	clock  clock.PassiveClock
+	cache, live client.Reader
+	trial       *trial
+	clock       clock.PassiveClock
 }
 
 // ValidateCreate tries everything that the sandboxes and their tasks are made of.
@@ -117,8 +118,11 @@ func (v *batchSandboxValidator) ValidateDelete(context.Context, *v1alpha1.BatchS
 
 // checkPool only warns: GitOps applies objects in any order.
 func (v *batchSandboxValidator) checkPool(ctx context.Context, bs *v1alpha1.BatchSandbox, warnings *warnings) {
-	pool := &v1alpha1.Pool{}
-	err := v.reader.Get(ctx, client.ObjectKey{Namespace: bs.Namespace, Name: bs.Spec.PoolRef}, pool)
+	pool, key := &v1alpha1.Pool{}, client.ObjectKey{Namespace: bs.Namespace, Name: bs.Spec.PoolRef}
+	err := v.cache.Get(ctx, key, pool, client.UnsafeDisableDeepCopy)
+	if apierrors.IsNotFound(err) { // it may have been applied a moment ago
+		err = v.live.Get(ctx, key, pool)
+	}
 	switch {
 	case apierrors.IsNotFound(err):
 		warnings.add(fmt.Sprintf("spec.poolRef: there is no Pool %s in namespace %s yet", bs.Spec.PoolRef, bs.Namespace))

@@ -58,8 +58,7 @@ func Register(mgr ctrl.Manager, executor *podtemplate.Executor, clients *Clients
 	scheme := mgr.GetScheme()
 	validatePool := admission.WithValidator(scheme, &poolValidator{reader: mgr.GetClient(), trial: trial})
 	validateBatchSandbox := admission.WithValidator(scheme, &batchSandboxValidator{
-		// Not the cache: the pool may have been applied a moment ago.
-		reader: mgr.GetAPIReader(), trial: trial, clock: clock.RealClock{},
+		cache: mgr.GetClient(), live: mgr.GetAPIReader(), trial: trial, clock: clock.RealClock{},
 	})
 	guard := newGuard()
 	for path, handler := range map[string]admission.Handler{

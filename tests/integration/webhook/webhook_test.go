@@ -266,7 +266,7 @@ func TestAnUpdateOfAPool(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	ns := newNamespace(t)
-	_, err := create(t, ns, "BatchSandbox", `{metadata: {name: no-pool}, spec: {poolRef: missing}}`)
+	_, err := create(t, ns, "BatchSandbox", `{metadata: {name: no-pool}, spec: {poolRef: missing, expireTime: "2999-01-01T00:00:00Z"}}`)
 	require.NoError(t, err, "GitOps applies in any order")
 	assert.True(t, seen.has("there is no Pool missing in namespace "+ns+" yet"))
 
@@ -384,7 +384,7 @@ func TestWithTheWebhooksDown(t *testing.T) {
 	require.NoError(t, err)
 	stopServing()
 
-	_, err = create(t, ns, "BatchSandbox", `{metadata: {name: second}, spec: {poolRef: pool}}`)
+	_, err = create(t, ns, "BatchSandbox", `{metadata: {name: second}, spec: {poolRef: pool, expireTime: "2999-01-01T00:00:00Z"}}`)
 	require.NoError(t, err, "they fail open")
 	scorecard := checks.Check{Client: api, Namespace: ns, Name: "check", Patience: 10 * poll}
 	require.ErrorContains(t, scorecard.Refuses(t.Context()), "accepted, want a refusal", "the scorecard sees it")
@@ -392,6 +392,8 @@ func TestWithTheWebhooksDown(t *testing.T) {
 	require.ErrorContains(t, err, "exactly one of spec.poolRef and spec.template", "CEL holds")
 
 	failClosed(t)
+	_, err = create(t, ns, "BatchSandbox", `{metadata: {name: fourth}, spec: {poolRef: pool}}`)
+	require.NoError(t, err, "no webhook is asked about sandboxes of a pool alone")
 	for _, obj := range []*unstructured.Unstructured{pool, bs} {
 		finalize := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":["`+v1alpha1.FinalizerPoolAllocation+`"],"annotations":{"a":"b"}}}`))
 		require.NoError(t, api.Patch(t.Context(), obj, finalize), "finalizers and annotations of %s", obj.GetKind())
@@ -471,7 +473,7 @@ func follows(t *testing.T, policy admissionregistrationv1.FailurePolicyType, nam
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		probe := &v1alpha1.BatchSandbox{
 			ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "probe", Annotations: map[string]string{v1alpha1.AnnotationEndpoints: "[]"}},
-			Spec:       v1alpha1.BatchSandboxSpec{PoolRef: "none"},
+			Spec:       v1alpha1.BatchSandboxSpec{PoolRef: "none", ExpireTime: &metav1.Time{Time: time.Now().Add(time.Hour)}},
 		}
 		err := api.Create(context.Background(), probe, client.DryRunAll)
 		if policy == admissionregistrationv1.Fail {
