@@ -1,0 +1,69 @@
+// Package charts draws what the benchmarks have measured, as SVG.
+package charts
+
+import (
+	"bytes"
+	"fmt"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/plotutil"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+)
+
+// Chart is a diagram of curves over one axis.
+type Chart struct {
+	// Title says what is shown, X and Y what the axes are and their units.
+	Title, X, Y string
+	Curves      []Curve
+	// LogY draws the upright axis by powers of ten: for what grows without bound.
+	LogY bool
+}
+
+// Curve is one line of a Chart, by its points.
+type Curve struct {
+	Name   string
+	Points [][2]float64
+}
+
+const (
+	width  = 7 * vg.Inch
+	height = 4 * vg.Inch
+)
+
+// SVG draws the chart. On a logarithmic axis every value must be above 0.
+func (c *Chart) SVG() ([]byte, error) {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = c.Title, c.X, c.Y
+	p.Legend.Top, p.Legend.Left = true, true
+	p.Add(plotter.NewGrid())
+	if c.LogY {
+		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	}
+	for i, curve := range c.Curves {
+		points := make(plotter.XYs, len(curve.Points))
+		for j, point := range curve.Points {
+			if c.LogY && point[1] <= 0 {
+				return nil, fmt.Errorf("chart %q: curve %q: %v is not above 0", c.Title, curve.Name, point[1])
+			}
+			points[j].X, points[j].Y = point[0], point[1]
+		}
+		line, marks, err := plotter.NewLinePoints(points)
+		if err != nil {
+			return nil, fmt.Errorf("chart %q: curve %q: %w", c.Title, curve.Name, err)
+		}
+		line.Color, line.Dashes = plotutil.Color(i), plotutil.Dashes(i/2)
+		marks.Color, marks.Shape = plotutil.Color(i), plotutil.Shape(i)
+		p.Add(line, marks)
+		p.Legend.Add(curve.Name, line, marks)
+	}
+	canvas := vgsvg.New(width, height)
+	p.Draw(draw.New(canvas))
+	var out bytes.Buffer
+	if _, err := canvas.WriteTo(&out); err != nil {
+		return nil, fmt.Errorf("chart %q: %w", c.Title, err)
+	}
+	return out.Bytes(), nil
+}
