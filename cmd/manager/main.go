@@ -108,6 +108,9 @@ func run(ctx context.Context, o *options) error {
 		return fmt.Errorf("finding the cluster: %w", err)
 	}
 	config.QPS, config.Burst = float32(o.qps), o.burst
+	// Else the API server compresses each event of a watch, and both replicas expand it: a
+	// network within a cluster has more to spare than their CPUs.
+	config.DisableCompression = true
 	lease, err := newLease(config, o)
 	if err != nil {
 		return err
