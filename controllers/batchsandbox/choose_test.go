@@ -177,6 +177,7 @@ func TestADemandMovesToThePoolThatHasRoom(t *testing.T) {
 	w.label()
 	other := w.addPool("other", 0)
 	require.NotZero(t, w.mustReconcile("batch").RequeueAfter, "what came in between woke nobody")
+	w.clock.Step(firstWait)
 	require.Zero(t, w.mustReconcile("batch").RequeueAfter, "it is woken")
 	demand := func(key ledger.Key) int { return w.Ledger.Snapshot(key).Demand }
 	require.Equal(t, 1, demand(poolKey)+demand(other))

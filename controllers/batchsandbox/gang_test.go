@@ -35,7 +35,7 @@ func (w *world) setPoolMax(most int32) {
 func TestAGangHoldsNothingBeforeItCanHoldItsLeast(t *testing.T) {
 	w := newPooledWorld(t, []string{"a", "b"}, named("gang", 4, gang(3)), named("small", 1, younger))
 	w.setPoolMax(10)
-	w.mustReconcile("gang")
+	w.mustWait("gang")
 	require.Equal(t, []string{"status gang"}, w.writes, "nothing is held, nothing is written but why")
 	require.Empty(t, w.holds("gang"))
 	require.Equal(t, v1alpha1.ReasonPoolExhausted, w.ready("gang").Reason)

@@ -201,6 +201,14 @@ func (w *world) mustReconcile(name string) ctrl.Result {
 	return result
 }
 
+// mustWait has the BatchSandbox wait for pods for so long that its status says so.
+func (w *world) mustWait(name string) {
+	w.t.Helper()
+	w.mustReconcile(name)
+	w.clock.Step(firstWait)
+	w.mustReconcile(name)
+}
+
 func (w *world) get(name string) *v1alpha1.BatchSandbox {
 	w.t.Helper()
 	bs := &v1alpha1.BatchSandbox{}
@@ -307,7 +315,7 @@ func TestOnlyReadyPodsAreHandedOut(t *testing.T) {
 	w.observe("ended", func(p *ledger.Pod) { p.Finished = true })
 	w.observe("leaving", func(p *ledger.Pod) { p.Terminating = true })
 	w.observe("evicted", func(p *ledger.Pod) { p.Evict = true })
-	w.mustReconcile("batch")
+	w.mustWait("batch")
 	require.Empty(t, w.holds("batch"))
 	require.Equal(t, v1alpha1.ReasonPoolExhausted, w.ready("batch").Reason)
 
@@ -315,6 +323,26 @@ func TestOnlyReadyPodsAreHandedOut(t *testing.T) {
 	w.clock.Step(time.Second)
 	w.mustReconcile("batch")
 	require.Equal(t, []string{"running"}, w.holds("batch"))
+}
+
+// When the API server is busy, pods come a little late to many, and to tell each of them that it
+// waits would keep it busy.
+func TestAShortWaitCostsNoWrite(t *testing.T) {
+	w := newPooledWorld(t, nil, named("batch", 1))
+	again := w.mustReconcile("batch").RequeueAfter
+	require.Equal(t, firstWait, again)
+	w.clock.Step(firstWait / 2)
+	w.observe("a")
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"patch batch", "status batch"}, w.writes)
+	require.Empty(t, w.events())
+
+	w = newPooledWorld(t, nil, named("batch", 1))
+	w.clock.Step(w.mustReconcile("batch").RequeueAfter)
+	w.mustReconcile("batch")
+	require.Equal(t, []string{"status batch"}, w.writes)
+	require.Equal(t, v1alpha1.ReasonPoolExhausted, w.ready("batch").Reason)
+	require.Len(t, w.events(), 1)
 }
 
 func TestAClaimOfUnknownOutcome(t *testing.T) {
@@ -428,7 +456,11 @@ func TestNothingIsWrittenOnceTheLeaseIsOld(t *testing.T) {
 	past := metav1.NewTime(now.Add(-time.Minute))
 	tests := map[string]func(t *testing.T) *world{
 		"a claim":  func(t *testing.T) *world { return newPooledWorld(t, []string{"a"}, named("batch", 1)) },
-		"a status": func(t *testing.T) *world { return newPooledWorld(t, nil, named("batch", 1)) },
+		"a status": func(t *testing.T) *world {
+			w := newPooledWorld(t, nil, named("batch", 1))
+			w.mustReconcile("batch")
+			return w
+		},
 		"a release": func(t *testing.T) *world {
 			w := newPooledWorld(t, []string{"a"}, named("batch", 1))
 			w.mustReconcile("batch")

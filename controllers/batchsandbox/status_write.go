@@ -12,12 +12,18 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
+// firstWait is how long a new BatchSandbox waits for pods before its status says so: where they
+// come within that time, a status and two events are spared just when the API server is busy.
+const firstWait = time.Second
+
 // statusMemo is what is remembered of the status of one BatchSandbox.
 type statusMemo struct {
 	// sent is the last status that was written and answered what the API server
 	// made of it: they differ where the installed CRD lacks a field.
 	sent, answered *v1alpha1.BatchSandboxStatus
 	written        time.Time
+	// waiting is when a status that only says that pods are waited for was first to be written.
+	waiting time.Time
 	// refusedAt is the resourceVersion at which a status was refused because the object
 	// would have become too large, and announced the status that events have told instead.
 	refusedAt string
@@ -58,6 +64,9 @@ func (s *statuses) write(ctx context.Context, o *object, v *view) (statusWrite, 
 	if wait := o.status.written.Add(writeInterval(size)).Sub(now); wait > 0 && !urgent {
 		return statusWrite{}, wait, nil
 	}
+	if wait := o.status.untilTold(&want, &is, now); wait > 0 {
+		return statusWrite{}, wait, nil
+	}
 	p, err := statusPatch(o.bs, &want)
 	if err != nil {
 		return statusWrite{}, 0, err
@@ -87,6 +96,17 @@ func (s *statuses) write(ctx context.Context, o *object, v *view) (statusWrite, 
 func (m *statusMemo) shows(want, is *v1alpha1.BatchSandboxStatus) bool {
 	return equality.Semantic.DeepEqual(want, is) || m.sent != nil &&
 		equality.Semantic.DeepEqual(want, m.sent) && equality.Semantic.DeepEqual(is, m.answered)
+}
+
+// untilTold returns how long to wait before a first status says that pods are waited for.
+func (m *statusMemo) untilTold(want, is *v1alpha1.BatchSandboxStatus, now time.Time) time.Duration {
+	if len(is.Conditions) > 0 || want.Allocated > 0 || reasonOf(want) != v1alpha1.ReasonPoolExhausted {
+		return 0
+	}
+	if m.waiting.IsZero() {
+		m.waiting = now
+	}
+	return m.waiting.Add(firstWait).Sub(now)
 }
 
 // reasonsDiffer says that users were not told this yet; nil is nothing.
