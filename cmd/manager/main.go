@@ -32,6 +32,7 @@ import (
 	"github.com/opensandbox/operator/controllers/leadership"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
+	"github.com/opensandbox/operator/controllers/refill"
 	"github.com/opensandbox/operator/controllers/webhook"
 )
 
@@ -75,8 +76,8 @@ func (o *options) bind(fs *flag.FlagSet) {
 	fs.IntVar(&o.taskDispatches, "task-dispatches", 256, "Tasks that are dispatched at a time.")
 	fs.Float64Var(&o.qps, "kube-api-qps", 1000, "Requests per second to the API server.")
 	fs.IntVar(&o.burst, "kube-api-burst", 2000, "Requests to the API server that may exceed kube-api-qps for a moment.")
-	fs.Float64Var(&o.refillQPS, "refill-qps", 100, "Pods per second that pools create, apart from kube-api-qps.")
-	fs.IntVar(&o.refillBurst, "refill-burst", 200, "Pods that pools may create beyond refill-qps for a moment.")
+	fs.Float64Var(&o.refillQPS, "refill-qps", 0, "Pods per second that may be created and deleted to keep pools full, apart from kube-api-qps. 0: as many as the API server answers in good time.")
+	fs.IntVar(&o.refillBurst, "refill-burst", 200, "Creates and deletes that may exceed refill-qps for a moment.")
 	fs.IntVar(&o.webhookPort, "webhook-port", 0, "Port of the admission webhooks; 0 turns them off.")
 	fs.StringVar(&o.webhookCertDir, "webhook-cert-dir", "", "Directory with the webhooks' tls.crt and tls.key. Empty: the operator makes and rotates a certificate itself, in POD_NAMESPACE.")
 	fs.StringVar(&o.webhookClientCA, "webhook-client-ca", os.Getenv("WEBHOOK_CLIENT_CA"), "File with the CA certificates of the client certificate that the API server shows to webhooks. Reviews without one are refused. Empty: they are answered, whoever asks. Default: WEBHOOK_CLIENT_CA.")
@@ -119,7 +120,8 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := ctrl.NewManager(config, managerOptions(o, lease, certificates))
+	budget := refill.New()
+	mgr, err := ctrl.NewManager(config, managerOptions(o, lease, certificates, budget))
 	if err != nil {
 		return fmt.Errorf("setting up the manager: %w", err)
 	}
@@ -129,7 +131,7 @@ func run(ctx context.Context, o *options) error {
 	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("adding the readiness check: %w", err)
 	}
-	if err := wire(ctx, mgr, o, lease); err != nil {
+	if err := wire(ctx, mgr, o, lease, budget); err != nil {
 		return err
 	}
 	if err := serveWebhooks(mgr, o, certificates); err != nil {
@@ -167,7 +169,7 @@ func (o *options) namespaces() []string {
 	return strings.FieldsFunc(o.watchNamespaces, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.Certificates) ctrl.Options {
+func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.Certificates, budget *refill.Budget) ctrl.Options {
 	watched := map[string]cache.Config{}
 	for _, namespace := range o.namespaces() {
 		watched[namespace] = cache.Config{}
@@ -184,7 +186,7 @@ func managerOptions(o *options, lease *leadership.Lease, certificates *webhook.C
 		// The client that writes: nothing is written with an old lease.
 		NewClient: func(config *rest.Config, options client.Options) (client.Client, error) {
 			options.HTTPClient = nil // it would bypass the fence
-			return client.New(leadership.Fenced(config, lease.Fresh), options)
+			return client.New(budget.HandOuts(leadership.Fenced(config, lease.Fresh)), options)
 		},
 		HealthProbeBindAddress:        o.probeAddress,
 		PprofBindAddress:              o.pprof,

@@ -22,6 +22,7 @@ import (
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
 	"github.com/opensandbox/operator/controllers/pool"
+	"github.com/opensandbox/operator/controllers/refill"
 	"github.com/opensandbox/operator/controllers/startup"
 	"github.com/opensandbox/operator/controllers/task"
 	"github.com/opensandbox/operator/controllers/wakequeue"
@@ -40,6 +41,9 @@ type parts struct {
 	own      *ownnamespace.OwnNamespace
 	keys     *keyring.Keyring
 	recorder events.EventRecorder
+	// budget is what all requests share that keep pools full, and refill the client for them.
+	budget *refill.Budget
+	refill client.Client
 	// The reconcilers wake each other, and the ledger wakes them, through these.
 	pools, sandboxes, tasks *wakequeue.Queue
 	// restartRules is set before the gate opens.
@@ -47,9 +51,9 @@ type parts struct {
 }
 
 // wire connects the ledger, its rebuild and the reconcilers.
-func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.Lease) error {
+func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.Lease, budget *refill.Budget) error {
 	p := &parts{
-		options: o, mgr: mgr, lease: lease, gate: leadership.NewGate(),
+		options: o, mgr: mgr, lease: lease, budget: budget, gate: leadership.NewGate(),
 		keys: &keyring.Keyring{}, recorder: mgr.GetEventRecorder("opensandbox-operator"),
 		pools: &wakequeue.Queue{}, sandboxes: &wakequeue.Queue{}, tasks: &wakequeue.Queue{},
 	}
@@ -62,6 +66,9 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, lease *leadership.L
 	}
 	if err := p.addOwnNamespace(); err != nil {
 		return fmt.Errorf("setting up the watch over the operator's own namespace: %w", err)
+	}
+	if err := p.addRefill(); err != nil {
+		return fmt.Errorf("setting up the client for refills: %w", err)
 	}
 	if err := p.addPools(); err != nil {
 		return fmt.Errorf("setting up the pool reconciler: %w", err)
@@ -101,15 +108,19 @@ func (p *parts) executor() *podtemplate.Executor {
 	}
 }
 
-func (p *parts) addPools() error {
-	refillConfig := rest.CopyConfig(p.mgr.GetConfig())
-	refillConfig.QPS, refillConfig.Burst = float32(p.refillQPS), p.refillBurst
-	refill, err := client.New(leadership.Fenced(refillConfig, p.lease.Fresh), client.Options{Scheme: p.mgr.GetScheme()})
-	if err != nil {
-		return fmt.Errorf("setting up the client for refills: %w", err)
+func (p *parts) addRefill() (err error) {
+	config := rest.CopyConfig(p.mgr.GetConfig())
+	config.QPS, config.Burst = float32(p.refillQPS), p.refillBurst
+	if p.refillQPS == 0 {
+		config.QPS = -1 // no limit
 	}
+	p.refill, err = client.New(p.budget.Refill(leadership.Fenced(config, p.lease.Fresh)), client.Options{Scheme: p.mgr.GetScheme()})
+	return err
+}
+
+func (p *parts) addPools() error {
 	pools, err := pool.New(pool.Config{
-		Client: p.mgr.GetClient(), APIReader: p.mgr.GetAPIReader(), Refill: refill, Ledger: p.ledger, Wakes: p.pools,
+		Client: p.mgr.GetClient(), APIReader: p.mgr.GetAPIReader(), Refill: p.refill, Ledger: p.ledger, Wakes: p.pools,
 		Executor: p.executor, Ending: p.own.Ending,
 		WaitOpen: p.gate.Wait, Recorder: p.recorder, Clock: clock.RealClock{},
 	})
@@ -134,7 +145,7 @@ func (p *parts) addSandboxesAndTasks(ctx context.Context) error {
 		return err
 	}
 	sandboxes, err := batchsandbox.New(batchsandbox.Config{
-		Client: p.mgr.GetClient(), Live: p.mgr.GetAPIReader(), Ledger: p.ledger, Wakes: p.sandboxes,
+		Client: p.mgr.GetClient(), Refill: p.refill, Live: p.mgr.GetAPIReader(), Ledger: p.ledger, Wakes: p.sandboxes,
 		Tasks: tasks, Executor: p.executor, Ending: p.own.Ending,
 		Fresh: p.lease.Fresh, WaitOpen: p.gate.Wait, Recorder: p.recorder, Clock: clock.RealClock{},
 	})

@@ -32,6 +32,8 @@ import (
 type Config struct {
 	// Client reads from the cache and writes.
 	Client client.Client
+	// Refill deletes pods that come back to a pool, after what hands others out.
+	Refill client.Client
 	// Live reads from the API server.
 	Live   client.Reader
 	Ledger *ledger.Ledger
@@ -84,8 +86,10 @@ func New(c Config) (*Reconciler, error) {
 	announcer := announcer{c.Recorder}
 	writer := &writer{client: c.Client, live: c.Live, fresh: c.Fresh}
 	pods := pods{client: c.Client, live: c.Live, fresh: c.Fresh}
+	recycled := pods
+	recycled.client = c.Refill
 	claims := &claims{ledger: c.Ledger, writer: writer, tasks: c.Tasks, clock: c.Clock}
-	releases := &releases{ledger: c.Ledger, client: c.Client, claims: claims, pods: pods, tasks: c.Tasks, clock: c.Clock}
+	releases := &releases{ledger: c.Ledger, client: c.Client, claims: claims, pods: recycled, tasks: c.Tasks, clock: c.Clock}
 	return &Reconciler{
 		config:   c,
 		writer:   writer,

@@ -115,7 +115,7 @@ func (w *world) connect(c client.Client) {
 	w.t.Helper()
 	var err error
 	w.Reconciler, err = New(Config{
-		Client: c, Live: w.api, Ledger: w.Ledger, Tasks: noTasks{}, Wakes: &wakequeue.Queue{},
+		Client: c, Refill: c, Live: w.api, Ledger: w.Ledger, Tasks: noTasks{}, Wakes: &wakequeue.Queue{},
 		Executor: func() *podtemplate.Executor { return &podtemplate.Executor{} },
 		Fresh: func() error {
 			w.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"github.com/opensandbox/operator/controllers/apiwrite"
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
+	"github.com/opensandbox/operator/controllers/refill"
 )
 
 // maxBatch bounds the requests of a pass that are under way at a time.
@@ -25,6 +26,9 @@ const maxBatch = 64
 // apply does what the plan says. Failed creates are remembered and tried again
 // later; any other error is returned.
 func (p *pass) apply(ctx context.Context, plan *Plan) error {
+	if plan.Urgent {
+		ctx = refill.Urgent(ctx)
+	}
 	memory := &p.state.memory
 	memory.Replaced, memory.ReplacedAt = plan.Replaced, plan.ReplacedAt
 

@@ -50,6 +50,8 @@ type Memory struct {
 // Plan is what to do now. Names in Retire are idle pods; a claim may be quicker, and
 // then one pod less is to be created.
 type Plan struct {
+	// Urgent: somebody waits for pods of the pool.
+	Urgent bool
 	// Target is how many pods the pool is to have beside those that are overdue.
 	Target int
 	// Overdue counts the idle pods that have taken too long to become ready and stay.
@@ -94,6 +96,7 @@ const (
 // Decide says what to do with a pool now. It changes nothing of its input.
 func Decide(in *Input) Plan {
 	d := newDecision(in)
+	d.plan.Urgent = in.Demand > 0
 	d.deleteRetiring()
 	if in.Deleting {
 		d.retireAll()
