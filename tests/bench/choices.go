@@ -18,25 +18,27 @@ const (
 	choicePods = 2
 )
 
-// planChoices returns the pools to choose among and what is measured.
-func planChoices(pools, burst int) (p []poolSize, list []scenario, err error) {
-	if pools == 0 {
-		return nil, nil, nil
+// chosenPools is the part that has pools chosen.
+func (o *options) chosenPools() ([]part, error) {
+	if o.choices == 0 {
+		return nil, nil
 	}
-	if pools < 2 {
-		return nil, nil, fmt.Errorf("flag -choices: of %d pools there is none to choose", pools)
+	if o.choices < 2 {
+		return nil, fmt.Errorf("flag -choices: of %d pools there is none to choose", o.choices)
 	}
-	burst = max(1, min(burst, pools*choicePods))
-	for i := range pools {
+	var p []poolSize
+	for i := range o.choices {
 		p = append(p, poolSize{name: fmt.Sprint(choicePools, i), size: choicePods})
 	}
+	burst := max(1, min(o.burst, o.choices*choicePods))
+	var list []scenario
 	for _, objects := range slices.Compact([]int{1, burst}) {
 		list = append(list, scenario{
-			name: fmt.Sprintf("%d of 1, of %d pools", objects, pools), pool: p[0].name, others: p[1:],
+			name: fmt.Sprintf("%d of 1, of %d pools", objects, o.choices), pool: p[0].name, others: p[1:],
 			objects: objects, replicas: 1, chooses: true, floor: (*bench).runByName,
 		})
 	}
-	return p, list, nil
+	return o.compared(ofChoices, p, list), nil
 }
 
 // chosenFrom says that the pool is one of those that may be chosen.

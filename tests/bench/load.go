@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/tests/bench/results"
 )
 
 const (
@@ -57,50 +58,62 @@ func (l *load) poolSize() int { return 4 * l.rate }
 // loadResult is what a load has shown on one side.
 type loadResult struct {
 	// Latencies from due to delivered, in milliseconds.
-	P50, P90, P99 float64
-	// Delivered is the share that was delivered until lateAfter the end of the load.
-	Delivered float64
-	// Requests and CPU in milliseconds are those of all the cluster for each sandbox, from
+	p50, p90, p99 float64
+	// inTime is the share, in percent, that was delivered until lateAfter the end of the load.
+	inTime float64
+	// requests and cpu, in milliseconds, are those of all the cluster for each sandbox, from
 	// its creation until it is gone and the pool full again.
-	Requests, CPU map[string]float64
+	requests, cpu map[string]float64
 }
 
-// loadRow is one line of the table of loads.
+// openLoads are a part for each strategy, with a load at every rate.
+func (o *options) openLoads() (parts []part, err error) {
+	rates, err := parseSizes("rates", o.rates)
+	if err != nil || len(rates) == 0 {
+		return nil, err
+	}
+	if o.lasts < time.Second || o.lasts%time.Second != 0 {
+		return nil, fmt.Errorf("flag -lasts: %v is not a whole number of seconds", o.lasts)
+	}
+	for name := range strings.SplitSeq(o.recycle, ",") {
+		recycle := v1alpha1.RecycleType(strings.TrimSpace(name))
+		// A simulated node restarts no container in place.
+		if recycle != v1alpha1.RecycleNoop && recycle != v1alpha1.RecycleDelete {
+			return nil, fmt.Errorf("flag -recycle: %q is neither %s nor %s", recycle, v1alpha1.RecycleNoop, v1alpha1.RecycleDelete)
+		}
+		parts = append(parts, func(ctx context.Context, b *bench) ([]results.Table, error) {
+			rows, err := b.measureLoads(ctx, recycle, rates, o.lasts)
+			return loadTables(recycle, o.lasts, rows, err), err
+		})
+	}
+	return parts, nil
+}
+
+// loadRow is what a load has shown on both sides.
 type loadRow struct {
-	Recycle         v1alpha1.RecycleType
-	Rate, Seconds   int
-	Operator, Floor loadResult
+	rate            int
+	operator, floor loadResult
 }
 
-// writeJSON writes what was measured to a file, where one is named.
-func writeJSON(file string, rows []loadRow) error {
-	if file == "" {
-		return nil
-	}
-	data, err := json.MarshalIndent(rows, "", "  ")
-	if err != nil {
-		return fmt.Errorf("writing what was measured: %w", err)
-	}
-	return os.WriteFile(file, append(data, '\n'), 0o600)
-}
-
-// measureLoads measures each load on both sides.
-func (b *bench) measureLoads(ctx context.Context, list []load) (rows []loadRow, err error) {
-	m := &meter{api: b.api, rest: b.discovery.RESTClient(), directory: clusterDirectory()}
-	for _, l := range list {
-		if err := b.fill(ctx, []poolSize{{l.pool, int32(l.poolSize()), l.recycle}}); err != nil {
+// measureLoads measures a load of each rate.
+func (b *bench) measureLoads(ctx context.Context, recycle v1alpha1.RecycleType, rates []int32, lasts time.Duration) (rows []loadRow, err error) {
+	m := &meter{api: b.api, rest: b.discovery.RESTClient(), directory: results.ClusterDirectory()}
+	for _, rate := range rates {
+		l := load{recycle: recycle, rate: int(rate), lasts: lasts}
+		l.pool = strings.ToLower(fmt.Sprintf("load-%s-%d", recycle, rate))
+		if err := b.fill(ctx, []poolSize{{l.pool, int32(l.poolSize()), recycle}}); err != nil {
 			return rows, err
 		}
 		operator, err := b.runLoad(ctx, m, l, &operatorSide{b})
 		if err != nil {
-			return rows, fmt.Errorf("load of %d a second with recycling %s: operator: %w", l.rate, l.recycle, err)
+			return rows, fmt.Errorf("load of %d a second with recycling %s: operator: %w", rate, recycle, err)
 		}
 		floor, err := b.runLoad(ctx, m, l, &floorSide{b: b, load: l})
 		if err != nil {
-			return rows, fmt.Errorf("load of %d a second with recycling %s: floor: %w", l.rate, l.recycle, err)
+			return rows, fmt.Errorf("load of %d a second with recycling %s: floor: %w", rate, recycle, err)
 		}
-		rows = append(rows, loadRow{l.recycle, l.rate, int(l.lasts / time.Second), operator, floor})
-		fmt.Fprintf(os.Stderr, "measured %s at %d a second: p99 %.0f ms, floor %.0f ms\n", l.recycle, l.rate, operator.P99, floor.P99)
+		rows = append(rows, loadRow{l.rate, operator, floor})
+		fmt.Fprintf(os.Stderr, "measured %s at %d a second: p99 %.0f ms, floor %.0f ms\n", recycle, rate, operator.p99, floor.p99)
 	}
 	return rows, nil
 }
@@ -140,8 +153,8 @@ func (b *bench) runLoad(ctx context.Context, m *meter, l load, s side) (result l
 		spent.cpu[name] *= 1000
 	}
 	return loadResult{
-		P50: ms(quantile(took, 0.5)), P90: ms(quantile(took, 0.9)), P99: ms(quantile(took, 0.99)),
-		Delivered: float64(l.inTime(took)) / float64(l.count()), Requests: spent.requests, CPU: spent.cpu,
+		p50: ms(quantile(took, 0.5)), p90: ms(quantile(took, 0.9)), p99: ms(quantile(took, 0.99)),
+		inTime: 100 * float64(l.inTime(took)) / float64(l.count()), requests: spent.requests, cpu: spent.cpu,
 	}, nil
 }
 

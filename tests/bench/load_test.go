@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -10,21 +11,22 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 )
 
-func TestLoadsAreEveryStrategyAtEveryRate(t *testing.T) {
+func TestOpenLoadsAreAPartForEachStrategy(t *testing.T) {
 	o := options{rates: "10, 25", recycle: "Noop, Delete", lasts: 3 * time.Second}
-	list, err := o.loads()
+	parts, err := o.openLoads()
 	require.NoError(t, err)
-	require.Len(t, list, 4)
-	require.Equal(t, load{pool: "load-delete-25", recycle: v1alpha1.RecycleDelete, rate: 25, lasts: 3 * time.Second}, list[3])
-	require.Equal(t, 75, list[3].count())
-	require.Equal(t, time.Second, list[3].dueAfter(25))
+	require.Len(t, parts, 2)
+
+	l := load{rate: 25, lasts: 3 * time.Second}
+	require.Equal(t, 75, l.count())
+	require.Equal(t, time.Second, l.dueAfter(25))
 
 	for message, bad := range map[string]options{
 		`flag -rates: "x" is not a number`:                    {rates: "x", recycle: "Noop", lasts: time.Second},
 		`flag -recycle: "Restart" is neither Noop nor Delete`: {rates: "1", recycle: "Restart", lasts: time.Second},
 		"flag -lasts: 1.5s is not a whole number of seconds":  {rates: "1", recycle: "Noop", lasts: 1500 * time.Millisecond},
 	} {
-		_, err := bad.loads()
+		_, err := bad.openLoads()
 		require.ErrorContains(t, err, message)
 	}
 }
@@ -50,13 +52,23 @@ func TestRequestsAreToldApart(t *testing.T) {
 }
 
 func TestTheTablesOfLoadsHaveBothSides(t *testing.T) {
-	var out strings.Builder
-	printLoads(&out, []loadRow{{
-		Recycle: v1alpha1.RecycleNoop, Rate: 25,
-		Operator: loadResult{P50: 21, P90: 22, P99: 23, Delivered: 0.5, Requests: map[string]float64{"GET pools": 1}},
-		Floor:    loadResult{P50: 11, CPU: map[string]float64{"etcd": 6.25}},
-	}})
-	require.Regexp(t, `Noop\s+25\s+21\s+22\s+23\s+50\.0 %\s+11\s`, out.String())
-	require.Regexp(t, `GET pools\s+1\.00\s+0\.00`, out.String())
-	require.Regexp(t, `etcd\s+0\.00\s+6\.25`, out.String())
+	rows := []loadRow{{
+		rate:     25,
+		operator: loadResult{p50: 21, p90: 22, p99: 23, inTime: 50, requests: map[string]float64{"GET pools": 1, "POST pods": 2}},
+		floor:    loadResult{p50: 11, p90: 12, p99: 13, inTime: 100, cpu: map[string]float64{"etcd": 6.25}},
+	}}
+	tables := loadTables(v1alpha1.RecycleNoop, 30*time.Second, rows, nil)
+	for i, text := range []string{
+		`\s25\s+21\.0\s+22\.0\s+23\.0\s+50\.0\s+11\.0\s+12\.0\s+13\.0\s+100\.0\s`,
+		`GET pools\s+1\.00\s+0\.00\s+POST pods\s+2\.00\s+0\.00\s+all\s+3\.00\s+0\.00`,
+		`etcd\s+0\.00\s+6\.25`,
+	} {
+		var out strings.Builder
+		require.NoError(t, tables[i].WriteText(&out))
+		require.Regexp(t, text, out.String())
+		require.Empty(t, tables[i].Incomplete)
+	}
+
+	tables = loadTables(v1alpha1.RecycleNoop, 30*time.Second, rows, errors.New("at 50 a second"))
+	require.Equal(t, "at 50 a second", tables[0].Incomplete)
 }

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,7 +22,7 @@ import (
 	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
-	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/tests/bench/results"
 )
 
 type options struct {
@@ -48,7 +47,7 @@ func main() {
 	flag.StringVar(&o.rates, "rates", "10,25", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
 	flag.StringVar(&o.recycle, "recycle", "Noop,Delete", "Recycle strategies of the pools under an open load.")
 	flag.DurationVar(&o.lasts, "lasts", 10*time.Second, "How long each open load lasts, in whole seconds.")
-	flag.StringVar(&o.json, "json", "", "File to write what was measured to.")
+	flag.StringVar(&o.json, "json", "", "JSON file to add what was measured to; its tables of earlier runs stay, or are replaced by new ones.")
 	flag.BoolVar(&o.keep, "keep", false, "Leave the pools in place at the end.")
 	flag.StringVar(&o.namespace, "namespace", "", "Namespace with the pools of an earlier run that kept them.")
 	flag.Parse()
@@ -62,124 +61,22 @@ func main() {
 	}
 }
 
-// scenario is what one row of the table measures: so many BatchSandboxes created at
-// once, with so many sandboxes each, from a pool.
-type scenario struct {
-	name     string
-	pool     string
-	objects  int
-	replicas int32
-	// others are pools beside it that may be chosen, where it chooses.
-	others  []poolSize
-	chooses bool
-	// named are the pools of the objects, in their order, where they have not one pool.
-	named []string
-	// tasks: a task runs in every sandbox; values: it has a variable and a file from a Secret.
-	tasks, values bool
-	// floor does what the operator does, by hand; of tasks with values, it has the operator run
-	// plain ones.
-	floor func(*bench, context.Context, scenario, int) (sample, error)
-}
+// part measures a group of tables. With an error come those of what was measured until then.
+type part func(context.Context, *bench) ([]results.Table, error)
 
-// spec is that of the BatchSandbox of that number.
-func (s *scenario) spec(i int) v1alpha1.BatchSandboxSpec {
-	spec := v1alpha1.BatchSandboxSpec{Replicas: &s.replicas, PoolRef: s.pool}
-	if len(s.named) > 0 {
-		spec.PoolRef = s.named[i]
-	}
-	if s.chooses {
-		chosen(&spec)
-	}
-	if s.tasks {
-		spec.TaskTemplate = &v1alpha1.TaskTemplate{Spec: v1alpha1.TaskSpec{Process: v1alpha1.ProcessSpec{Command: taskCommand}}}
-	}
-	if s.values {
-		addValues(&spec.TaskTemplate.Spec)
-	}
-	return spec
-}
-
-// poolSize is a pool to have and how many ready pods it holds.
-type poolSize struct {
-	name    string
-	size    int32
-	recycle v1alpha1.RecycleType
-}
-
-// plan is what is measured and the pools that this needs.
-type plan struct {
-	sandboxes, choices, tasks, values []scenario
-	loads                             []load
-	pools                             []poolSize
-	tasksPool                         poolSize
-}
-
-func (o *options) plan() (p plan, err error) {
-	sizes, err := parseSizes("sizes", o.sizes)
-	if err != nil {
-		return p, err
-	}
-	for _, n := range sizes {
-		p.sandboxes = append(p.sandboxes, scenario{name: fmt.Sprintf("1 batch of %d", n), pool: "batch", objects: 1, replicas: n, floor: (*bench).runFloor})
-	}
-	if len(sizes) > 0 {
-		p.pools = append(p.pools, poolSize{name: "batch", size: slices.Max(sizes)})
-	}
-	if o.burst > 0 {
-		if o.burstReady < o.burst {
-			return p, errors.New("flag -burst-ready: must be at least -burst")
-		}
-		p.sandboxes = append(p.sandboxes, scenario{name: fmt.Sprintf("%d batches of 1", o.burst), pool: "burst", objects: o.burst, replicas: 1, floor: (*bench).runFloor})
-		p.pools = append(p.pools, poolSize{name: "burst", size: int32(o.burstReady)})
-	}
-	pools, choices, err := planChoices(o.choices, o.burst)
-	if err != nil {
-		return p, err
-	}
-	p.pools, p.choices = append(p.pools, pools...), choices
-	tasks, err := parseSizes("tasks", o.tasks)
-	if err != nil {
-		return p, err
-	}
-	for _, n := range tasks {
-		p.tasks = append(p.tasks, scenario{name: fmt.Sprintf("%d tasks", n), pool: tasksPool, objects: 1, replicas: n, tasks: true, floor: (*bench).runTaskFloor})
-	}
-	if len(tasks) > 0 {
-		most := slices.Max(tasks)
-		p.tasksPool = poolSize{name: tasksPool, size: most}
-		p.values = []scenario{{name: fmt.Sprintf("%d tasks with a value and a file", most), pool: tasksPool, objects: 1, replicas: most, tasks: true, values: true, floor: (*bench).runPlain}}
-	}
-	if p.loads, err = o.loads(); err != nil {
-		return p, err
-	}
+// parts are what the flags ask for, in the order in which it is measured.
+func (o *options) parts() (all []part, err error) {
 	if o.rounds < 1 {
-		return p, errors.New("flag -rounds: must be at least 1")
+		return nil, errors.New("flag -rounds: must be at least 1")
 	}
-	return p, nil
-}
-
-// loads are those of every strategy at every rate.
-func (o *options) loads() (list []load, err error) {
-	rates, err := parseSizes("rates", o.rates)
-	if err != nil {
-		return nil, err
-	}
-	if o.lasts < time.Second || o.lasts%time.Second != 0 {
-		return nil, fmt.Errorf("flag -lasts: %v is not a whole number of seconds", o.lasts)
-	}
-	for name := range strings.SplitSeq(o.recycle, ",") {
-		recycle := v1alpha1.RecycleType(strings.TrimSpace(name))
-		// A simulated node restarts no container in place.
-		if recycle != v1alpha1.RecycleNoop && recycle != v1alpha1.RecycleDelete {
-			return nil, fmt.Errorf("flag -recycle: %q is neither %s nor %s", recycle, v1alpha1.RecycleNoop, v1alpha1.RecycleDelete)
+	for _, of := range []func() ([]part, error){o.sandboxes, o.chosenPools, o.openLoads, o.withTasks} {
+		parts, err := of()
+		if err != nil {
+			return nil, err
 		}
-		for _, rate := range rates {
-			l := load{recycle: recycle, rate: int(rate), lasts: o.lasts}
-			l.pool = strings.ToLower(fmt.Sprintf("load-%s-%d", l.recycle, rate))
-			list = append(list, l)
-		}
+		all = append(all, parts...)
 	}
-	return list, nil
+	return all, nil
 }
 
 // parseSizes reads a list of numbers of sandboxes.
@@ -199,7 +96,7 @@ func parseSizes(name, list string) ([]int32, error) {
 }
 
 func run(ctx context.Context, o *options) (err error) {
-	p, err := o.plan()
+	parts, err := o.parts()
 	if err != nil {
 		return err
 	}
@@ -207,7 +104,11 @@ func run(ctx context.Context, o *options) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := b.describe(ctx, os.Stdout); err != nil {
+	record := results.Run{Command: command(), Out: os.Stdout, File: o.json}
+	if record.Environment, err = results.Describe(ctx, b.discovery, b.api, deployment); err != nil {
+		return err
+	}
+	if err := record.Environment.WriteText(os.Stdout); err != nil {
 		return err
 	}
 	defer func() {
@@ -218,47 +119,28 @@ func run(ctx context.Context, o *options) (err error) {
 	if err := b.setUp(ctx, o.namespace); err != nil {
 		return err
 	}
-	if err := b.fill(ctx, p.pools); err != nil {
-		return err
-	}
-	for _, table := range []struct {
-		legend
-		scenarios []scenario
-	}{{ofSandboxes, p.sandboxes}, {ofChoices, p.choices}} {
-		if len(table.scenarios) == 0 {
-			continue
+	for _, measure := range parts {
+		tables, err := measure(ctx, b)
+		for _, table := range tables {
+			err = errors.Join(err, record.Add(table))
 		}
-		rows, err := b.measureAll(ctx, table.scenarios, o.rounds)
-		printTable(os.Stdout, table.legend, rows)
 		if err != nil {
 			return err
 		}
-	}
-	if len(p.loads) > 0 {
-		rows, err := b.measureLoads(ctx, p.loads)
-		printLoads(os.Stdout, rows)
-		if err := errors.Join(err, writeJSON(o.json, rows)); err != nil {
-			return err
-		}
-	}
-	if len(p.tasks) > 0 {
-		return b.measureTasks(ctx, &p, o)
 	}
 	return nil
 }
 
-// measureAll returns the rows of the scenarios, with an error those until then.
-func (b *bench) measureAll(ctx context.Context, list []scenario, rounds int) ([]row, error) {
-	rows := make([]row, 0, len(list))
-	for _, s := range list {
-		result, err := b.measure(ctx, s, rounds)
-		rows = append(rows, result...)
-		if err != nil {
-			return rows, fmt.Errorf("measuring %s: %w", s.name, err)
-		}
-		for _, r := range result {
-			fmt.Fprintf(os.Stderr, "measured %s: %.1f ms, ratio %.2f\n", r.name, ms(r.operator), r.ratio)
+// command is the one that repeats this run. The variables are those of 'make bench'.
+func command() string {
+	if os.Getenv("BENCH_NODES") == "" {
+		return strings.Join(append([]string{"go run ./tests/bench"}, os.Args[1:]...), " ")
+	}
+	words := []string{"make bench"}
+	for _, name := range []string{"BENCH_NODES", "BENCH_FSYNC", "BENCH_FLAGS"} {
+		if value := os.Getenv(name); value != "" {
+			words = append(words, fmt.Sprintf("%s='%s'", name, value))
 		}
 	}
-	return rows, nil
+	return strings.Join(words, " ")
 }

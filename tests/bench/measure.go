@@ -31,9 +31,8 @@ type sample struct {
 }
 
 // measure runs a scenario in pairs, the operator first in every other one. With an
-// error come the rows of what was measured until then.
-func (b *bench) measure(ctx context.Context, s scenario, rounds int) ([]row, error) {
-	var operator, floor []sample
+// error comes what was measured until then.
+func (b *bench) measure(ctx context.Context, s scenario, rounds int) (operator, floor []sample, err error) {
 	for i := range rounds + 1 {
 		var pair [2]sample
 		order := []int{0, 1}
@@ -41,14 +40,13 @@ func (b *bench) measure(ctx context.Context, s scenario, rounds int) ([]row, err
 			order = []int{1, 0}
 		}
 		for _, side := range order {
-			var err error
 			if side == 0 {
 				pair[0], err = b.runOperator(ctx, s, i)
 			} else {
 				pair[1], err = s.floor(b, ctx, s, i)
 			}
 			if err != nil {
-				return rowsOf(s, operator, floor), err
+				return operator, floor, err
 			}
 		}
 		if i == 0 {
@@ -56,7 +54,7 @@ func (b *bench) measure(ctx context.Context, s scenario, rounds int) ([]row, err
 		}
 		operator, floor = append(operator, pair[0]), append(floor, pair[1])
 	}
-	return rowsOf(s, operator, floor), nil
+	return operator, floor, nil
 }
 
 // runOperator creates the BatchSandboxes and leaves the rest to the operator.

@@ -2,43 +2,78 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"slices"
-	"text/tabwriter"
+	"strings"
 	"time"
+
+	"github.com/opensandbox/operator/api/v1alpha1"
+	"github.com/opensandbox/operator/tests/bench/results"
 )
 
-// row is one line of the table.
-type row struct {
-	name            string
-	pairs           int
-	operator, floor time.Duration
-	// ratio is the median of the pairs' ratios; half of them lie from low to high.
-	ratio, low, high float64
-	// The least of each: what other programs on the machine disturb least.
-	bestOperator, bestFloor time.Duration
-	// cost as a sample has it.
-	operatorCost, floorCost float64
+// legend says what a table of scenarios shows.
+type legend struct {
+	id, title string
+	// until is what the time is measured to, floor what is done by hand, cost what the
+	// last two columns count.
+	until, floor, cost string
+}
+
+var (
+	ofSandboxes = legend{
+		"sandboxes", "Sandboxes of a pool at rest",
+		"a watch shows all ready with their endpoints", "the same writes by hand", "writes",
+	}
+	ofChoices = legend{
+		"choices", "Sandboxes whose pool is chosen",
+		"a watch shows all ready with their endpoints, the pools being chosen",
+		"the same from the pools that were chosen, by their names, delivered by the operator too", "writes",
+	}
+	ofTasks = legend{
+		"tasks", "Tasks", "a watch shows all tasks succeeded",
+		"the same HTTP calls to the same executors in a plain parallel loop, and no write", "calls",
+	}
+	ofValues = legend{
+		"task-values", "Tasks with values of a Secret", "a watch shows all tasks succeeded",
+		"as many plain tasks, by the operator too", "calls",
+	}
+)
+
+// table returns the table without rows.
+func (l *legend) table() results.Table {
+	return results.Table{
+		ID: l.id, Title: l.title,
+		Note: fmt.Sprintf("Milliseconds from create until %s: medians.\n"+
+			"Floor: %s. Ratio: median of the pairs; half of them lie between its 25 %% and its 75 %%.\n"+
+			"Best: the least of each, which other programs on the machine disturb least. The last two: %s each.", l.until, l.floor, l.cost),
+		Keys: []string{"created at once"},
+		Columns: []results.Column{
+			{Name: "sandboxes"}, {Name: "pairs"},
+			{Name: "operator", Unit: "ms", Digits: 1}, {Name: "floor", Unit: "ms", Digits: 1},
+			{Name: "ratio", Digits: 2}, {Name: "25 %", Digits: 2}, {Name: "75 %", Digits: 2},
+			{Name: "best operator", Unit: "ms", Digits: 1}, {Name: "best floor", Unit: "ms", Digits: 1}, {Name: "best ratio", Digits: 2},
+			{Name: l.cost, Digits: 1}, {Name: "floor's " + l.cost, Digits: 1},
+		},
+	}
 }
 
 // rowsOf sums a scenario up. One with many objects has two rows: until the last one
 // is complete, and until half of them are.
-func rowsOf(s scenario, operator, floor []sample) []row {
+func rowsOf(s scenario, operator, floor []sample) []results.Row {
 	if len(operator) == 0 {
 		return nil
 	}
 	if s.objects == 1 {
-		return []row{rowOf(s.name, operator, floor, 1)}
+		return []results.Row{rowOf(s, "", operator, floor, 1)}
 	}
-	return []row{
-		rowOf(s.name+", the last", operator, floor, 1),
-		rowOf(s.name+", the median", operator, floor, 0.5),
+	return []results.Row{
+		rowOf(s, ", the last", operator, floor, 1),
+		rowOf(s, ", the median", operator, floor, 0.5),
 	}
 }
 
 // rowOf compares the objects at that quantile of each measurement.
-func rowOf(name string, operator, floor []sample, at float64) row {
+func rowOf(s scenario, which string, operator, floor []sample, at float64) results.Row {
 	var ours, least []time.Duration
 	var ratios, ourCosts, leastCosts []float64
 	for i := range operator {
@@ -47,12 +82,14 @@ func rowOf(name string, operator, floor []sample, at float64) row {
 		ratios = append(ratios, float64(a)/float64(b))
 		ourCosts, leastCosts = append(ourCosts, operator[i].cost), append(leastCosts, floor[i].cost)
 	}
-	return row{
-		name: name, pairs: len(operator), operator: quantile(ours, 0.5), floor: quantile(least, 0.5),
-		ratio: quantile(ratios, 0.5), low: quantile(ratios, 0.25), high: quantile(ratios, 0.75),
-		bestOperator: slices.Min(ours), bestFloor: slices.Min(least),
-		operatorCost: quantile(ourCosts, 0.5), floorCost: quantile(leastCosts, 0.5),
-	}
+	best, bestFloor := slices.Min(ours), slices.Min(least)
+	return results.Row{Keys: []string{s.name + which}, Values: results.Values{
+		float64(s.objects) * float64(s.replicas), float64(len(operator)),
+		ms(quantile(ours, 0.5)), ms(quantile(least, 0.5)),
+		quantile(ratios, 0.5), quantile(ratios, 0.25), quantile(ratios, 0.75),
+		ms(best), ms(bestFloor), float64(best) / float64(bestFloor),
+		quantile(ourCosts, 0.5), quantile(leastCosts, 0.5),
+	}}
 }
 
 // quantile returns the value below which that share of the list lies, interpolated.
@@ -66,78 +103,66 @@ func quantile[T time.Duration | float64](list []T, at float64) T {
 	return sorted[i] + T((place-float64(i))*float64(sorted[i+1]-sorted[i]))
 }
 
-// legend says what a table shows.
-type legend struct {
-	// until is what the time is measured to, floor what is done by hand, cost what the
-	// last two columns count.
-	until, floor, cost string
-}
-
-var (
-	ofSandboxes = legend{"a watch shows all ready with their endpoints", "the same writes by hand", "writes"}
-	ofChoices   = legend{"a watch shows all ready with their endpoints, the pools being chosen", "the same from the pools that were chosen, by their names, delivered by the operator too", "writes"}
-	ofTasks     = legend{
-		"a watch shows all tasks succeeded",
-		"the same HTTP calls to the same executors in a plain parallel loop, and no write", "calls",
-	}
-	ofValues = legend{"a watch shows all tasks succeeded", "as many plain tasks, by the operator too", "calls"}
-)
-
-func printTable(out io.Writer, l legend, rows []row) {
-	fmt.Fprintf(out, "\nMilliseconds from create until %s: medians.\n", l.until)
-	fmt.Fprintf(out, "Floor: %s. Ratio: median of the pairs, and where the middle half of them lies.\n", l.floor)
-	fmt.Fprintf(out, "Best: the least of each, which other programs on the machine disturb least. The last two: %s each.\n\n", l.cost)
-	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "created at once\tpairs\toperator\tfloor\tratio\tmiddle half\tbest operator\tbest floor\tratio\t%s\tfloor's\t\n", l.cost)
-	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%d\t%.1f\t%.1f\t%.2f\t%.2f-%.2f\t%.1f\t%.1f\t%.2f\t%.1f\t%.1f\t\n",
-			r.name, r.pairs, ms(r.operator), ms(r.floor), r.ratio, r.low, r.high,
-			ms(r.bestOperator), ms(r.bestFloor), float64(r.bestOperator)/float64(r.bestFloor), r.operatorCost, r.floorCost)
-	}
-	_ = w.Flush()
-}
-
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// printLoads prints how open loads were served, and what each sandbox has cost.
-func printLoads(out io.Writer, rows []loadRow) {
-	fmt.Fprintf(out, "\nAn open load of single sandboxes, each deleted %v after its delivery. Milliseconds from when it was due until a watch shows it delivered.\n", useTime)
-	fmt.Fprintf(out, "Floor: the same writes by hand; with Delete also as many pods deleted and created. In time: until %v after the load's end.\n\n", lateAfter)
-	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "recycling\ta second\tp50\tp90\tp99\tin time\tfloor p50\tp90\tp99\tin time\t")
-	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%d\t", r.Recycle, r.Rate)
-		for _, s := range []loadResult{r.Operator, r.Floor} {
-			fmt.Fprintf(w, "%.0f\t%.0f\t%.0f\t%.1f %%\t", s.P50, s.P90, s.P99, s.Delivered*100)
-		}
-		fmt.Fprintln(w)
+// loadTables are how open loads were served, and what each sandbox has cost.
+func loadTables(recycle v1alpha1.RecycleType, lasts time.Duration, rows []loadRow, incomplete error) []results.Table {
+	name := strings.ToLower(string(recycle))
+	table := results.Table{
+		ID: "loads-" + name, Title: fmt.Sprintf("An open load of single sandboxes for %v, with recycling %s", lasts, recycle),
+		Note: fmt.Sprintf("Each is deleted %v after its delivery. Milliseconds from when it was due until a watch shows it delivered.\n"+
+			"Floor: the same writes by hand; with Delete also as many pods deleted and created. In time: until %v after the load's end.", useTime, lateAfter),
+		Columns: []results.Column{{Name: "a second"}},
 	}
-	_ = w.Flush()
-	fmt.Fprint(out, "\nWhat one sandbox has cost, from its creation until it is gone and the pool is full again.\n\n")
-	w = tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	printCosts(w, rows, "requests to the API server", func(l loadResult) map[string]float64 { return l.Requests })
-	printCosts(w, rows, "milliseconds of CPU", func(l loadResult) map[string]float64 { return l.CPU })
-	_ = w.Flush()
+	for _, side := range []string{"operator", "floor"} {
+		for _, of := range []string{" p50", " p90", " p99"} {
+			table.Columns = append(table.Columns, results.Column{Name: side + of, Unit: "ms", Digits: 1})
+		}
+		table.Columns = append(table.Columns, results.Column{Name: side + " in time", Unit: "%", Digits: 1})
+	}
+	for _, r := range rows {
+		table.Add(nil, float64(r.rate), r.operator.p50, r.operator.p90, r.operator.p99, r.operator.inTime,
+			r.floor.p50, r.floor.p90, r.floor.p99, r.floor.inTime)
+	}
+	const until = "From its creation until it is gone and the pool is full again."
+	requests := costTable(rows, func(l loadResult) map[string]float64 { return l.requests })
+	requests.ID, requests.Title, requests.Note = "requests-"+name, fmt.Sprintf("Requests to the API server for each sandbox, with recycling %s", recycle), until
+	cpu := costTable(rows, func(l loadResult) map[string]float64 { return l.cpu })
+	cpu.ID, cpu.Title, cpu.Note = "cpu-"+name, fmt.Sprintf("Milliseconds of CPU for each sandbox, with recycling %s", recycle), until
+	tables := []results.Table{table, requests, cpu}
+	for i := range tables {
+		if incomplete != nil {
+			tables[i].Incomplete = incomplete.Error()
+		}
+	}
+	return tables
 }
 
-// printCosts prints one line for each kind of cost, with both sides of each load.
-func printCosts(w io.Writer, rows []loadRow, of string, costs func(loadResult) map[string]float64) {
-	fmt.Fprint(w, of)
+// costTable has a row for each kind of cost, and both sides of each load.
+func costTable(rows []loadRow, costs func(loadResult) map[string]float64) results.Table {
+	table := results.Table{Keys: []string{"of"}}
 	names := map[string]bool{}
 	for _, r := range rows {
-		fmt.Fprintf(w, "\t%s %d\tfloor", r.Recycle, r.Rate)
-		for _, side := range []loadResult{r.Operator, r.Floor} {
+		table.Columns = append(table.Columns,
+			results.Column{Name: fmt.Sprintf("%d a second", r.rate), Digits: 2},
+			results.Column{Name: fmt.Sprintf("floor %d", r.rate), Digits: 2})
+		for _, side := range []loadResult{r.operator, r.floor} {
 			for name := range costs(side) {
 				names[name] = true
 			}
 		}
 	}
-	fmt.Fprintln(w)
+	sums := make([]float64, len(table.Columns))
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		fmt.Fprint(w, name)
+		var values []float64
 		for _, r := range rows {
-			fmt.Fprintf(w, "\t%.2f\t%.2f", costs(r.Operator)[name], costs(r.Floor)[name])
+			values = append(values, costs(r.operator)[name], costs(r.floor)[name])
 		}
-		fmt.Fprintln(w)
+		for i := range values {
+			sums[i] += values[i]
+		}
+		table.Add([]string{name}, values...)
 	}
+	table.Add([]string{"all"}, sums...)
+	return table
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -36,13 +35,11 @@ func TestTheRatioIsTheMedianOfThePairsNotTheRatioOfTheMedians(t *testing.T) {
 	}
 	const ms = time.Millisecond
 	// The machine was ten times slower during the second pair.
-	r := rowOf("x", of(20*ms, 100*ms, 12*ms), of(10*ms, 100*ms, 10*ms), 1)
-	require.InDelta(t, 1.2, r.ratio, 1e-9)
-	require.Equal(t, 20*time.Millisecond, r.operator)
-	require.Equal(t, 10*time.Millisecond, r.floor)
-
-	var out strings.Builder
-	printTable(&out, ofSandboxes, []row{r})
-	require.Contains(t, out.String(), "20.0")
-	require.Contains(t, out.String(), "1.20")
+	table := ofSandboxes.table()
+	table.Rows = rowsOf(scenario{name: "x", objects: 1, replicas: 10}, of(20*ms, 100*ms, 12*ms), of(10*ms, 100*ms, 10*ms))
+	for column, want := range map[string]float64{"sandboxes": 10, "pairs": 3, "operator": 20, "floor": 10, "ratio": 1.2, "best ratio": 1.2} {
+		got, err := table.Column(column)
+		require.NoError(t, err)
+		require.InDelta(t, want, got[0], 1e-9, column)
+	}
 }

@@ -3,17 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
-	"runtime"
-	"strings"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -80,48 +74,6 @@ func connect() (*bench, error) {
 		return nil, fmt.Errorf("setting up the client of the floor: %w", err)
 	}
 	return b, nil
-}
-
-// describe says what is measured, and on what.
-func (b *bench) describe(ctx context.Context, out io.Writer) error {
-	version, err := b.discovery.ServerVersion()
-	if err != nil {
-		return fmt.Errorf("asking for the version: %w", err)
-	}
-	operator := "not deployed by 'make deploy': a process outside of the cluster?"
-	deployed := &appsv1.Deployment{}
-	err = b.api.Get(ctx, deployment, deployed)
-	switch {
-	case err == nil:
-		c := deployed.Spec.Template.Spec.Containers[0]
-		operator = fmt.Sprintf("as deployed, %d replicas of %s %s", deployed.Status.ReadyReplicas, c.Image, strings.Join(c.Args, " "))
-	case !apierrors.IsNotFound(err):
-		return fmt.Errorf("looking for the operator: %w", err)
-	}
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		load = []byte("unknown")
-	}
-	fmt.Fprintf(out, "Kubernetes  %s\nmachine     %d CPUs, load %s\netcd fsync  %s\noperator    %s\npods        simulated by kwok\n",
-		version.GitVersion, runtime.NumCPU(), strings.TrimSpace(string(load)), fsync(), operator)
-	return nil
-}
-
-// clusterDirectory is where the hermetic cluster keeps its files.
-func clusterDirectory() string { return filepath.Dir(os.Getenv("KUBECONFIG")) }
-
-// fsync says whether etcd writes through to the disk; the hermetic cluster records
-// that beside its kubeconfig.
-func fsync() string {
-	data, err := os.ReadFile(filepath.Join(clusterDirectory(), "cluster.json"))
-	var choice struct{ Fsync *bool }
-	switch {
-	case err != nil || json.Unmarshal(data, &choice) != nil || choice.Fsync == nil:
-		return "unknown: this is not the hermetic cluster"
-	case *choice.Fsync:
-		return "on, as in production"
-	}
-	return "off (--unsafe-no-fsync): a write costs less than in production, so the ratio here is the harder one"
 }
 
 // setUp makes the floor's kind and the namespace.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/webhook"
+	"github.com/opensandbox/operator/tests/bench/results"
 )
 
 const (
@@ -40,38 +42,59 @@ var (
 	deployment  = client.ObjectKey{Namespace: "opensandbox-system", Name: "opensandbox-controller-manager"}
 )
 
-// measureTasks measures the rows with tasks and prints them. Executors listen on loopback
-// addresses of this machine, which a pod cannot reach: the operator's program runs here
-// meanwhile.
-func (b *bench) measureTasks(ctx context.Context, p *plan, o *options) (err error) {
-	here, err := b.replaceOperator(ctx, o.manager)
-	defer func() { err = errors.Join(err, here.restore(context.WithoutCancel(ctx), b)) }()
-	if err != nil {
-		return fmt.Errorf("running the operator here: %w", err)
+// withTasks is the part that runs tasks.
+func (o *options) withTasks() ([]part, error) {
+	sizes, err := parseSizes("tasks", o.tasks)
+	if err != nil || len(sizes) == 0 {
+		return nil, err
 	}
-	fmt.Printf("operator    for tasks: %s on this machine, as are the executors\n", o.manager)
-	if err := b.fill(ctx, []poolSize{p.tasksPool}); err != nil {
-		return err
+	var plain []scenario
+	for _, n := range sizes {
+		plain = append(plain, scenario{name: fmt.Sprintf("%d tasks", n), pool: tasksPool, objects: 1, replicas: n, tasks: true, floor: (*bench).runTaskFloor})
 	}
-	pods, err := b.startedPods(ctx, p.tasksPool)
+	most := slices.Max(sizes)
+	values := scenario{name: fmt.Sprintf("%d tasks with a value and a file", most), pool: tasksPool, objects: 1, replicas: most, tasks: true, values: true, floor: (*bench).runPlain}
+	return []part{func(ctx context.Context, b *bench) (tables []results.Table, err error) {
+		restore, err := b.startFleet(ctx, o.manager, poolSize{name: tasksPool, size: most})
+		defer func() { err = errors.Join(err, restore()) }()
+		if err != nil {
+			return nil, err
+		}
+		table, err := b.compare(ctx, ofTasks, plain, o.rounds)
+		tables = append(tables, table)
+		if err != nil {
+			return tables, err
+		}
+		table, err = b.compare(ctx, ofValues, []scenario{values}, o.rounds)
+		return append(tables, table), err
+	}}, nil
+}
+
+// startFleet makes what tasks run on. Executors listen on loopback addresses of this machine,
+// which a pod cannot reach: the operator's program runs here, until what is returned is called.
+func (b *bench) startFleet(ctx context.Context, program string, pool poolSize) (restore func() error, err error) {
+	here, err := b.replaceOperator(ctx, program)
+	restore = func() error {
+		if b.fleet != nil {
+			b.fleet.close()
+		}
+		return here.restore(context.WithoutCancel(ctx), b)
+	}
 	if err != nil {
-		return err
+		return restore, fmt.Errorf("running the operator here: %w", err)
+	}
+	fmt.Printf("operator for tasks: %s on this machine, as are the executors\n", program)
+	if err := b.fill(ctx, []poolSize{pool}); err != nil {
+		return restore, err
+	}
+	pods, err := b.startedPods(ctx, pool)
+	if err != nil {
+		return restore, err
 	}
 	if b.fleet, err = newFleet(pods); err != nil {
-		return err
+		return restore, err
 	}
-	defer b.fleet.close()
-	if err := b.createValues(ctx); err != nil {
-		return err
-	}
-	rows, err := b.measureAll(ctx, p.tasks, o.rounds)
-	printTable(os.Stdout, ofTasks, rows)
-	if err != nil {
-		return err
-	}
-	rows, err = b.measureAll(ctx, p.values, o.rounds)
-	printTable(os.Stdout, ofValues, rows)
-	return err
+	return restore, b.createValues(ctx)
 }
 
 // valuesName is the Secret that tasks with values name: its keys are token and file.
