@@ -32,10 +32,12 @@ DEFAULT_CHANNEL ?= stable
 # GVISOR=1 lets pods of the hermetic cluster run in gVisor, which is compiled for it.
 GVISOR ?=
 # `make bench`: how many nodes it simulates, whether etcd of a cluster that it starts
-# writes through to the disk (BENCH_FSYNC=true), and flags of the benchmark (-rounds=30).
+# writes through to the disk (BENCH_FSYNC=true), flags of the benchmark (-rounds=30), and
+# the file that what was measured is added to.
 BENCH_NODES ?= 10
 BENCH_FSYNC ?=
 BENCH_FLAGS ?=
+BENCH_JSON ?= dist/bench.json
 
 # An older minor version of Kubernetes for the hermetic cluster, one of hack/tools/kubernetes-*.
 KUBERNETES ?=
@@ -103,10 +105,14 @@ generate: $(CONTROLLER_GEN) ## Generate the DeepCopy methods of the API types.
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt paths=./api/...
 
 .PHONY: docs
-docs: $(CRD_REF_DOCS) ## Generate docs/reference from the API types, the flags, the conditions, the metrics.
+docs: $(CRD_REF_DOCS) benchmark-docs ## Generate docs/reference from the API types, the flags, the conditions, the metrics; and benchmark-docs.
 	$(CRD_REF_DOCS) --log-level=ERROR --config=hack/reference/config.yaml --templates-dir=hack/reference \
 		--max-depth=20 --renderer=markdown --source-path=api/v1alpha1 --output-path=docs/reference/fields.md
 	go test -count=1 ./cmd/manager -run Reference -args -update
+
+.PHONY: benchmark-docs
+benchmark-docs: ## Generate docs/benchmarks.md and its charts from what was measured, docs/benchmarks/*.json.
+	go run ./tests/bench/document
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format all Go code.
@@ -140,7 +146,7 @@ test: $(CLUSTER) $(KUSTOMIZE) $(OPM) $(OLM) $(OLM_CATALOG) ## Run all tests, two
 
 .PHONY: test-unit
 test-unit: ## Run unit and property tests, with the race detector (RACE= without).
-	go test $(RACE) $$(go list ./... | grep -v '/operator/tests/') ./tests/bench
+	go test $(RACE) $$(go list ./... | grep -v '/operator/tests/') ./tests/bench/...
 	@for module in $(NESTED_MODULES); do (set -x; go test -C "$$module" ./...); done
 
 .PHONY: test-integration
@@ -167,7 +173,7 @@ scorecard: $(CLUSTER) $(KUSTOMIZE) $(OPERATOR_SDK) $(SCORECARD_TEST) ## Run the 
 
 .PHONY: bench
 bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes and tasks take, on the hermetic cluster with simulated nodes.
-	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' hack/bench.sh
+	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' BENCH_JSON='$(BENCH_JSON)' hack/bench.sh
 
 ##@ Images
 

@@ -18,8 +18,8 @@ type Chart struct {
 	// Title says what is shown, X and Y what the axes are and their units.
 	Title, X, Y string
 	Curves      []Curve
-	// LogY draws the upright axis by powers of ten: for what grows without bound.
-	LogY bool
+	// LogX and LogY draw an axis by powers of ten: for what grows without bound.
+	LogX, LogY bool
 }
 
 // Curve is one line of a Chart, by its points.
@@ -33,20 +33,25 @@ const (
 	height = 4 * vg.Inch
 )
 
-// SVG draws the chart. On a logarithmic axis every value must be above 0.
+// SVG draws the chart. On a logarithmic axis every value must be above 0. The same chart is always
+// the same file.
 func (c *Chart) SVG() ([]byte, error) {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = c.Title, c.X, c.Y
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Add(plotter.NewGrid())
-	if c.LogY {
-		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+	for axis, log := range map[*plot.Axis]bool{&p.X: c.LogX, &p.Y: c.LogY} {
+		if log {
+			axis.Scale, axis.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		}
 	}
 	for i, curve := range c.Curves {
 		points := make(plotter.XYs, len(curve.Points))
 		for j, point := range curve.Points {
-			if c.LogY && point[1] <= 0 {
-				return nil, fmt.Errorf("chart %q: curve %q: %v is not above 0", c.Title, curve.Name, point[1])
+			for axis, log := range []bool{c.LogX, c.LogY} {
+				if log && point[axis] <= 0 {
+					return nil, fmt.Errorf("chart %q: curve %q: %v is not above 0", c.Title, curve.Name, point[axis])
+				}
 			}
 			points[j].X, points[j].Y = point[0], point[1]
 		}
