@@ -158,6 +158,10 @@ test-integration: $(CLUSTER) ## Run tests against a real etcd and kube-apiserver
 test-e2e: $(CLUSTER) $(KUSTOMIZE) ## Run end-to-end tests on the hermetic cluster, started if it is not running.
 	hack/e2e.sh
 
+.PHONY: test-bench
+test-bench: $(CLUSTER) $(KUSTOMIZE) ## Run a short benchmark, which fails on errors and never on time, on the hermetic cluster.
+	hack/test-bench.sh
+
 .PHONY: test-install
 test-install: $(CLUSTER) $(KUSTOMIZE) ## Test dist/install.yaml, its installation and its removal, on the hermetic cluster.
 	hack/test-install.sh ./tests/install/...

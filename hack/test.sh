@@ -13,7 +13,7 @@ source hack/lib.sh
 
 make=${MAKE:-make}
 without_node=(test-unit test-integration)
-on_cluster=(test-e2e test-install test-olm)
+on_cluster=(test-e2e test-bench test-install test-olm)
 
 # run_suites TARGET...: runs them in turn, each line of the output headed by the target.
 run_suites() {
@@ -40,7 +40,7 @@ trap finish EXIT
 rm -rf "$TEST_ARTIFACTS"
 mkdir -p "$TEST_ARTIFACTS"
 # What is compiled beside the tests makes them slow: first of all.
-bin/cluster build --gvisor
+bin/cluster build --gvisor --kwok
 cluster_runs || started=yes
 use_cluster --gvisor
 began=$SECONDS

@@ -31,29 +31,62 @@ type options struct {
 	lasts                     time.Duration
 	rounds, burst, burstReady int
 	choices                   int
-	keep                      bool
+	keep, short               bool
 	namespace                 string
+}
+
+// short is what -short sets, where the command line says nothing else: all parts, of sizes that only
+// show that they work.
+var short = map[string]string{
+	"sizes": "1,10", "burst": "5", "burst-ready": "10", "choices": "2",
+	"rates": "5", "lasts": "1s", "tasks": "5", "rounds": "1",
+}
+
+func (o *options) register(flags *flag.FlagSet) {
+	flags.StringVar(&o.sizes, "sizes", "1,10,100,1000", "Sandboxes of a batch, one table row for each; 5000 is the most, empty leaves them out.")
+	flags.StringVar(&o.tasks, "tasks", "100,1000", "Tasks of a batch, one row of a second table for each; empty leaves it out.")
+	flags.StringVar(&o.manager, "manager", "bin/manager", "The operator's program, which takes the deployed operator's place while tasks are measured.")
+	flags.IntVar(&o.rounds, "rounds", 15, "Pairs of measurements for each row.")
+	flags.IntVar(&o.burst, "burst", 100, "BatchSandboxes with one sandbox each that are created at once; 0 leaves this out.")
+	flags.IntVar(&o.burstReady, "burst-ready", 300, "Ready pods of the pool that the burst takes from.")
+	flags.IntVar(&o.choices, "choices", 50, "Pools to choose among, at least two, beside the same by a pool's name; 0 leaves this out.")
+	flags.StringVar(&o.rates, "rates", "10,25", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
+	flags.StringVar(&o.recycle, "recycle", "Noop,Delete", "Recycle strategies of the pools under an open load.")
+	flags.DurationVar(&o.lasts, "lasts", 10*time.Second, "How long each open load lasts, in whole seconds.")
+	flags.StringVar(&o.json, "json", "", "JSON file to add what was measured to; its tables of earlier runs stay, or are replaced by new ones.")
+	flags.BoolVar(&o.keep, "keep", false, "Leave the pools in place at the end.")
+	flags.StringVar(&o.namespace, "namespace", "", "Namespace with the pools of an earlier run that kept them.")
+	flags.BoolVar(&o.short, "short", false, "Measure next to nothing, to see that everything works: all sizes are tiny where no flag sets them.")
+}
+
+// shorten sets what no flag has set.
+func shorten(flags *flag.FlagSet) error {
+	set := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	for name, value := range short {
+		if set[name] {
+			continue
+		}
+		if err := flags.Set(name, value); err != nil {
+			return fmt.Errorf("flag -%s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.sizes, "sizes", "1,10,100,1000", "Sandboxes of a batch, one table row for each; 5000 is the most, empty leaves them out.")
-	flag.StringVar(&o.tasks, "tasks", "100,1000", "Tasks of a batch, one row of a second table for each; empty leaves it out.")
-	flag.StringVar(&o.manager, "manager", "bin/manager", "The operator's program, which takes the deployed operator's place while tasks are measured.")
-	flag.IntVar(&o.rounds, "rounds", 15, "Pairs of measurements for each row.")
-	flag.IntVar(&o.burst, "burst", 100, "BatchSandboxes with one sandbox each that are created at once; 0 leaves this out.")
-	flag.IntVar(&o.burstReady, "burst-ready", 300, "Ready pods of the pool that the burst takes from.")
-	flag.IntVar(&o.choices, "choices", 50, "Pools to choose among, at least two, beside the same by a pool's name; 0 leaves this out.")
-	flag.StringVar(&o.rates, "rates", "10,25", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
-	flag.StringVar(&o.recycle, "recycle", "Noop,Delete", "Recycle strategies of the pools under an open load.")
-	flag.DurationVar(&o.lasts, "lasts", 10*time.Second, "How long each open load lasts, in whole seconds.")
-	flag.StringVar(&o.json, "json", "", "JSON file to add what was measured to; its tables of earlier runs stay, or are replaced by new ones.")
-	flag.BoolVar(&o.keep, "keep", false, "Leave the pools in place at the end.")
-	flag.StringVar(&o.namespace, "namespace", "", "Namespace with the pools of an earlier run that kept them.")
+	o.register(flag.CommandLine)
 	flag.Parse()
 	ctrllog.SetLogger(klog.Background())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, &o)
+	var err error
+	if o.short {
+		err = shorten(flag.CommandLine)
+	}
+	if err == nil {
+		err = run(ctx, &o)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -125,9 +125,9 @@ func loadTables(recycle v1alpha1.RecycleType, lasts time.Duration, rows []loadRo
 			r.floor.p50, r.floor.p90, r.floor.p99, r.floor.inTime)
 	}
 	const until = "From its creation until it is gone and the pool is full again."
-	requests := costTable(rows, func(l loadResult) map[string]float64 { return l.requests })
+	requests := costTable(rows, "request", func(l loadResult) map[string]float64 { return l.requests })
 	requests.ID, requests.Title, requests.Note = "requests-"+name, fmt.Sprintf("Requests to the API server for each sandbox, with recycling %s", recycle), until
-	cpu := costTable(rows, func(l loadResult) map[string]float64 { return l.cpu })
+	cpu := costTable(rows, "process", func(l loadResult) map[string]float64 { return l.cpu })
 	cpu.ID, cpu.Title, cpu.Note = "cpu-"+name, fmt.Sprintf("Milliseconds of CPU for each sandbox, with recycling %s", recycle), until
 	tables := []results.Table{table, requests, cpu}
 	for i := range tables {
@@ -139,8 +139,8 @@ func loadTables(recycle v1alpha1.RecycleType, lasts time.Duration, rows []loadRo
 }
 
 // costTable has a row for each kind of cost, and both sides of each load.
-func costTable(rows []loadRow, costs func(loadResult) map[string]float64) results.Table {
-	table := results.Table{Keys: []string{"of"}}
+func costTable(rows []loadRow, of string, costs func(loadResult) map[string]float64) results.Table {
+	table := results.Table{Keys: []string{of}}
 	names := map[string]bool{}
 	for _, r := range rows {
 		table.Columns = append(table.Columns,
