@@ -3,7 +3,12 @@ package charts
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -33,6 +38,32 @@ const (
 	height = 4 * vg.Inch
 )
 
+// mostTicks find room below the chart.
+const mostTicks = 10
+
+// ticks are where something was measured.
+func (c *Chart) ticks() plot.ConstantTicks {
+	at := map[float64]plot.Tick{}
+	for _, curve := range c.Curves {
+		for _, point := range curve.Points {
+			at[point[0]] = plot.Tick{Value: point[0], Label: strconv.FormatFloat(point[0], 'f', -1, 64)}
+		}
+	}
+	return slices.SortedFunc(maps.Values(at), func(a, b plot.Tick) int { return cmp.Compare(a.Value, b.Value) })
+}
+
+// logTicks labels 1, 2 and 5 of every power of ten.
+func logTicks(least, most float64) []plot.Tick {
+	ticks := plot.LogTicks{Prec: -1}.Ticks(least, most)
+	for i := range ticks {
+		text := strconv.FormatFloat(ticks[i].Value, 'f', -1, 32) // 0.2, not 0.20000000000000001
+		if first := strings.TrimLeft(text, "0."); first[0] == '2' || first[0] == '5' {
+			ticks[i].Label = text
+		}
+	}
+	return ticks
+}
+
 // SVG draws the chart. On a logarithmic axis every value must be above 0. The same chart is always
 // the same file.
 func (c *Chart) SVG() ([]byte, error) {
@@ -42,8 +73,11 @@ func (c *Chart) SVG() ([]byte, error) {
 	p.Add(plotter.NewGrid())
 	for axis, log := range map[*plot.Axis]bool{&p.X: c.LogX, &p.Y: c.LogY} {
 		if log {
-			axis.Scale, axis.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+			axis.Scale, axis.Tick.Marker = plot.LogScale{}, plot.TickerFunc(logTicks)
 		}
+	}
+	if ticks := c.ticks(); len(ticks) <= mostTicks {
+		p.X.Tick.Marker = ticks
 	}
 	for i, curve := range c.Curves {
 		points := make(plotter.XYs, len(curve.Points))

@@ -21,6 +21,10 @@ func TestAChartIsSVGWithItsWords(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, svg, again, "the same numbers are the same file")
 
+	for _, tick := range []string{">10<", ">50<", ">20<", ">200<"} {
+		require.Contains(t, string(svg), tick, "measured at 10 and 50; 1, 2 and 5 on a logarithmic axis")
+	}
+
 	c.Curves[1].Points[0][1] = 0
 	_, err = c.SVG()
 	require.ErrorContains(t, err, `chart "Latency": curve "floor": 0 is not above 0`)
