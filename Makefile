@@ -111,7 +111,7 @@ docs: $(CRD_REF_DOCS) benchmark-docs ## Generate docs/reference from the API typ
 	go test -count=1 ./cmd/manager -run Reference -args -update
 
 .PHONY: benchmark-docs
-benchmark-docs: ## Generate docs/benchmarks.md and its charts from what was measured, docs/benchmarks/*.json.
+benchmark-docs: ## Generate docs/benchmarks.md, docs/scale.md and their charts from what was measured, docs/benchmarks/*.json.
 	go run ./tests/bench/document
 
 .PHONY: fmt

@@ -5,7 +5,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-generated=(config/crd/bases config/rbac/role.yaml config/webhook/manifests.yaml config/manifests/bases bundle bundle.Dockerfile docs/reference docs/benchmarks.md ':(glob)docs/benchmarks/*.svg' ':(glob)**/zz_generated*.go')
+generated=(config/crd/bases config/rbac/role.yaml config/webhook/manifests.yaml config/manifests/bases bundle bundle.Dockerfile docs/reference docs/benchmarks.md docs/scale.md ':(glob)docs/benchmarks/*.svg' ':(glob)**/zz_generated*.go')
 
 # The time of generation is no difference.
 different() { git diff --ignore-matching-lines='^ *createdAt: ' "$@" HEAD -- "${generated[@]}"; }

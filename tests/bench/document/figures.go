@@ -27,10 +27,40 @@ var figures = []figure{
 	{
 		name: "batches", chart: charts.Chart{Title: "One batch of a pool at rest", X: "sandboxes in the batch", Y: "ms, median", LogX: true, LogY: true},
 		curves: []curve{
-			{"operator", "sandboxes", "sandboxes", "operator", "1 batch"},
-			{"floor", "sandboxes", "sandboxes", "floor", "1 batch"},
+			{"operator", "sandboxes", "sandboxes", "operator", "1 batch of"},
+			{"floor", "sandboxes", "sandboxes", "floor", "1 batch of"},
 		},
 	},
+	over("scale-memory", charts.Chart{Title: "Memory", X: "pods", Y: "MiB, resident"},
+		"pods", "leader", "leader's most", "leader's live heap", "standby", "API server", "etcd"),
+	over("scale-rest", charts.Chart{Title: "CPU while nobody wants anything", X: "pods", Y: "thousandths of a CPU"},
+		"pods", "leader", "standby", "API server", "etcd"),
+	over("scale-claims-one", charts.Chart{Title: "A claim of one sandbox", X: "pods", Y: "ms", LogY: true},
+		"pods", "median", "floor's median", "worst", "floor's worst"),
+	over("scale-claims-batch", charts.Chart{Title: "A claim of a batch", X: "pods", Y: "ms", LogY: true},
+		"pods", "median", "floor's median", "worst", "floor's worst"),
+	over("scale-churn", charts.Chart{Title: "Latency under churn", X: "seconds", Y: "ms", LogY: true}, "until", "p50", "p99"),
+	{
+		name: "scale-churn-memory", chart: charts.Chart{Title: "Memory under churn", X: "seconds", Y: "MiB"},
+		curves: columns("scale-churn", "until", "leader", "leader's live heap", "etcd", "etcd in use"),
+	},
+	{
+		name: "scale-churn-counts", chart: charts.Chart{Title: "What is there under churn", X: "seconds", Y: "number"},
+		curves: columns("scale-churn", "until", "goroutines", "queued", "pods"),
+	},
+}
+
+// over is the figure of columns of the table that has its name, over another column.
+func over(table string, chart charts.Chart, x string, names ...string) figure {
+	return figure{name: table, chart: chart, curves: columns(table, x, names...)}
+}
+
+// columns are a curve for each name.
+func columns(table, x string, names ...string) (list []curve) {
+	for _, name := range names {
+		list = append(list, curve{name: name, table: table, x: x, y: name})
+	}
+	return list
 }
 
 // ofLoad is the figure of open loads with that recycle strategy.
@@ -39,11 +69,7 @@ func ofLoad(recycle string) figure {
 		name:  "loads-" + strings.ToLower(recycle),
 		chart: charts.Chart{Title: "Single sandboxes, recycled by " + recycle, X: "sandboxes a second", Y: "ms from due to delivered", LogY: true},
 	}
-	for _, quantile := range []string{"p50", "p90", "p99"} {
-		for _, side := range []string{"operator", "floor"} {
-			f.curves = append(f.curves, curve{name: side + " " + quantile, table: f.name, x: "a second", y: side + " " + quantile})
-		}
-	}
+	f.curves = columns(f.name, "a second", "operator p50", "floor p50", "operator p90", "floor p90", "operator p99", "floor p99")
 	return f
 }
 

@@ -90,3 +90,39 @@ func TestAColumnThatAChartWantsMustBeThere(t *testing.T) {
 	table.Columns[0].Name = "rate"
 	require.ErrorContains(t, writeInto(t, t.TempDir(), table), `chart loads-noop: table loads-noop has no column "a second"`)
 }
+
+func TestTheTemplatesOfTheRepositoryNeedNoMeasurement(t *testing.T) {
+	to := t.TempDir()
+	require.NoError(t, write("../../../docs/benchmarks", t.TempDir(), to))
+	for _, name := range []string{"benchmarks.md", "scale.md"} {
+		require.Contains(t, read(t, to, name), notMeasured)
+	}
+}
+
+func TestWhatSandboxesOfADayCost(t *testing.T) {
+	cost := results.Table{ID: "cost"}
+	for _, c := range costColumns {
+		cost.Columns = append(cost.Columns, results.Column{Name: c.each})
+	}
+	cost.Add(nil, 7, 9, 2048, 20, 4, 3, 5)
+	w := newWriter(&results.Document{Tables: []results.Table{cost}})
+	text, err := w.days("cost", 864_000)
+	require.NoError(t, err)
+	require.Contains(t, text, "| 864000 | 10.0 | 70 | 90 | 20.00 | 0.20 | 0.04 | 0.03 | 0.05 |")
+	text, err = w.days("not there", 1)
+	require.NoError(t, err)
+	require.Equal(t, notMeasured, text)
+}
+
+func TestALineGoesOnThroughTheFirstAndTheLastRow(t *testing.T) {
+	memory := results.Table{ID: "memory", Columns: []results.Column{{Name: "pods"}, {Name: "leader", Unit: "MiB"}}}
+	memory.Add(nil, 1000, 50)
+	memory.Add(nil, 5000, 1000)
+	memory.Add(nil, 11000, 150)
+	w := newWriter(&results.Document{Tables: []results.Table{memory}})
+	text, err := w.at("memory", "pods", 21000, "leader")
+	require.NoError(t, err)
+	require.Contains(t, text, "| 21000 | 250 |")
+	_, err = w.at("memory", "pods", 21000, "standby")
+	require.ErrorContains(t, err, `no column "standby"`)
+}

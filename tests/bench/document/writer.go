@@ -37,8 +37,10 @@ func newWriter(document *results.Document) *writer {
 
 // page returns the document of a template, in which these functions can be called.
 func (w *writer) page(file string) ([]byte, error) {
-	page, err := template.New(filepath.Base(file)).
-		Funcs(template.FuncMap{"table": w.table, "chart": w.chart, "runs": w.listRuns}).ParseFiles(file)
+	page, err := template.New(filepath.Base(file)).Funcs(template.FuncMap{
+		"table": w.table, "explained": w.explained, "chart": w.chart, "runs": w.listRuns,
+		"days": w.days, "at": w.at,
+	}).ParseFiles(file)
 	if err != nil {
 		return nil, err
 	}
@@ -76,6 +78,15 @@ func (w *writer) table(id string) (string, error) {
 		fmt.Fprintf(&out, " It ended before all was measured: %s.", table.Incomplete)
 	}
 	return out.String(), nil
+}
+
+// explained returns a table below its own note.
+func (w *writer) explained(id string) (string, error) {
+	text, err := w.table(id)
+	if table := w.document.Table(id); table != nil && table.Note != "" {
+		text = table.Note + "\n\n" + text
+	}
+	return text, err
 }
 
 // chart draws a chart and returns the reference to it.
