@@ -59,7 +59,7 @@ func TestTheTablesOfLoadsHaveBothSides(t *testing.T) {
 	}}
 	tables := loadTables(v1alpha1.RecycleNoop, 30*time.Second, rows, nil)
 	for i, text := range []string{
-		`\s25\s+21\.0\s+22\.0\s+23\.0\s+50\.0\s+11\.0\s+12\.0\s+13\.0\s+100\.0\s`,
+		`\s25\s+21\.0\s+22\.0\s+23\.0\s+50\.0\s+11\.0\s+12\.0\s+13\.0\s+100\.0\s+1\.91\s+1\.77\s`,
 		`GET pools\s+1\.00\s+0\.00\s+POST pods\s+2\.00\s+0\.00\s+all\s+3\.00\s+0\.00`,
 		`etcd\s+0\.00\s+6\.25`,
 	} {

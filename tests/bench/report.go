@@ -120,9 +120,10 @@ func loadTables(recycle v1alpha1.RecycleType, lasts time.Duration, rows []loadRo
 		}
 		table.Columns = append(table.Columns, results.Column{Name: side + " in time", Unit: "%", Digits: 1})
 	}
+	table.Columns = append(table.Columns, results.Column{Name: "ratio of p50", Digits: 2}, results.Column{Name: "ratio of p99", Digits: 2})
 	for _, r := range rows {
 		table.Add(nil, float64(r.rate), r.operator.p50, r.operator.p90, r.operator.p99, r.operator.inTime,
-			r.floor.p50, r.floor.p90, r.floor.p99, r.floor.inTime)
+			r.floor.p50, r.floor.p90, r.floor.p99, r.floor.inTime, r.operator.p50/r.floor.p50, r.operator.p99/r.floor.p99)
 	}
 	const until = "From its creation until it is gone and the pool is full again."
 	requests := costTable(rows, "request", func(l loadResult) map[string]float64 { return l.requests })

@@ -11,7 +11,7 @@ import (
 	"github.com/opensandbox/operator/tests/bench/results"
 )
 
-// notMeasured stands in place of a table or a chart that no file has.
+// notMeasured stands in place of a table that no file has.
 const notMeasured = "This was not measured yet."
 
 // writer fills the templates.
@@ -89,7 +89,8 @@ func (w *writer) explained(id string) (string, error) {
 	return text, err
 }
 
-// chart draws a chart and returns the reference to it.
+// chart draws a chart and returns the reference to it: nothing where it was not measured, as the
+// table beside it says so.
 func (w *writer) chart(name string) (string, error) {
 	at := slices.IndexFunc(figures, func(f figure) bool { return f.name == name })
 	if at < 0 {
@@ -97,7 +98,7 @@ func (w *writer) chart(name string) (string, error) {
 	}
 	svg, err := figures[at].draw(w.document)
 	if svg == nil || err != nil {
-		return notMeasured, err
+		return "", err
 	}
 	w.drawn[name+".svg"] = svg
 	return fmt.Sprintf("![%s](%s/%s.svg)", figures[at].chart.Title, chartFolder, name), nil
