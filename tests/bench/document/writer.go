@@ -64,6 +64,9 @@ func (w *writer) nothingLeft() error {
 
 // table returns a table with the command that makes it.
 func (w *writer) table(id string) (string, error) {
+	if w.shown[id] {
+		return "", fmt.Errorf("the table %q is shown twice", id)
+	}
 	w.shown[id] = true
 	table := w.document.Table(id)
 	if table == nil {
