@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -16,6 +15,8 @@ const (
 	choiceLabel = "bench.opensandbox.io/choice"
 	// choicePods is how many pods each of them has.
 	choicePods = 2
+	// mostChoosing is how many BatchSandboxes choose at once, at most.
+	mostChoosing = 100
 )
 
 // chosenPools is the part that has pools chosen.
@@ -30,9 +31,8 @@ func (o *options) chosenPools() ([]part, error) {
 	for i := range o.choices {
 		p = append(p, poolSize{name: fmt.Sprint(choicePools, i), size: choicePods})
 	}
-	burst := max(1, min(o.burst, o.choices*choicePods))
 	var list []scenario
-	for _, objects := range slices.Compact([]int{1, burst}) {
+	for _, objects := range []int{1, min(mostChoosing, o.choices*choicePods)} {
 		list = append(list, scenario{
 			name: fmt.Sprintf("%d of 1, of %d pools", objects, o.choices), pool: p[0].name, others: p[1:],
 			objects: objects, replicas: 1, chooses: true, floor: (*bench).runByName,

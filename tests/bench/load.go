@@ -172,24 +172,20 @@ func (l *load) inTime(took []time.Duration) int {
 // drive creates the BatchSandboxes as they are due, deletes each after its time of use and
 // returns how long each took, in the order in which they were due.
 func (b *bench) drive(ctx context.Context, l load, s side) ([]time.Duration, error) {
-	var before v1alpha1.BatchSandboxList
-	if err := s.api().List(ctx, &before, client.InNamespace(b.namespace), client.Limit(1)); err != nil {
-		return nil, fmt.Errorf("listing: %w", err)
-	}
 	ctx, cancel := context.WithTimeout(ctx, l.patience())
 	defer cancel()
-	c := collector{objects: l.count(), complete: map[string]bool{}, version: before.ResourceVersion}
-	w, err := c.open(ctx, s.api(), b.namespace)
+	took, names, number := make([]time.Duration, l.count()), make([]string, l.count()), map[string]int{}
+	run := time.Now().UnixMilli()
+	for i := range names {
+		names[i] = fmt.Sprintf("l%d-%d", run, i)
+		number[names[i]] = i
+	}
+	c, w, err := b.collect(ctx, s.api(), names...)
 	if err != nil {
 		return nil, err
 	}
 	work, ctx := errgroup.WithContext(ctx)
 	c.start = time.Now()
-	took, number := make([]time.Duration, l.count()), map[string]int{}
-	name := func(i int) string { return fmt.Sprintf("l%d-%d", c.start.UnixMilli(), i) }
-	for i := range took {
-		number[name(i)] = i
-	}
 	c.delivered = func(bs *v1alpha1.BatchSandbox, at time.Duration) {
 		i := number[bs.Name]
 		took[i] = at - l.dueAfter(i)
@@ -208,7 +204,7 @@ func (b *bench) drive(ctx context.Context, l load, s side) ([]time.Duration, err
 			}
 			work.Go(func() error {
 				return s.create(ctx, &v1alpha1.BatchSandbox{
-					ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: name(i)},
+					ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: names[i]},
 					Spec:       v1alpha1.BatchSandboxSpec{Replicas: ptr.To[int32](1), PoolRef: l.pool},
 				})
 			})

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -26,29 +25,30 @@ import (
 )
 
 type options struct {
-	sizes, tasks, manager     string
-	rates, recycle, json      string
-	lasts                     time.Duration
-	rounds, burst, burstReady int
-	choices                   int
-	keep, short               bool
-	namespace                 string
+	sizes, burst, burstReady string
+	tasks, manager           string
+	rates, recycle, json     string
+	lasts                    time.Duration
+	rounds                   int
+	choices                  int
+	keep, short              bool
+	namespace                string
 }
 
 // short is what -short sets, where the command line says nothing else: all parts, of sizes that only
 // show that they work.
 var short = map[string]string{
-	"sizes": "1,10", "burst": "5", "burst-ready": "10", "choices": "2",
-	"rates": "5", "lasts": "1s", "tasks": "5", "rounds": "1",
+	"sizes": "1,10,2x5", "burst": "5", "burst-ready": "1,2", "choices": "2",
+	"rates": "5", "lasts": "1s", "tasks": "5,2x2", "rounds": "1",
 }
 
 func (o *options) register(flags *flag.FlagSet) {
-	flags.StringVar(&o.sizes, "sizes", "1,10,100,1000", "Sandboxes of a batch, one table row for each; 5000 is the most, empty leaves them out.")
-	flags.StringVar(&o.tasks, "tasks", "100,1000", "Tasks of a batch, one row of a second table for each; empty leaves it out.")
+	flags.StringVar(&o.sizes, "sizes", "1,10,100,1000", "Sandboxes of a batch, one table row for each; 5000 is the most, 2x5000 are two batches at once, empty leaves them out.")
+	flags.StringVar(&o.tasks, "tasks", "100,1000,100x10", "Tasks of a batch, one row of a table for each; 100x10 are 100 batches of 10 at once, with two rows, empty leaves them out.")
 	flags.StringVar(&o.manager, "manager", "bin/manager", "The operator's program, which takes the deployed operator's place while tasks are measured.")
 	flags.IntVar(&o.rounds, "rounds", 15, "Pairs of measurements for each row.")
-	flags.IntVar(&o.burst, "burst", 100, "BatchSandboxes with one sandbox each that are created at once; 0 leaves this out.")
-	flags.IntVar(&o.burstReady, "burst-ready", 300, "Ready pods of the pool that the burst takes from.")
+	flags.StringVar(&o.burst, "burst", "100", "BatchSandboxes with one sandbox each that are created at once, a few table rows for each; empty leaves them out.")
+	flags.StringVar(&o.burstReady, "burst-ready", "1,3", "Ready pods of the pools that the bursts take from, for each sandbox.")
 	flags.IntVar(&o.choices, "choices", 50, "Pools to choose among, at least two, beside the same by a pool's name; 0 leaves this out.")
 	flags.StringVar(&o.rates, "rates", "10,25", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
 	flags.StringVar(&o.recycle, "recycle", "Noop,Delete", "Recycle strategies of the pools under an open load.")
@@ -110,22 +110,6 @@ func (o *options) parts() (all []part, err error) {
 		all = append(all, parts...)
 	}
 	return all, nil
-}
-
-// parseSizes reads a list of numbers of sandboxes.
-func parseSizes(name, list string) ([]int32, error) {
-	if list == "" {
-		return nil, nil
-	}
-	var sizes []int32
-	for text := range strings.SplitSeq(list, ",") {
-		n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 32)
-		if err != nil || n < 1 || n > 5000 {
-			return nil, fmt.Errorf("flag -%s: %q is not a number from 1 to 5000", name, text)
-		}
-		sizes = append(sizes, int32(n))
-	}
-	return sizes, nil
 }
 
 func run(ctx context.Context, o *options) (err error) {

@@ -11,6 +11,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/util/workqueue"
@@ -67,17 +68,20 @@ func (b *bench) runOperator(ctx context.Context, s scenario, round int) (sample,
 			return sample{}, err
 		}
 	}
-	result, err := b.time(ctx, b.api, s, round, func(ctx context.Context, _ int, bs *v1alpha1.BatchSandbox) error {
-		return b.api.Create(ctx, bs)
-	})
+	result, err := b.time(ctx, b.api, s, round, b.createOperator)
 	if err != nil {
 		return sample{}, fmt.Errorf("operator: %w", err)
 	}
 	if s.tasks {
-		result.cost = float64(b.fleet.calls.Load()) / float64(s.replicas)
+		result.cost = float64(b.fleet.calls.Load()) / float64(s.objects*int(s.replicas))
 	}
 	b.payloads[s.name] = result.seen
 	return result, errors.Join(b.empty(ctx, b.api, b.namespace), b.untilAllIdle(ctx, s))
+}
+
+// createOperator leaves all but the creation to the operator.
+func (b *bench) createOperator(ctx context.Context, _ int, bs *v1alpha1.BatchSandbox) error {
+	return b.api.Create(ctx, bs)
 }
 
 // untilAllIdle waits until nobody holds a pod of any pool of the scenario.
@@ -127,21 +131,17 @@ func (b *bench) writeFloor(ctx context.Context, bs, payload *v1alpha1.BatchSandb
 func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, round int, write func(context.Context, int, *v1alpha1.BatchSandbox) error) (sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, roundPatience)
 	defer cancel()
-	var before v1alpha1.BatchSandboxList
-	if err := api.List(ctx, &before, client.InNamespace(b.namespace)); err != nil {
-		return sample{}, fmt.Errorf("listing: %w", err)
-	}
-	c := collector{objects: s.objects, complete: map[string]bool{}, version: before.ResourceVersion}
-	w, err := c.open(ctx, api, b.namespace)
-	if err != nil {
-		return sample{}, err
-	}
-	objects := make([]*v1alpha1.BatchSandbox, s.objects)
+	objects, names := make([]*v1alpha1.BatchSandbox, s.objects), make([]string, s.objects)
 	for i := range objects {
+		names[i] = fmt.Sprintf("b%d-%d", round, i)
 		objects[i] = &v1alpha1.BatchSandbox{
-			ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: fmt.Sprintf("b%d-%d", round, i)},
+			ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: names[i]},
 			Spec:       s.spec(i),
 		}
+	}
+	c, w, err := b.collect(ctx, api, names...)
+	if err != nil {
+		return sample{}, err
 	}
 	errs := make([]error, s.objects)
 	var writers sync.WaitGroup
@@ -158,10 +158,10 @@ func (b *bench) time(ctx context.Context, api client.WithWatch, s scenario, roun
 	return c.sample(), errors.Join(err, errors.Join(errs...))
 }
 
-// collector follows the objects of a scenario.
+// collector follows the objects of those names. Others may be there too.
 type collector struct {
 	start    time.Time
-	objects  int
+	names    sets.Set[string]
 	complete map[string]bool
 	// delivered, where there is one, is called with each object when it is complete.
 	delivered func(*v1alpha1.BatchSandbox, time.Duration)
@@ -170,6 +170,17 @@ type collector struct {
 	events  int
 	took    []time.Duration
 	seen    []v1alpha1.BatchSandbox
+}
+
+// collect returns a collector and a watch from now on, before the objects are created.
+func (b *bench) collect(ctx context.Context, api client.WithWatch, names ...string) (*collector, watch.Interface, error) {
+	var before v1alpha1.BatchSandboxList
+	if err := api.List(ctx, &before, client.InNamespace(b.namespace), client.Limit(1)); err != nil {
+		return nil, nil, fmt.Errorf("listing: %w", err)
+	}
+	c := &collector{names: sets.New(names...), complete: map[string]bool{}, version: before.ResourceVersion}
+	w, err := c.open(ctx, api, b.namespace)
+	return c, w, err
 }
 
 // open opens a watch from the last version seen on, as informers do: without a
@@ -205,6 +216,9 @@ func (c *collector) read(w watch.Interface) bool {
 			return false
 		}
 		c.version = bs.ResourceVersion
+		if !c.names.Has(bs.Name) {
+			continue
+		}
 		c.events++
 		if c.complete[bs.Name] || !isComplete(bs) {
 			continue
@@ -214,7 +228,7 @@ func (c *collector) read(w watch.Interface) bool {
 		if c.delivered != nil {
 			c.delivered(bs, c.took[len(c.took)-1])
 		}
-		if len(c.complete) == c.objects {
+		if len(c.complete) == c.names.Len() {
 			return true
 		}
 	}
@@ -222,7 +236,7 @@ func (c *collector) read(w watch.Interface) bool {
 }
 
 func (c *collector) sample() sample {
-	return sample{took: slices.Sorted(slices.Values(c.took)), seen: c.seen, cost: float64(c.events) / float64(c.objects)}
+	return sample{took: slices.Sorted(slices.Values(c.took)), seen: c.seen, cost: float64(c.events) / float64(c.names.Len())}
 }
 
 // isComplete says that every sandbox is ready and has an endpoint, and that every task

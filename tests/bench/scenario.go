@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -57,26 +57,41 @@ type poolSize struct {
 
 // sandboxes is the part that measures batches at rest.
 func (o *options) sandboxes() ([]part, error) {
-	sizes, err := parseSizes("sizes", o.sizes)
+	sizes, err := parseBatches("sizes", o.sizes)
 	if err != nil {
 		return nil, err
 	}
 	var list []scenario
 	var pools []poolSize
 	for _, n := range sizes {
-		list = append(list, scenario{name: fmt.Sprintf("1 batch of %d", n), pool: "batch", objects: 1, replicas: n, floor: (*bench).runFloor})
+		list = append(list, scenario{name: n.of(""), pool: "batch", objects: n.objects, replicas: n.replicas, floor: (*bench).runFloor})
 	}
 	if len(sizes) > 0 {
-		pools = append(pools, poolSize{name: "batch", size: slices.Max(sizes)})
+		pools = append(pools, poolSize{name: "batch", size: most(sizes)})
 	}
-	if o.burst > 0 {
-		if o.burstReady < o.burst {
-			return nil, errors.New("flag -burst-ready: must be at least -burst")
+	bursts, err := parseSizes("burst", o.burst)
+	if err != nil {
+		return nil, err
+	}
+	ready, err := parseSizes("burst-ready", o.burstReady)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range bursts {
+		for _, times := range ready {
+			pool := poolSize{name: fmt.Sprintf("burst-%d-of-%d", n, n*times), size: n * times}
+			list = append(list, scenario{
+				name: fmt.Sprintf("%d batches of 1, of %d", n, pool.size), pool: pool.name, objects: int(n), replicas: 1, floor: (*bench).runFloor,
+			})
+			pools = append(pools, pool)
 		}
-		list = append(list, scenario{name: fmt.Sprintf("%d batches of 1", o.burst), pool: "burst", objects: o.burst, replicas: 1, floor: (*bench).runFloor})
-		pools = append(pools, poolSize{name: "burst", size: int32(o.burstReady)})
 	}
 	return o.compared(ofSandboxes, pools, list), nil
+}
+
+// most returns how many pods the largest of them needs.
+func most(list []batches) int32 {
+	return slices.MaxFunc(list, func(a, b batches) int { return cmp.Compare(a.total(), b.total()) }).total()
 }
 
 // compared is a part that makes one table of the scenarios, or none where there are no scenarios.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -44,18 +45,18 @@ var (
 
 // withTasks is the part that runs tasks.
 func (o *options) withTasks() ([]part, error) {
-	sizes, err := parseSizes("tasks", o.tasks)
+	sizes, err := parseBatches("tasks", o.tasks)
 	if err != nil || len(sizes) == 0 {
 		return nil, err
 	}
 	var plain []scenario
 	for _, n := range sizes {
-		plain = append(plain, scenario{name: fmt.Sprintf("%d tasks", n), pool: tasksPool, objects: 1, replicas: n, tasks: true, floor: (*bench).runTaskFloor})
+		plain = append(plain, scenario{name: n.of(" tasks"), pool: tasksPool, objects: n.objects, replicas: n.replicas, tasks: true, floor: (*bench).runTaskFloor})
 	}
-	most := slices.Max(sizes)
-	values := scenario{name: fmt.Sprintf("%d tasks with a value and a file", most), pool: tasksPool, objects: 1, replicas: most, tasks: true, values: true, floor: (*bench).runPlain}
+	largest := slices.MaxFunc(sizes, func(a, b batches) int { return cmp.Compare(a.replicas, b.replicas) }).replicas
+	values := scenario{name: fmt.Sprintf("%d tasks with a value and a file", largest), pool: tasksPool, objects: 1, replicas: largest, tasks: true, values: true, floor: (*bench).runPlain}
 	return []part{func(ctx context.Context, b *bench) (tables []results.Table, err error) {
-		restore, err := b.startFleet(ctx, o.manager, poolSize{name: tasksPool, size: most})
+		restore, err := b.startFleet(ctx, o.manager, poolSize{name: tasksPool, size: most(sizes)})
 		defer func() { err = errors.Join(err, restore()) }()
 		if err != nil {
 			return nil, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/ed25519"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -90,26 +91,21 @@ func TestOnlyLoopbackAddressesAreListenedOn(t *testing.T) {
 	require.ErrorContains(t, err, "10.0.0.7")
 }
 
-func TestSizesAreNumbersWithinBounds(t *testing.T) {
-	tests := map[string]struct {
-		list string
-		want []int32
-		err  string
-	}{
-		"an empty list is none":          {"", nil, ""},
-		"spaces are left out":            {"1, 5000", []int32{1, 5000}, ""},
-		"more than a batch can have":     {"5001", nil, `flag -tasks: "5001"`},
-		"a number is missing at the end": {"1,", nil, `flag -tasks: ""`},
+func TestABatchOfTheFloorHasTakenUntilTheLastOfItsTasks(t *testing.T) {
+	operator, floor := newSigner(t), newSigner(t)
+	f, _ := started(t, operator, floor)
+	for range 3 {
+		_, x := started(t, operator, floor)
+		f.executors = append(f.executors, x)
 	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			got, err := parseSizes("tasks", test.list)
-			if test.err != "" {
-				require.ErrorContains(t, err, test.err)
-				return
-			}
-			require.NoError(t, err)
-			require.Equal(t, test.want, got)
-		})
+	b := &bench{fleet: f}
+	for i, x := range f.executors {
+		x.target.PodUID, x.target.Address = fmt.Sprint(i), "127.0.0.1:0" // runTaskFloor boots them anew
 	}
+	result, err := b.runTaskFloor(t.Context(), scenario{objects: 2, replicas: 2}, 1)
+	require.NoError(t, err)
+	require.Len(t, result.took, 2)
+	require.Less(t, taskTakes, result.took[0])
+	require.LessOrEqual(t, result.took[0], result.took[1])
+	require.InDelta(t, 3.5, result.cost, 0.5, "calls for each task, not for each batch")
 }
