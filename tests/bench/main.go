@@ -26,10 +26,12 @@ import (
 
 type options struct {
 	sizes, burst, burstReady string
+	zero, templates          string
 	tasks, manager           string
 	rates, recycle, json     string
 	lasts                    time.Duration
 	rounds                   int
+	longRounds               int
 	choices                  int
 	keep, short              bool
 	namespace                string
@@ -40,6 +42,7 @@ type options struct {
 var short = map[string]string{
 	"sizes": "1,10,2x5", "burst": "5", "burst-ready": "1,2", "choices": "2",
 	"rates": "5", "lasts": "1s", "tasks": "5,2x2", "rounds": "1",
+	"zero": "10", "templates": "10", "long-rounds": "1",
 }
 
 func (o *options) register(flags *flag.FlagSet) {
@@ -49,6 +52,9 @@ func (o *options) register(flags *flag.FlagSet) {
 	flags.IntVar(&o.rounds, "rounds", 15, "Pairs of measurements for each row.")
 	flags.StringVar(&o.burst, "burst", "100", "BatchSandboxes with one sandbox each that are created at once, a few table rows for each; empty leaves them out.")
 	flags.StringVar(&o.burstReady, "burst-ready", "1,3", "Ready pods of the pools that the bursts take from, for each sandbox.")
+	flags.StringVar(&o.zero, "zero", "200", "Pods that a pool makes from nothing, beside a ReplicaSet; empty leaves it out.")
+	flags.StringVar(&o.templates, "templates", "100", "Sandboxes of a batch from a template, beside as many plain pods and a Job; empty leaves it out.")
+	flags.IntVar(&o.longRounds, "long-rounds", 3, "Rounds of what -zero and -templates measure.")
 	flags.IntVar(&o.choices, "choices", 50, "Pools to choose among, at least two, beside the same by a pool's name; 0 leaves this out.")
 	flags.StringVar(&o.rates, "rates", "10,25", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
 	flags.StringVar(&o.recycle, "recycle", "Noop,Delete", "Recycle strategies of the pools under an open load.")
@@ -99,10 +105,10 @@ type part func(context.Context, *bench) ([]results.Table, error)
 
 // parts are what the flags ask for, in the order in which it is measured.
 func (o *options) parts() (all []part, err error) {
-	if o.rounds < 1 {
-		return nil, errors.New("flag -rounds: must be at least 1")
+	if o.rounds < 1 || o.longRounds < 1 {
+		return nil, errors.New("flags -rounds and -long-rounds: must be at least 1")
 	}
-	for _, of := range []func() ([]part, error){o.sandboxes, o.chosenPools, o.openLoads, o.withTasks} {
+	for _, of := range []func() ([]part, error){o.sandboxes, o.chosenPools, o.fromZero, o.fromTemplates, o.openLoads, o.withTasks} {
 		parts, err := of()
 		if err != nil {
 			return nil, err
