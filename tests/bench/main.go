@@ -26,6 +26,7 @@ import (
 
 type options struct {
 	sizes, burst, burstReady string
+	refill                   string
 	zero, templates          string
 	tasks, manager           string
 	rates, recycle, json     string
@@ -42,7 +43,8 @@ type options struct {
 var short = map[string]string{
 	"sizes": "1,10,2x5", "burst": "5", "burst-ready": "1,2", "choices": "2",
 	"rates": "5", "lasts": "1s", "tasks": "5,2x2", "rounds": "1",
-	"zero": "10", "templates": "10", "long-rounds": "1",
+	"refill": "5",
+	"zero":   "10", "templates": "10", "long-rounds": "1",
 }
 
 func (o *options) register(flags *flag.FlagSet) {
@@ -52,6 +54,7 @@ func (o *options) register(flags *flag.FlagSet) {
 	flags.IntVar(&o.rounds, "rounds", 15, "Pairs of measurements for each row.")
 	flags.StringVar(&o.burst, "burst", "100", "BatchSandboxes with one sandbox each that are created at once, a few table rows for each; empty leaves them out.")
 	flags.StringVar(&o.burstReady, "burst-ready", "1,3", "Ready pods of the pools that the bursts take from, for each sandbox.")
+	flags.StringVar(&o.refill, "refill", "100", "Sandboxes of a batch from a pool that refills meanwhile, one table row for each; empty leaves it out.")
 	flags.StringVar(&o.zero, "zero", "200", "Pods that a pool makes from nothing, beside a ReplicaSet; empty leaves it out.")
 	flags.StringVar(&o.templates, "templates", "100", "Sandboxes of a batch from a template, beside as many plain pods and a Job; empty leaves it out.")
 	flags.IntVar(&o.longRounds, "long-rounds", 3, "Rounds of what -zero and -templates measure.")
@@ -108,7 +111,7 @@ func (o *options) parts() (all []part, err error) {
 	if o.rounds < 1 || o.longRounds < 1 {
 		return nil, errors.New("flags -rounds and -long-rounds: must be at least 1")
 	}
-	for _, of := range []func() ([]part, error){o.sandboxes, o.chosenPools, o.fromZero, o.fromTemplates, o.openLoads, o.withTasks} {
+	for _, of := range []func() ([]part, error){o.sandboxes, o.chosenPools, o.besideRefill, o.fromZero, o.fromTemplates, o.openLoads, o.withTasks} {
 		parts, err := of()
 		if err != nil {
 			return nil, err
