@@ -18,6 +18,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/opensandbox/operator/tests/bench/results"
 )
 
 // requestsMetric is the API server's own count of what it was asked, see
@@ -56,6 +58,10 @@ type meter struct {
 	rest rest.Interface
 	// directory of the hermetic cluster: its processes are known by it.
 	directory string
+}
+
+func (b *bench) meter() *meter {
+	return &meter{api: b.api, rest: b.discovery.RESTClient(), directory: results.ClusterDirectory()}
 }
 
 // read returns what was spent until now.

@@ -97,7 +97,7 @@ type loadRow struct {
 
 // measureLoads measures a load of each rate.
 func (b *bench) measureLoads(ctx context.Context, recycle v1alpha1.RecycleType, rates []int32, lasts time.Duration) (rows []loadRow, err error) {
-	m := &meter{api: b.api, rest: b.discovery.RESTClient(), directory: results.ClusterDirectory()}
+	m := b.meter()
 	for _, rate := range rates {
 		l := load{recycle: recycle, rate: int(rate), lasts: lasts}
 		l.pool = strings.ToLower(fmt.Sprintf("load-%s-%d", recycle, rate))

@@ -34,6 +34,7 @@ type options struct {
 	rounds                   int
 	longRounds               int
 	choices                  int
+	creates                  int
 	keep, short              bool
 	namespace                string
 }
@@ -45,6 +46,7 @@ var short = map[string]string{
 	"rates": "5", "lasts": "1s", "tasks": "5,2x2", "rounds": "1",
 	"refill": "5",
 	"zero":   "10", "templates": "10", "long-rounds": "1",
+	"creates": "2",
 }
 
 func (o *options) register(flags *flag.FlagSet) {
@@ -58,6 +60,7 @@ func (o *options) register(flags *flag.FlagSet) {
 	flags.StringVar(&o.zero, "zero", "200", "Pods that a pool makes from nothing, beside a ReplicaSet; empty leaves it out.")
 	flags.StringVar(&o.templates, "templates", "100", "Sandboxes of a batch from a template, beside as many plain pods and a Job; empty leaves it out.")
 	flags.IntVar(&o.longRounds, "long-rounds", 3, "Rounds of what -zero and -templates measure.")
+	flags.IntVar(&o.creates, "creates", 50, "BatchSandboxes that are created with, and without, the validating webhook being asked; 0 leaves it out.")
 	flags.IntVar(&o.choices, "choices", 50, "Pools to choose among, at least two, beside the same by a pool's name; 0 leaves this out.")
 	flags.StringVar(&o.rates, "rates", "10,25", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
 	flags.StringVar(&o.recycle, "recycle", "Noop,Delete", "Recycle strategies of the pools under an open load.")
@@ -111,7 +114,7 @@ func (o *options) parts() (all []part, err error) {
 	if o.rounds < 1 || o.longRounds < 1 {
 		return nil, errors.New("flags -rounds and -long-rounds: must be at least 1")
 	}
-	for _, of := range []func() ([]part, error){o.sandboxes, o.chosenPools, o.besideRefill, o.fromZero, o.fromTemplates, o.openLoads, o.withTasks} {
+	for _, of := range []func() ([]part, error){o.sandboxes, o.chosenPools, o.besideRefill, o.fromZero, o.fromTemplates, o.admission, o.openLoads, o.withTasks} {
 		parts, err := of()
 		if err != nil {
 			return nil, err

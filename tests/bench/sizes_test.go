@@ -46,3 +46,32 @@ func TestBatchesAreCountsAndSizes(t *testing.T) {
 		require.ErrorContains(t, err, "flag -sizes: ", bad)
 	}
 }
+
+// The defaults of the flags are not tested here: each is a list that one of these has read.
+func TestPartsAreWhatTheFlagsAskFor(t *testing.T) {
+	o := options{rounds: 1, longRounds: 1}
+	parts, err := o.parts()
+	require.NoError(t, err)
+	require.Empty(t, parts)
+
+	o = options{
+		rounds: 1, longRounds: 1, burst: "10", burstReady: "1,3", refill: "10", zero: "10", templates: "10", creates: 1, tasks: "10x10",
+	}
+	parts, err = o.parts()
+	require.NoError(t, err)
+	require.Len(t, parts, 6)
+
+	for message, bad := range map[string]options{
+		"flag -burst: ":             {burst: "none"},
+		"flag -burst-ready: ":       {burst: "1", burstReady: "0"},
+		"flag -refill: ":            {refill: "2x5"},
+		"flag -zero: ":              {zero: "-1"},
+		"flag -templates: ":         {templates: "5001"},
+		"flag -tasks: ":             {tasks: "0"},
+		"flags -rounds and -long-r": {rounds: -1},
+	} {
+		bad.rounds, bad.longRounds = bad.rounds+1, 1
+		_, err := bad.parts()
+		require.ErrorContains(t, err, message)
+	}
+}
