@@ -11,7 +11,7 @@ folder=$TEST_ARTIFACTS/bench
 rm -rf "$folder"
 BENCH_NODES=2 BENCH_FLAGS=-short BENCH_JSON=$folder/measured/bench.json hack/bench.sh
 go run ./tests/bench/document -measured "$folder/measured" -to "$folder/docs"
-for chart in batches loads-noop loads-delete; do
+for chart in batches loads-noop loads-delete loads-restart; do
   grep -q '</svg>' "$folder/docs/benchmarks/$chart.svg"
   grep -qF "(benchmarks/$chart.svg)" "$folder/docs/benchmarks.md"
 done

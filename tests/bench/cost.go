@@ -58,10 +58,12 @@ type meter struct {
 	rest rest.Interface
 	// directory of the hermetic cluster: its processes are known by it.
 	directory string
+	// here is the operator where it runs on this machine; nil where the deployed one runs.
+	here *hostOperator
 }
 
 func (b *bench) meter() *meter {
-	return &meter{api: b.api, rest: b.discovery.RESTClient(), directory: results.ClusterDirectory()}
+	return &meter{api: b.api, rest: b.discovery.RESTClient(), directory: results.ClusterDirectory(), here: b.here}
 }
 
 // read returns what was spent until now.
@@ -145,6 +147,9 @@ func (m *meter) cpu(ctx context.Context) (map[string]float64, error) {
 
 // nameOf returns what a process of the cluster is called, and nothing for all others.
 func (m *meter) nameOf(process procfs.Proc, replicas map[string]string) string {
+	if m.here != nil && process.PID == m.here.command.Process.Pid {
+		return "operator, leader"
+	}
 	groups, err := process.Cgroups()
 	if err != nil {
 		return ""

@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +27,8 @@ import (
 // check of tokens, on each pod's own loopback address. Only the process is left out.
 type fleet struct {
 	executors []*executor
+	// restartPod is called when a pod's executor has ended so that all containers restart.
+	restartPod func(*corev1.Pod)
 	// calls counts the requests since the last boot.
 	calls atomic.Int64
 	work  sync.WaitGroup
@@ -36,6 +36,7 @@ type fleet struct {
 
 // executor is that of one pod.
 type executor struct {
+	pod     *corev1.Pod
 	target  executorclient.Target
 	request executorapi.TaskRequest
 	// keys are whose tokens it takes: the operator's, and the floor's.
@@ -45,13 +46,13 @@ type executor struct {
 }
 
 // newFleet returns the executors of the pods, which boot starts.
-func newFleet(pods []corev1.Pod) (*fleet, error) {
+func newFleet(pods []corev1.Pod, restartPod func(*corev1.Pod)) (*fleet, error) {
 	key, err := token.GenerateKey()
 	if err != nil {
 		return nil, fmt.Errorf("making the floor's key: %w", err)
 	}
 	signer := token.NewSigner(key)
-	f := &fleet{}
+	f := &fleet{restartPod: restartPod}
 	for i := range pods {
 		x, err := newExecutor(&pods[i], signer)
 		if err != nil {
@@ -66,7 +67,7 @@ func newExecutor(pod *corev1.Pod, floor *token.Signer) (*executor, error) {
 	if ip := net.ParseIP(pod.Status.PodIP); !ip.IsLoopback() {
 		return nil, fmt.Errorf("its address %q is not a loopback address: kwok gives such ones with --cidr=127.100.0.0/16", pod.Status.PodIP)
 	}
-	x := &executor{target: executorclient.Target{
+	x := &executor{pod: pod, target: executorclient.Target{
 		PodUID: string(pod.UID), Address: executorclient.PodAddress(pod.Status.PodIP), Signer: floor,
 	}}
 	x.request.Spec.Process.Command = taskCommand
@@ -108,13 +109,17 @@ func (f *fleet) boot() error {
 		if err != nil {
 			return errors.Join(err, plain.Close())
 		}
-		boot := strings.ToLower(rand.Text())
 		verifier, err := token.NewVerifier(x.keys, x.target.PodUID)
 		if err != nil {
 			return errors.Join(err, listener.Close())
 		}
+		tasks := newShortTasks()
 		handler := server.New(server.Config{
-			Executor: newShortTasks(boot), Verifier: verifier, Log: slog.New(slog.DiscardHandler), Exit: func() {},
+			Executor: tasks, Verifier: verifier, Log: slog.New(slog.DiscardHandler),
+			BeforeRestart: func() error { return nil }, Exit: func() {
+				tasks.boot()
+				f.work.Go(func() { f.restartPod(x.pod) })
+			},
 		})
 		x.server = handler.HTTPServer(context.Background())
 		x.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -55,6 +55,12 @@ func (l *load) patience() time.Duration {
 // second, and for as much again that is replaced.
 func (l *load) poolSize() int { return 4 * l.rate }
 
+// restartPool has pods enough for every rate, so that executors are started once.
+func restartPool(rates []int32) poolSize {
+	l := load{rate: int(slices.Max(rates))}
+	return poolSize{name: "load-restart", size: int32(l.poolSize()), recycle: v1alpha1.RecycleRestart}
+}
+
 // loadResult is what a load has shown on one side.
 type loadResult struct {
 	// Latencies from due to delivered, in milliseconds.
@@ -77,16 +83,43 @@ func (o *options) openLoads() (parts []part, err error) {
 	}
 	for name := range strings.SplitSeq(o.recycle, ",") {
 		recycle := v1alpha1.RecycleType(strings.TrimSpace(name))
-		// A simulated node restarts no container in place.
-		if recycle != v1alpha1.RecycleNoop && recycle != v1alpha1.RecycleDelete {
-			return nil, fmt.Errorf("flag -recycle: %q is neither %s nor %s", recycle, v1alpha1.RecycleNoop, v1alpha1.RecycleDelete)
+		if known := []v1alpha1.RecycleType{v1alpha1.RecycleNoop, v1alpha1.RecycleDelete, v1alpha1.RecycleRestart}; !slices.Contains(known, recycle) {
+			return nil, fmt.Errorf("flag -recycle: %q is none of %v", recycle, known)
 		}
-		parts = append(parts, func(ctx context.Context, b *bench) ([]results.Table, error) {
+		measure := func(ctx context.Context, b *bench) ([]results.Table, error) {
 			rows, err := b.measureLoads(ctx, recycle, rates, o.lasts)
 			return loadTables(recycle, o.lasts, rows, err), err
-		})
+		}
+		if recycle == v1alpha1.RecycleRestart {
+			measure = withRestarts(o.manager, restartPool(rates), measure)
+		}
+		parts = append(parts, measure)
 	}
 	return parts, nil
+}
+
+// withRestarts has the pods of the pool restarted while a part is measured.
+func withRestarts(program string, pool poolSize, measure part) part {
+	return func(ctx context.Context, b *bench) (tables []results.Table, err error) {
+		restore, err := b.startFleet(ctx, program, pool)
+		defer func() { err = errors.Join(err, restore()) }()
+		if err == nil {
+			err = b.fleet.boot()
+		}
+		if err == nil { // an operator that has only just taken over does not serve yet
+			_, err = b.deliver(ctx, &v1alpha1.BatchSandbox{
+				ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: "first"},
+				Spec:       v1alpha1.BatchSandboxSpec{Replicas: ptr.To[int32](1), PoolRef: pool.name},
+			})
+		}
+		if err == nil {
+			err = b.empty(ctx, b.api, b.namespace)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return measure(ctx, b)
+	}
 }
 
 // loadRow is what a load has shown on both sides.
@@ -100,8 +133,12 @@ func (b *bench) measureLoads(ctx context.Context, recycle v1alpha1.RecycleType, 
 	m := b.meter()
 	for _, rate := range rates {
 		l := load{recycle: recycle, rate: int(rate), lasts: lasts}
-		l.pool = strings.ToLower(fmt.Sprintf("load-%s-%d", recycle, rate))
-		if err := b.fill(ctx, []poolSize{{l.pool, int32(l.poolSize()), recycle}}); err != nil {
+		pool := poolSize{strings.ToLower(fmt.Sprintf("load-%s-%d", recycle, rate)), int32(l.poolSize()), recycle}
+		if recycle == v1alpha1.RecycleRestart {
+			pool = restartPool(rates)
+		}
+		l.pool = pool.name
+		if err := b.fill(ctx, []poolSize{pool}); err != nil {
 			return rows, err
 		}
 		operator, err := b.runLoad(ctx, m, l, &operatorSide{b})
@@ -253,21 +290,29 @@ func (s *operatorSide) remove(ctx context.Context, bs *v1alpha1.BatchSandbox) er
 }
 
 // floorSide writes by hand what the operator writes. Where pods are recycled by deletion it also
-// deletes one pod and creates another for each sandbox, as a background of the same weight.
+// deletes one pod and creates another for each sandbox, as a background of the same weight; where
+// they are recycled by a restart, a kubelet restarts one for each.
 type floorSide struct {
 	b    *bench
 	load load
-	// made is how many pods were made before the load, removed how many it has taken away.
+	// made is how many pods were made before the load, removed how many it has taken away or
+	// restarted.
 	made    int
 	removed atomic.Int64
+	// pods are those to restart, restarts what is under way.
+	pods     []corev1.Pod
+	restarts errgroup.Group
 }
 
 func (s *floorSide) api() client.WithWatch { return s.b.floor }
 
 // prepare fills the floor's own pods up, where there are any.
 func (s *floorSide) prepare(ctx context.Context, l load) error {
-	if l.recycle != v1alpha1.RecycleDelete {
+	if l.recycle == v1alpha1.RecycleNoop {
 		return nil
+	}
+	if err := s.restarts.Wait(); err != nil {
+		return err
 	}
 	for s.made < l.poolSize() {
 		if err := s.createPod(ctx, s.made); err != nil {
@@ -275,27 +320,33 @@ func (s *floorSide) prepare(ctx context.Context, l load) error {
 		}
 		s.made++
 	}
-	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, roundPatience, true, func(ctx context.Context) (bool, error) {
-		var pods corev1.PodList
-		err := s.b.api.List(ctx, &pods, client.InNamespace(s.b.namespace), client.MatchingLabels{floorLabel: l.pool})
+	var pods corev1.PodList
+	if err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, roundPatience, true, func(ctx context.Context) (bool, error) {
+		err := s.b.api.List(ctx, &pods, client.InNamespace(s.b.namespace), client.MatchingLabels{floorLabel: s.label()})
 		ready := func(p corev1.Pod) bool { return p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning }
 		return err == nil && len(pods.Items) == l.poolSize() && !slices.ContainsFunc(pods.Items, func(p corev1.Pod) bool { return !ready(p) }), err
-	})
+	}); err != nil || l.recycle != v1alpha1.RecycleRestart || s.pods != nil {
+		return err
+	}
+	s.pods = pods.Items
+	for i := range s.pods {
+		if err := s.b.kubelet().start(ctx, &s.pods[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+// label is on the pods of this load: those of others stay where they are.
+func (s *floorSide) label() string { return fmt.Sprintf("%s-at-%d", s.load.pool, s.load.rate) }
 
 // floorLabel is on the floor's pods.
 const floorLabel = "bench.opensandbox.io/pool"
 
-func (s *floorSide) podName(n int) string { return fmt.Sprintf("floor-%s-%d", s.load.pool, n) }
+func (s *floorSide) podName(n int) string { return fmt.Sprintf("floor-%s-%d", s.label(), n) }
 
 func (s *floorSide) createPod(ctx context.Context, n int) error {
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: s.b.namespace, Name: s.podName(n), Labels: map[string]string{floorLabel: s.load.pool},
-		},
-		Spec: s.b.pool(poolSize{name: s.load.pool}).Spec.Template.Spec,
-	}
-	return s.b.api.Create(ctx, pod)
+	return s.b.api.Create(ctx, s.b.plainPod(floorLabel, s.label(), s.podName(n)))
 }
 
 func (s *floorSide) create(ctx context.Context, bs *v1alpha1.BatchSandbox) error {
@@ -303,8 +354,12 @@ func (s *floorSide) create(ctx context.Context, bs *v1alpha1.BatchSandbox) error
 }
 
 func (s *floorSide) remove(ctx context.Context, bs *v1alpha1.BatchSandbox) error {
-	if s.load.recycle == v1alpha1.RecycleDelete {
-		n := int(s.removed.Add(1)) - 1
+	n := int(s.removed.Add(1)) - 1
+	switch s.load.recycle {
+	case v1alpha1.RecycleRestart:
+		ctx := context.WithoutCancel(ctx) // it goes on when the load is over
+		s.restarts.Go(func() error { return s.b.kubelet().restart(ctx, &s.pods[n%len(s.pods)]) })
+	case v1alpha1.RecycleDelete:
 		oldest := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.b.namespace, Name: s.podName(n)}}
 		if err := errors.Join(client.IgnoreNotFound(s.b.api.Delete(ctx, oldest)), s.createPod(ctx, n+s.load.poolSize())); err != nil {
 			return err

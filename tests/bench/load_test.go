@@ -12,19 +12,19 @@ import (
 )
 
 func TestOpenLoadsAreAPartForEachStrategy(t *testing.T) {
-	o := options{rates: "10, 25", recycle: "Noop, Delete", lasts: 3 * time.Second}
+	o := options{rates: "10, 25", recycle: "Noop, Delete, Restart", lasts: 3 * time.Second}
 	parts, err := o.openLoads()
 	require.NoError(t, err)
-	require.Len(t, parts, 2)
+	require.Len(t, parts, 3)
 
 	l := load{rate: 25, lasts: 3 * time.Second}
 	require.Equal(t, 75, l.count())
 	require.Equal(t, time.Second, l.dueAfter(25))
 
 	for message, bad := range map[string]options{
-		`flag -rates: "x" is not a number`:                    {rates: "x", recycle: "Noop", lasts: time.Second},
-		`flag -recycle: "Restart" is neither Noop nor Delete`: {rates: "1", recycle: "Restart", lasts: time.Second},
-		"flag -lasts: 1.5s is not a whole number of seconds":  {rates: "1", recycle: "Noop", lasts: 1500 * time.Millisecond},
+		`flag -rates: "x" is not a number`:                   {rates: "x", recycle: "Noop", lasts: time.Second},
+		`flag -recycle: "Retain" is none of`:                 {rates: "1", recycle: "Retain", lasts: time.Second},
+		"flag -lasts: 1.5s is not a whole number of seconds": {rates: "1", recycle: "Noop", lasts: 1500 * time.Millisecond},
 	} {
 		_, err := bad.openLoads()
 		require.ErrorContains(t, err, message)

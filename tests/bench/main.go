@@ -63,7 +63,7 @@ func (o *options) register(flags *flag.FlagSet) {
 	flags.IntVar(&o.creates, "creates", 50, "BatchSandboxes that are created with, and without, the validating webhook being asked; 0 leaves it out.")
 	flags.IntVar(&o.choices, "choices", 50, "Pools to choose among, at least two, beside the same by a pool's name; 0 leaves this out.")
 	flags.StringVar(&o.rates, "rates", "10,25", "Sandboxes a second of an open load, one row of a table for each; empty leaves it out.")
-	flags.StringVar(&o.recycle, "recycle", "Noop,Delete", "Recycle strategies of the pools under an open load.")
+	flags.StringVar(&o.recycle, "recycle", "Noop,Delete,Restart", "Recycle strategies of the pools under an open load; with Restart, a stand-in restarts the pods in place of a kubelet.")
 	flags.DurationVar(&o.lasts, "lasts", 10*time.Second, "How long each open load lasts, in whole seconds.")
 	flags.StringVar(&o.json, "json", "", "JSON file to add what was measured to; its tables of earlier runs stay, or are replaced by new ones.")
 	flags.BoolVar(&o.keep, "keep", false, "Leave the pools in place at the end.")

@@ -111,7 +111,7 @@ func loadTables(recycle v1alpha1.RecycleType, lasts time.Duration, rows []loadRo
 	table := results.Table{
 		ID: "loads-" + name, Title: fmt.Sprintf("An open load of single sandboxes for %v, with recycling %s", lasts, recycle),
 		Note: fmt.Sprintf("Each is deleted %v after its delivery. Milliseconds from when it was due until a watch shows it delivered.\n"+
-			"Floor: the same writes by hand; with Delete also as many pods deleted and created. In time: until %v after the load's end.", useTime, lateAfter),
+			"Floor: the same writes by hand; with Delete also as many pods deleted and created, with Restart as many restarted. In time: until %v after the load's end.", useTime, lateAfter),
 		Columns: []results.Column{{Name: "a second"}},
 	}
 	for _, side := range []string{"operator", "floor"} {

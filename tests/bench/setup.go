@@ -43,9 +43,13 @@ type bench struct {
 	namespace  string
 	// payloads are what the operator wrote last, by scenario: the floor writes the same.
 	payloads map[string][]v1alpha1.BatchSandbox
-	// fleet runs the tasks; nil where there are none.
+	// fleet runs the tasks and restarts pods; nil where nothing needs it.
 	fleet *fleet
+	// here is the operator that runs on this machine, nil where the deployed one runs.
+	here *hostOperator
 }
+
+func (b *bench) kubelet() *kubelet { return &kubelet{api: b.api} }
 
 func connect() (*bench, error) {
 	if os.Getenv("KUBECONFIG") == "" {

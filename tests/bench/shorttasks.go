@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,20 +19,33 @@ const taskTakes = 2 * time.Millisecond
 // succeed, whatever they are. No process is started, whose cost would be the same on
 // both sides and bring the ratio closer to 1.
 type shortTasks struct {
-	boot string
-
 	mu      sync.Mutex // guards the rest
+	bootID  string
 	tasks   map[string]executorapi.Task
 	version int64
 	changed chan struct{} // closed and replaced at every change
 }
 
-func newShortTasks(boot string) *shortTasks {
-	return &shortTasks{boot: boot, tasks: map[string]executorapi.Task{}, version: 1, changed: make(chan struct{})}
+func newShortTasks() *shortTasks {
+	t := &shortTasks{changed: make(chan struct{})}
+	t.boot()
+	return t
+}
+
+// boot makes it one that nobody has called yet.
+func (t *shortTasks) boot() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bootID, t.tasks, t.version = strings.ToLower(rand.Text()), map[string]executorapi.Task{}, 0
+	t.change()
 }
 
 // BootID implements server.Tasks.
-func (t *shortTasks) BootID() string { return t.boot }
+func (t *shortTasks) BootID() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.bootID
+}
 
 // Start implements server.Tasks.
 func (t *shortTasks) Start(_ context.Context, _, id string, _ executorapi.TaskRequest) (executorapi.Task, bool, error) {
@@ -84,7 +99,7 @@ func (t *shortTasks) Wait(ctx context.Context, since executorapi.Cursor) executo
 func (t *shortTasks) list() (executorapi.TaskList, <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	list := executorapi.TaskList{BootID: t.boot, Version: t.version, Tasks: []executorapi.Task{}}
+	list := executorapi.TaskList{BootID: t.bootID, Version: t.version, Tasks: []executorapi.Task{}}
 	for _, task := range t.tasks {
 		list.Tasks = append(list.Tasks, task)
 	}

@@ -4,24 +4,25 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -58,6 +59,9 @@ func (o *options) withTasks() ([]part, error) {
 	return []part{func(ctx context.Context, b *bench) (tables []results.Table, err error) {
 		restore, err := b.startFleet(ctx, o.manager, poolSize{name: tasksPool, size: most(sizes)})
 		defer func() { err = errors.Join(err, restore()) }()
+		if err == nil {
+			err = b.createValues(ctx)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -71,7 +75,7 @@ func (o *options) withTasks() ([]part, error) {
 	}}, nil
 }
 
-// startFleet makes what tasks run on. Executors listen on loopback addresses of this machine,
+// startFleet makes what tasks run on, and what restarts pods. Executors listen on loopback addresses of this machine,
 // which a pod cannot reach: the operator's program runs here, until what is returned is called.
 func (b *bench) startFleet(ctx context.Context, program string, pool poolSize) (restore func() error, err error) {
 	here, err := b.replaceOperator(ctx, program)
@@ -79,12 +83,14 @@ func (b *bench) startFleet(ctx context.Context, program string, pool poolSize) (
 		if b.fleet != nil {
 			b.fleet.close()
 		}
+		b.here = nil
 		return here.restore(context.WithoutCancel(ctx), b)
 	}
 	if err != nil {
 		return restore, fmt.Errorf("running the operator here: %w", err)
 	}
-	fmt.Printf("operator for tasks: %s on this machine, as are the executors\n", program)
+	b.here = here
+	fmt.Printf("operator for pool %s: %s on this machine, as are the executors\n", pool.name, program)
 	if err := b.fill(ctx, []poolSize{pool}); err != nil {
 		return restore, err
 	}
@@ -92,10 +98,13 @@ func (b *bench) startFleet(ctx context.Context, program string, pool poolSize) (
 	if err != nil {
 		return restore, err
 	}
-	if b.fleet, err = newFleet(pods); err != nil {
-		return restore, err
-	}
-	return restore, b.createValues(ctx)
+	b.fleet, err = newFleet(pods, func(pod *corev1.Pod) {
+		// What it could not write, the operator waits for in vain, and deletes the pod.
+		if err := b.kubelet().restart(context.WithoutCancel(ctx), pod); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+	})
+	return restore, err
 }
 
 // valuesName is the Secret that tasks with values name: its keys are token and file.
@@ -163,7 +172,21 @@ func (b *bench) replaceOperator(ctx context.Context, program string) (*hostOpera
 		return h, fmt.Errorf("starting it: %w", err)
 	}
 	h.command = command
-	return h, nil
+	return h, b.untilLeads(ctx)
+}
+
+// untilLeads waits until the operator on this machine is the leader: a deployed one that is told to
+// end goes on for a while.
+func (b *bench) untilLeads(ctx context.Context) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("asking for the name of this machine: %w", err)
+	}
+	return wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, roundPatience, true, func(ctx context.Context) (bool, error) {
+		var held coordinationv1.Lease
+		err := b.api.Get(ctx, lease, &held)
+		return err == nil && strings.HasPrefix(ptr.Deref(held.Spec.HolderIdentity, ""), host+"_"), client.IgnoreNotFound(err)
+	})
 }
 
 // executorImage is the one that the deployed operator gives to pods: with another one,
@@ -234,7 +257,8 @@ func (b *bench) scaleOperator(ctx context.Context, replicas int32) error {
 }
 
 // startedPods returns the pods of the pool, with ids for their containers: the stages
-// of kwok give them none, and a task names the container that it runs in.
+// of kwok give them none, a task names the container that it runs in, and a restart is known by
+// other ones.
 func (b *bench) startedPods(ctx context.Context, pool poolSize) ([]corev1.Pod, error) {
 	var list corev1.PodList
 	if err := b.api.List(ctx, &list, client.InNamespace(b.namespace), client.MatchingLabels{v1alpha1.LabelPoolName: pool.name}); err != nil {
@@ -245,14 +269,7 @@ func (b *bench) startedPods(ctx context.Context, pool poolSize) ([]corev1.Pod, e
 	}
 	errs := make([]error, len(list.Items))
 	workqueue.ParallelizeUntil(ctx, 32, len(list.Items), func(i int) {
-		pod := &list.Items[i]
-		before := client.MergeFrom(pod.DeepCopy())
-		for j := range pod.Status.ContainerStatuses {
-			status := &pod.Status.ContainerStatuses[j]
-			sum := sha256.Sum256([]byte(string(pod.UID) + status.Name))
-			status.ContainerID = "containerd://" + hex.EncodeToString(sum[:])
-		}
-		errs[i] = b.api.Status().Patch(ctx, pod, before)
+		errs[i] = b.kubelet().start(ctx, &list.Items[i])
 	})
 	return list.Items, errors.Join(errs...)
 }
