@@ -1,10 +1,10 @@
 // Command bench measures how long pooled sandboxes take to be delivered, beside the
 // least that they can cost: the same three writes, of the same sizes, done by hand
 // and seen back by the same kind of watch. Both are measured in turns in one run, so
-// that the ratio says something on a busy machine too. It measures as well how long
-// tasks take, beside a plain loop that calls the same task executors. KUBECONFIG names a cluster
-// with kwok nodes and the operator deployed: 'make bench' starts one. Nothing here
-// fails because it is slow.
+// that the ratio says something on a busy machine too. Other parts measure in the same way what
+// else takes time: tasks, open loads, pools that refill or start from nothing, pods from a
+// template, the webhook. KUBECONFIG names a cluster with kwok nodes and the operator deployed:
+// 'make bench' starts one. Nothing here fails because it is slow.
 package main
 
 import (
@@ -31,10 +31,8 @@ type options struct {
 	tasks, manager           string
 	rates, recycle, json     string
 	lasts                    time.Duration
-	rounds                   int
-	longRounds               int
-	choices                  int
-	creates                  int
+	rounds, longRounds       int
+	choices, creates         int
 	keep, short              bool
 	namespace                string
 }
@@ -44,15 +42,13 @@ type options struct {
 var short = map[string]string{
 	"sizes": "1,10,2x5", "burst": "5", "burst-ready": "1,2", "choices": "2",
 	"rates": "5", "lasts": "1s", "tasks": "5,2x2", "rounds": "1",
-	"refill": "5",
-	"zero":   "10", "templates": "10", "long-rounds": "1",
-	"creates": "2",
+	"refill": "5", "zero": "10", "templates": "10", "long-rounds": "1", "creates": "2",
 }
 
 func (o *options) register(flags *flag.FlagSet) {
 	flags.StringVar(&o.sizes, "sizes", "1,10,100,1000", "Sandboxes of a batch, one table row for each; 5000 is the most, 2x5000 are two batches at once, empty leaves them out.")
 	flags.StringVar(&o.tasks, "tasks", "100,1000,100x10", "Tasks of a batch, one row of a table for each; 100x10 are 100 batches of 10 at once, with two rows, empty leaves them out.")
-	flags.StringVar(&o.manager, "manager", "bin/manager", "The operator's program, which takes the deployed operator's place while tasks are measured.")
+	flags.StringVar(&o.manager, "manager", "bin/manager", "The operator's program, which takes the deployed operator's place while tasks and restarts are measured.")
 	flags.IntVar(&o.rounds, "rounds", 15, "Pairs of measurements for each row.")
 	flags.StringVar(&o.burst, "burst", "100", "BatchSandboxes with one sandbox each that are created at once, a few table rows for each; empty leaves them out.")
 	flags.StringVar(&o.burstReady, "burst-ready", "1,3", "Ready pods of the pools that the bursts take from, for each sandbox.")
