@@ -31,7 +31,9 @@ const (
 //
 // It goes on for as long as a scenario is measured, on both sides alike: the floor's three writes,
 // which take no pod, meet the same API server, as busy with the same refill. Each measurement
-// begins right after such a BatchSandbox is gone, so that no side gets an easier moment.
+// begins right after such a BatchSandbox is gone, so that no side gets an easier moment. What the
+// operator does to have refill make way for its hand-outs counts for it: it knows nothing of the
+// floor's writes, beside which refill goes on.
 type refill struct {
 	b     *bench
 	batch int
