@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/prometheus/procfs"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -59,7 +57,7 @@ type meter struct {
 	// directory of the hermetic cluster: its processes are known by it.
 	directory string
 	// here is the operator where it runs on this machine; nil where the deployed one runs.
-	here *hostOperator
+	here *standIn
 }
 
 func (b *bench) meter() *meter {
@@ -79,28 +77,25 @@ func (m *meter) read(ctx context.Context) (cost, error) {
 	return cost{requests: requests, cpu: cpu}, nil
 }
 
-func (m *meter) requests(ctx context.Context) (map[string]float64, error) {
+// families are all metrics of the API server.
+func (m *meter) families(ctx context.Context) (families, error) {
 	text, err := m.rest.Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
 		return nil, err
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
+	return parseFamilies(bytes.NewReader(text))
+}
+
+func (m *meter) requests(ctx context.Context) (map[string]float64, error) {
+	families, err := m.families(ctx)
 	if err != nil {
 		return nil, err
 	}
-	family := families[requestsMetric]
-	if family == nil {
+	if families[requestsMetric] == nil {
 		return nil, errors.New("there is no such metric")
 	}
 	sums := map[string]float64{}
-	for _, metric := range family.GetMetric() {
-		labels := map[string]string{}
-		for _, pair := range metric.GetLabel() {
-			labels[pair.GetName()] = pair.GetValue()
-		}
-		sums[requestName(labels)] += metric.GetCounter().GetValue()
-	}
+	families.each(requestsMetric, func(labels map[string]string, value float64) { sums[requestName(labels)] += value })
 	return sums, nil
 }
 
@@ -116,9 +111,41 @@ func requestName(labels map[string]string) string {
 	return name
 }
 
-// cpu returns the seconds of CPU that each process of the cluster has taken. The replicas of
-// the operator are the leader and the standbys.
+// cpu returns the seconds of CPU that each process of the cluster has taken.
 func (m *meter) cpu(ctx context.Context) (map[string]float64, error) {
+	return m.sum(ctx, func(s procfs.ProcStat) float64 { return s.CPUTime() })
+}
+
+// memory returns the bytes of memory that each process of the cluster has.
+func (m *meter) memory(ctx context.Context) (map[string]float64, error) {
+	return m.sum(ctx, func(s procfs.ProcStat) float64 { return float64(s.ResidentMemory()) })
+}
+
+// sum adds a number up over all processes of the same name.
+func (m *meter) sum(ctx context.Context, of func(procfs.ProcStat) float64) (map[string]float64, error) {
+	processes, err := m.processes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sums := map[string]float64{}
+	for name, list := range processes {
+		for _, process := range list {
+			stat, err := process.Stat()
+			if errors.Is(err, os.ErrNotExist) {
+				continue // it has ended since
+			}
+			if err != nil {
+				return nil, err
+			}
+			sums[name] += of(stat)
+		}
+	}
+	return sums, nil
+}
+
+// processes returns those of the cluster by their names. The replicas of the operator are the
+// leader and the standbys.
+func (m *meter) processes(ctx context.Context) (map[string][]procfs.Proc, error) {
 	replicas, err := m.replicas(ctx)
 	if err != nil {
 		return nil, err
@@ -127,28 +154,21 @@ func (m *meter) cpu(ctx context.Context) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	sums := map[string]float64{}
+	named := map[string][]procfs.Proc{}
 	for _, process := range all {
-		name := m.nameOf(process, replicas)
-		if name == "" {
-			continue
+		if name := m.nameOf(process, replicas); name != "" {
+			named[name] = append(named[name], process)
 		}
-		stat, err := process.Stat()
-		if errors.Is(err, os.ErrNotExist) {
-			continue // it has ended since
-		}
-		if err != nil {
-			return nil, err
-		}
-		sums[name] += stat.CPUTime()
 	}
-	return sums, nil
+	return named, nil
 }
 
 // nameOf returns what a process of the cluster is called, and nothing for all others.
 func (m *meter) nameOf(process procfs.Proc, replicas map[string]string) string {
-	if m.here != nil && process.PID == m.here.command.Process.Pid {
-		return "operator, leader"
+	if m.here != nil {
+		if name := m.here.nameOf(process.PID); name != "" {
+			return name
+		}
 	}
 	groups, err := process.Cgroups()
 	if err != nil {
@@ -184,10 +204,30 @@ func (m *meter) replicas(ctx context.Context) (map[string]string, error) {
 	names := map[string]string{}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
-		names[string(pod.UID)] = "operator, standby"
+		names[string(pod.UID)] = ofStandby
 		if holder := held.Spec.HolderIdentity; holder != nil && strings.HasPrefix(*holder, pod.Name+"_") {
-			names[string(pod.UID)] = "operator, leader"
+			names[string(pod.UID)] = ofLeader
 		}
 	}
 	return names, nil
+}
+
+// etcd returns all metrics of the cluster's etcd.
+func (m *meter) etcd(ctx context.Context) (families, error) {
+	processes, err := m.processes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, process := range processes["etcd"] {
+		command, err := process.CmdLine()
+		if err != nil {
+			return nil, err
+		}
+		for _, arg := range command {
+			if url, found := strings.CutPrefix(arg, "--listen-metrics-urls="); found {
+				return readFamilies(ctx, url+"/metrics")
+			}
+		}
+	}
+	return nil, errors.New("etcd of the cluster does not say where its metrics are")
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func TestAnExecutorThatRestartsIsInAnotherLife(t *testing.T) {
-	tasks := newShortTasks()
+	tasks := newStandInTasks(&fleet{})
 	first := tasks.BootID()
 	_, created, err := tasks.Start(t.Context(), first, "a", executorapi.TaskRequest{})
 	require.NoError(t, err)

@@ -73,7 +73,7 @@ func (b *bench) runOperator(ctx context.Context, s scenario, round int) (sample,
 		return sample{}, fmt.Errorf("operator: %w", err)
 	}
 	if s.tasks {
-		result.cost = float64(b.fleet.calls.Load()) / float64(s.objects*int(s.replicas))
+		result.cost = float64(b.fleet.requests.Load()) / float64(s.objects*int(s.replicas))
 	}
 	b.payloads[s.name] = result.seen
 	return result, errors.Join(b.empty(ctx, b.api, b.namespace), b.untilAllIdle(ctx, s))

@@ -46,7 +46,7 @@ type bench struct {
 	// fleet runs the tasks and restarts pods; nil where nothing needs it.
 	fleet *fleet
 	// here is the operator that runs on this machine, nil where the deployed one runs.
-	here *hostOperator
+	here *standIn
 }
 
 func (b *bench) kubelet() *kubelet { return &kubelet{api: b.api} }

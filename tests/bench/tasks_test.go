@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/ed25519"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 
@@ -39,13 +40,27 @@ func newSigner(t *testing.T) *token.Signer {
 // started returns the executor of such a pod, on a port of its own.
 func started(t *testing.T, operator, floor *token.Signer) (*fleet, *executor) {
 	t.Helper()
-	x, err := newExecutor(podWith("127.0.0.1", token.FormatPublicKeys(operator.PublicKey())), floor)
-	require.NoError(t, err)
-	x.target.Address = "127.0.0.1:0"
-	f := &fleet{executors: []*executor{x}}
+	f := fleetOf(t, operator, floor, "127.0.0.1")
+	return f, f.executors[0]
+}
+
+// fleetOf returns the executors of pods with these addresses, on a port of their own.
+func fleetOf(t *testing.T, operator, floor *token.Signer, addresses ...string) *fleet {
+	t.Helper()
+	f := &fleet{address: "0.0.0.0:0"}
+	for _, address := range addresses {
+		x, err := newExecutor(podWith(address, token.FormatPublicKeys(operator.PublicKey())), floor)
+		require.NoError(t, err)
+		f.executors = append(f.executors, x)
+	}
 	require.NoError(t, f.boot())
 	t.Cleanup(f.close)
-	return f, x
+	_, port, err := net.SplitHostPort(f.calls.listener.Addr().String())
+	require.NoError(t, err)
+	for i, x := range f.executors {
+		x.target.Address = net.JoinHostPort(addresses[i], port)
+	}
+	return f
 }
 
 func TestTheFloorFollowsATaskUntilItHasSucceeded(t *testing.T) {
@@ -57,7 +72,7 @@ func TestTheFloorFollowsATaskUntilItHasSucceeded(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, executorapi.Succeeded, list.Tasks[0].State)
 	// One that tells the boot id, the start, a poll or two, and ours.
-	require.InDelta(t, 4.5, f.calls.Load(), 0.5)
+	require.InDelta(t, 4.5, f.requests.Load(), 0.5)
 }
 
 func TestExecutorsTakeTokensOfTheOperatorAndTheFloorOnly(t *testing.T) {
@@ -79,11 +94,11 @@ func TestExecutorsThatBootAreKnownByNobody(t *testing.T) {
 	t.Cleanup(c.Close)
 	require.NoError(t, x.run(t.Context(), c, "a"))
 	require.NoError(t, f.boot())
-	require.Zero(t, f.calls.Load())
+	require.Zero(t, f.requests.Load())
 	list, err := c.List(t.Context(), x.target, executorapi.Cursor{}, 0)
 	require.NoError(t, err)
 	require.Empty(t, list.Tasks)
-	require.Equal(t, int64(2), f.calls.Load(), "the first call was refused: the boot id is another one")
+	require.Equal(t, int64(2), f.requests.Load(), "the first call was refused: the boot id is another one")
 }
 
 func TestOnlyLoopbackAddressesAreListenedOn(t *testing.T) {
@@ -93,14 +108,10 @@ func TestOnlyLoopbackAddressesAreListenedOn(t *testing.T) {
 
 func TestABatchOfTheFloorHasTakenUntilTheLastOfItsTasks(t *testing.T) {
 	operator, floor := newSigner(t), newSigner(t)
-	f, _ := started(t, operator, floor)
-	for range 3 {
-		_, x := started(t, operator, floor)
-		f.executors = append(f.executors, x)
-	}
+	f := fleetOf(t, operator, floor, "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4")
 	b := &bench{fleet: f}
 	for i, x := range f.executors {
-		x.target.PodUID, x.target.Address = fmt.Sprint(i), "127.0.0.1:0" // runTaskFloor boots them anew
+		x.target.PodUID = fmt.Sprint(i) // runTaskFloor boots them anew
 	}
 	result, err := b.runTaskFloor(t.Context(), scenario{objects: 2, replicas: 2}, 1)
 	require.NoError(t, err)

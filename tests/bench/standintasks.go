@@ -11,29 +11,31 @@ import (
 	executorapi "github.com/opensandbox/operator/executor/api"
 )
 
-// taskTakes is how long a task runs: about what true does. It is over after the answer
+// taskTakes is how long a short task runs: about what true does. It is over after the answer
 // to its start, so that it must be polled for, as with a real process.
 const taskTakes = 2 * time.Millisecond
 
-// shortTasks is what executor/server serves here: tasks that start at once and soon
-// succeed, whatever they are. No process is started, whose cost would be the same on
-// both sides and bring the ratio closer to 1.
-type shortTasks struct {
-	mu      sync.Mutex // guards the rest
+// standInTasks is what executor/server serves here: tasks that start at once and succeed
+// soon, or when the fleet says so, whatever they are. No process is started, whose cost would
+// be the same on both sides and bring the ratio closer to 1.
+type standInTasks struct {
+	fleet *fleet
+
+	mu      sync.Mutex // guards what is below
 	bootID  string
 	tasks   map[string]executorapi.Task
 	version int64
 	changed chan struct{} // closed and replaced at every change
 }
 
-func newShortTasks() *shortTasks {
-	t := &shortTasks{changed: make(chan struct{})}
+func newStandInTasks(f *fleet) *standInTasks {
+	t := &standInTasks{fleet: f, changed: make(chan struct{})}
 	t.boot()
 	return t
 }
 
 // boot makes it one that nobody has called yet.
-func (t *shortTasks) boot() {
+func (t *standInTasks) boot() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.bootID, t.tasks, t.version = strings.ToLower(rand.Text()), map[string]executorapi.Task{}, 0
@@ -41,14 +43,14 @@ func (t *shortTasks) boot() {
 }
 
 // BootID implements server.Tasks.
-func (t *shortTasks) BootID() string {
+func (t *standInTasks) BootID() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.bootID
 }
 
 // Start implements server.Tasks.
-func (t *shortTasks) Start(_ context.Context, _, id string, _ executorapi.TaskRequest) (executorapi.Task, bool, error) {
+func (t *standInTasks) Start(_ context.Context, _, id string, _ executorapi.TaskRequest) (executorapi.Task, bool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if task, found := t.tasks[id]; found {
@@ -57,11 +59,19 @@ func (t *shortTasks) Start(_ context.Context, _, id string, _ executorapi.TaskRe
 	began := time.Now().UTC()
 	t.tasks[id] = executorapi.Task{ID: id, State: executorapi.Running, StartedAt: &began}
 	t.change()
-	time.AfterFunc(taskTakes, func() { t.succeed(id) })
+	t.fleet.started.Add(1)
+	if t.fleet.until == nil {
+		time.AfterFunc(taskTakes, func() { t.succeed(id) })
+	} else {
+		go func() {
+			<-t.fleet.until
+			t.succeed(id)
+		}()
+	}
 	return t.tasks[id], true, nil
 }
 
-func (t *shortTasks) succeed(id string) {
+func (t *standInTasks) succeed(id string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	task, found := t.tasks[id]
@@ -75,14 +85,14 @@ func (t *shortTasks) succeed(id string) {
 }
 
 // change tells those who wait. The lock is held.
-func (t *shortTasks) change() {
+func (t *standInTasks) change() {
 	t.version++
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
 
 // Wait implements server.Tasks.
-func (t *shortTasks) Wait(ctx context.Context, since executorapi.Cursor) executorapi.TaskList {
+func (t *standInTasks) Wait(ctx context.Context, since executorapi.Cursor) executorapi.TaskList {
 	for {
 		list, changed := t.list()
 		if since != list.Cursor() {
@@ -96,7 +106,7 @@ func (t *shortTasks) Wait(ctx context.Context, since executorapi.Cursor) executo
 	}
 }
 
-func (t *shortTasks) list() (executorapi.TaskList, <-chan struct{}) {
+func (t *standInTasks) list() (executorapi.TaskList, <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	list := executorapi.TaskList{BootID: t.bootID, Version: t.version, Tasks: []executorapi.Task{}}
@@ -107,7 +117,7 @@ func (t *shortTasks) list() (executorapi.TaskList, <-chan struct{}) {
 }
 
 // Reset implements server.Tasks.
-func (t *shortTasks) Reset(string, *int64, bool) (int, error) {
+func (t *standInTasks) Reset(string, *int64, bool) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := len(t.tasks)
@@ -117,7 +127,7 @@ func (t *shortTasks) Reset(string, *int64, bool) (int, error) {
 }
 
 // Ready implements server.Tasks.
-func (t *shortTasks) Ready() bool { return true }
+func (t *standInTasks) Ready() bool { return true }
 
 // Serve implements server.Tasks: there is no launcher.
-func (t *shortTasks) Serve(conn net.Conn) { _ = conn.Close() }
+func (t *standInTasks) Serve(conn net.Conn) { _ = conn.Close() }
