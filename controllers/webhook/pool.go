@@ -70,8 +70,8 @@ func defaultPool(_ context.Context, req admission.Request) admission.Response {
 }
 
 type poolValidator struct {
-	reader client.Reader
-	trial  *trial
+	cache, live client.Reader
+	trial       *trial
 }
 
 // ValidateCreate tries the template.
@@ -135,12 +135,16 @@ func (v *poolValidator) ValidateDelete(ctx context.Context, pool *v1alpha1.Pool)
 	}
 	// The API server's review has the UID of the pool. Whoever forges one without being
 	// allowed to read the pool cannot know that, and is told no names.
-	known := &v1alpha1.Pool{}
-	err = v.reader.Get(ctx, client.ObjectKeyFromObject(pool), known)
+	known, reader := &v1alpha1.Pool{}, v.cache
+	err = reader.Get(ctx, client.ObjectKeyFromObject(pool), known)
+	if err != nil && !apierrors.IsNotFound(err) { // the cache is not of its namespace, which another operator watches
+		reader = v.live
+		err = reader.Get(ctx, client.ObjectKeyFromObject(pool), known)
+	}
 	if apierrors.IsNotFound(err) || err == nil && known.UID != pool.UID {
 		return nil, nil
 	}
-	holders, err := v.holders(ctx, pool)
+	holders, err := holders(ctx, reader, pool)
 	if err != nil {
 		return admission.Warnings{fmt.Sprintf("whether sandboxes of pool %s are held is not known: %v", pool.Name, err)}, nil
 	}
@@ -179,9 +183,9 @@ func propagation(req admission.Request, pool *v1alpha1.Pool) metav1.DeletionProp
 }
 
 // holders returns the BatchSandboxes that hold pods of the pool.
-func (v *poolValidator) holders(ctx context.Context, pool *v1alpha1.Pool) ([]string, error) {
+func holders(ctx context.Context, reader client.Reader, pool *v1alpha1.Pool) ([]string, error) {
 	all := &v1alpha1.BatchSandboxList{}
-	if err := v.reader.List(ctx, all, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+	if err := reader.List(ctx, all, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing BatchSandboxes: %w", err)
 	}
 	var names []string

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -23,8 +25,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -133,6 +137,12 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // certificates. It returns nil where it is not answered, and the status.
 func forge(t *testing.T, path string, operation admissionv1.Operation, namespace, object string, shown ...tls.Certificate) (*admissionv1.AdmissionResponse, int) {
 	t.Helper()
+	return forgeAt(t, env.WebhookInstallOptions.LocalServingPort, path, operation, namespace, object, shown...)
+}
+
+// forgeAt posts to the webhooks at another port.
+func forgeAt(t *testing.T, port int, path string, operation admissionv1.Operation, namespace, object string, shown ...tls.Certificate) (*admissionv1.AdmissionResponse, int) {
+	t.Helper()
 	review := admissionv1.AdmissionReview{Request: &admissionv1.AdmissionRequest{UID: types.UID(rand.Text()), Operation: operation, Namespace: namespace, Name: "it"}}
 	review.SetGroupVersionKind(admissionv1.SchemeGroupVersion.WithKind("AdmissionReview"))
 	raw := toJSON(t, object)
@@ -148,8 +158,7 @@ func forge(t *testing.T, path string, operation admissionv1.Operation, namespace
 		InsecureSkipVerify: true,
 		Certificates:       shown,
 	}}}
-	o := env.WebhookInstallOptions
-	response, err := sender.Post(fmt.Sprintf("https://%s:%d%s", o.LocalServingHost, o.LocalServingPort, path), "application/json", bytes.NewReader(body))
+	response, err := sender.Post(fmt.Sprintf("https://%s:%d%s", env.WebhookInstallOptions.LocalServingHost, port, path), "application/json", bytes.NewReader(body))
 	require.NoError(t, err)
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
@@ -223,6 +232,37 @@ func TestAForgedDeletionIsToldNoNames(t *testing.T) {
 		require.True(t, response.Allowed)
 		require.NotContains(t, fmt.Sprint(response), "holder")
 	}
+}
+
+// One operator's webhooks serve the namespaces of the others, too.
+func TestForegroundDeletionOfAPoolThatAnotherOperatorWatches(t *testing.T) {
+	ns := newNamespace(t)
+	free, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", env.WebhookInstallOptions.LocalServingHost+":0")
+	require.NoError(t, err)
+	port := free.Addr().(*net.TCPAddr).Port
+	require.NoError(t, free.Close())
+	stop, err := serveAt(context.Background(), port, cache.Options{DefaultNamespaces: map[string]cache.Config{metav1.NamespaceDefault: {}}}, nil)
+	require.NoError(t, err)
+	t.Cleanup(stop)
+	pool, err := create(t, ns, "Pool", `{spec: {template: `+good+`, `+capacity+`}}`)
+	require.NoError(t, err)
+	review := func(uid types.UID) *admissionv1.AdmissionResponse {
+		response, status := forgeAt(t, port, validatePool, admissionv1.Delete, ns, fmt.Sprintf(`{metadata: {namespace: %s, name: it, uid: "%s"}}`, ns, uid))
+		require.Equal(t, http.StatusOK, status)
+		return response
+	}
+	require.True(t, review(pool.GetUID()).Allowed, "nobody holds a sandbox")
+
+	bs, err := create(t, ns, "BatchSandbox", `{metadata: {name: holder}, spec: {poolRef: it}}`)
+	require.NoError(t, err)
+	hold := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":["`+v1alpha1.FinalizerPoolAllocation+`"],"annotations":{"`+v1alpha1.AnnotationAllocStatus+`":"{\"pods\":[\"a\"]}"}}}`))
+	require.NoError(t, api.Patch(t.Context(), bs, hold))
+	refused := review(pool.GetUID())
+	require.False(t, refused.Allowed)
+	require.Contains(t, refused.Result.Message, "BatchSandbox holder")
+	guessed := review("guessed")
+	require.True(t, guessed.Allowed)
+	require.NotContains(t, fmt.Sprint(guessed), "holder")
 }
 
 func toJSON(t *testing.T, text string) []byte {

@@ -30,6 +30,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -129,38 +130,14 @@ func run(m *testing.M) (int, error) {
 }
 
 // serve runs the webhooks, and no reconcilers, until stopServing is called.
-func serve() error {
-	o := env.WebhookInstallOptions
-	watched := rest.CopyConfig(config)
-	watched.Wrap(asked.wrap)
-	mgr, err := ctrl.NewManager(watched, ctrl.Options{
-		Scheme:  clientgoscheme.Scheme,
-		Metrics: metricsserver.Options{BindAddress: "0"},
-		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{
-			Host: o.LocalServingHost, Port: o.LocalServingPort, CertDir: o.LocalServingCertDir,
-			TLSOpts: []func(*tls.Config){webhook.ServerTLS},
-		}),
-	})
-	if err != nil {
-		return err
-	}
+func serve() (err error) {
 	answered, err := webhook.NewClients(clients.file, apiServerName)
 	if err != nil {
 		return err
 	}
-	if err := webhook.Register(mgr, &podtemplate.Executor{Image: "executor:v1"}, answered); err != nil {
+	ctx := context.Background()
+	if stopServing, err = serveAt(ctx, env.WebhookInstallOptions.LocalServingPort, cache.Options{}, answered); err != nil {
 		return err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := mgr.Start(ctx); err != nil {
-			fmt.Fprintln(os.Stderr, "the webhooks end:", err)
-		}
-	})
-	stopServing = func() { cancel(); running.Wait() }
-	if !mgr.GetCache().WaitForCacheSync(ctx) {
-		return fmt.Errorf("the caches do not sync")
 	}
 	// It fails open as long as the API server, which watches the configurations, asks nobody.
 	var last error
@@ -172,6 +149,42 @@ func serve() error {
 		return fmt.Errorf("waiting until the webhooks are asked: %w", errors.Join(err, last))
 	}
 	return nil
+}
+
+// serveAt runs the webhooks of an operator that caches what the options say, and answers those
+// clients. Its caches are filled when it returns.
+func serveAt(ctx context.Context, port int, cached cache.Options, answered *webhook.Clients) (stop func(), err error) {
+	o := env.WebhookInstallOptions
+	watched := rest.CopyConfig(config)
+	watched.Wrap(asked.wrap)
+	mgr, err := ctrl.NewManager(watched, ctrl.Options{
+		Scheme:  clientgoscheme.Scheme,
+		Cache:   cached,
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{
+			Host: o.LocalServingHost, Port: port, CertDir: o.LocalServingCertDir,
+			TLSOpts: []func(*tls.Config){webhook.ServerTLS},
+		}),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := webhook.Register(mgr, &podtemplate.Executor{Image: "executor:v1"}, answered); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := mgr.Start(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "the webhooks end:", err)
+		}
+	})
+	stop = func() { cancel(); running.Wait() }
+	if !mgr.GetCache().WaitForCacheSync(ctx) {
+		stop()
+		return nil, fmt.Errorf("the caches do not sync")
+	}
+	return stop, nil
 }
 
 func newNamespace(t *testing.T) string {
