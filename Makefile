@@ -31,9 +31,9 @@ CHANNELS ?= candidate,stable
 DEFAULT_CHANNEL ?= stable
 # GVISOR=1 lets pods of the hermetic cluster run in gVisor, which is compiled for it.
 GVISOR ?=
-# `make bench`: how many nodes it simulates, whether etcd of a cluster that it starts
-# writes through to the disk (BENCH_FSYNC=true), flags of the benchmark (-rounds=30), and
-# the file that what was measured is added to.
+# `make bench` and `make scale`: how many nodes they simulate, whether etcd of a cluster that
+# they start writes through to the disk (BENCH_FSYNC=true), their flags (-rounds=30), and the
+# file that what was measured is added to.
 BENCH_NODES ?= 10
 BENCH_FSYNC ?=
 BENCH_FLAGS ?=
@@ -159,7 +159,7 @@ test-e2e: $(CLUSTER) $(KUSTOMIZE) ## Run end-to-end tests on the hermetic cluste
 	hack/e2e.sh
 
 .PHONY: test-bench
-test-bench: $(CLUSTER) $(KUSTOMIZE) ## Run a short benchmark, which fails on errors and never on time, on the hermetic cluster.
+test-bench: $(CLUSTER) $(KUSTOMIZE) ## Run short benchmarks, which fail on errors and never on time, on the hermetic cluster.
 	hack/test-bench.sh
 
 .PHONY: test-install
@@ -178,6 +178,10 @@ scorecard: $(CLUSTER) $(KUSTOMIZE) $(OPERATOR_SDK) $(SCORECARD_TEST) ## Run the 
 .PHONY: bench
 bench: $(CLUSTER) $(KUSTOMIZE) ## Measure how long pooled sandboxes and tasks take, on the hermetic cluster with simulated nodes.
 	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' BENCH_JSON='$(BENCH_JSON)' hack/bench.sh
+
+.PHONY: scale
+scale: $(CLUSTER) $(KUSTOMIZE) ## Measure the operator with many pods, over time and when it is restarted, as bench does.
+	BENCH_NODES='$(BENCH_NODES)' BENCH_FSYNC='$(BENCH_FSYNC)' BENCH_FLAGS='$(BENCH_FLAGS)' BENCH_JSON='$(BENCH_JSON)' hack/bench.sh scale
 
 ##@ Images
 

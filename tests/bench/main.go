@@ -83,23 +83,32 @@ func shorten(flags *flag.FlagSet) error {
 }
 
 func main() {
-	var o options
-	o.register(flag.CommandLine)
-	flag.Parse()
 	ctrllog.SetLogger(klog.Background())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	var err error
-	if o.short {
-		err = shorten(flag.CommandLine)
-	}
-	if err == nil {
-		err = run(ctx, &o)
+	if len(os.Args) > 1 && os.Args[1] == scaleCommand {
+		err = runScale(ctx, os.Args[2:])
+	} else {
+		err = runBench(ctx)
 	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// runBench measures what the command line asks for.
+func runBench(ctx context.Context) error {
+	var o options
+	o.register(flag.CommandLine)
+	flag.Parse()
+	if o.short {
+		if err := shorten(flag.CommandLine); err != nil {
+			return err
+		}
+	}
+	return run(ctx, &o)
 }
 
 // part measures a group of tables. With an error come those of what was measured until then.
@@ -156,12 +165,15 @@ func run(ctx context.Context, o *options) (err error) {
 	return nil
 }
 
-// command is the one that repeats this run. The variables are those of 'make bench'.
+// command is the one that repeats this run. The variables are those of 'make bench' and 'make scale'.
 func command() string {
 	if os.Getenv("BENCH_NODES") == "" {
 		return strings.Join(append([]string{"go run ./tests/bench"}, os.Args[1:]...), " ")
 	}
-	words := []string{"make bench"}
+	words := []string{"make", "bench"}
+	if len(os.Args) > 1 && os.Args[1] == scaleCommand {
+		words[1] = scaleCommand
+	}
 	for _, name := range []string{"BENCH_NODES", "BENCH_FSYNC", "BENCH_FLAGS"} {
 		if value := os.Getenv(name); value != "" {
 			words = append(words, fmt.Sprintf("%s='%s'", name, value))
