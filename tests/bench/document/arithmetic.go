@@ -61,24 +61,41 @@ func (w *writer) at(id, x string, where int, names ...string) (string, error) {
 	}
 	table := results.Table{Columns: []results.Column{{Name: x}}}
 	values := []float64{float64(where)}
-	xs, err := measured.Column(x)
-	if err != nil {
-		return "", err
-	}
-	last := len(xs) - 1
 	for _, name := range names {
-		ys, err := measured.Column(name)
+		l, err := lineOf(measured, x, name)
 		if err != nil {
 			return "", err
 		}
-		slope := (ys[last] - ys[0]) / (xs[last] - xs[0])
 		at := slices.IndexFunc(measured.Columns, func(c results.Column) bool { return c.Name == name })
 		table.Columns = append(table.Columns, measured.Columns[at])
-		values = append(values, ys[last]+slope*(float64(where)-xs[last]))
+		values = append(values, l.at(float64(where)))
 	}
 	table.Add(nil, values...)
 	return markdown(table)
 }
+
+// line is a straight one through a point.
+type line struct{ x, y, slope float64 }
+
+// lineOf goes through the first and the last row of two columns.
+func lineOf(table *results.Table, x, y string) (line, error) {
+	xs, err := table.Column(x)
+	if err != nil {
+		return line{}, err
+	}
+	ys, err := table.Column(y)
+	if err != nil {
+		return line{}, err
+	}
+	last := len(xs) - 1
+	return line{xs[last], ys[last], (ys[last] - ys[0]) / (xs[last] - xs[0])}, nil
+}
+
+// at is how high the line is there.
+func (l line) at(x float64) float64 { return l.y + l.slope*(x-l.x) }
+
+// where is where the line is as high as that.
+func (l line) where(y float64) float64 { return l.x + (y-l.y)/l.slope }
 
 func markdown(table results.Table) (string, error) {
 	var out strings.Builder

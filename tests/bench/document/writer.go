@@ -39,7 +39,7 @@ func newWriter(document *results.Document) *writer {
 func (w *writer) page(file string) ([]byte, error) {
 	page, err := template.New(filepath.Base(file)).Funcs(template.FuncMap{
 		"table": w.table, "explained": w.explained, "chart": w.chart, "runs": w.listRuns,
-		"days": w.days, "at": w.at,
+		"days": w.days, "at": w.at, "first": w.first, "held": w.held,
 	}).ParseFiles(file)
 	if err != nil {
 		return nil, err
