@@ -29,6 +29,8 @@ const (
 	// spareFiles are open files of this program and of the operator that are no connections between
 	// the operator and an executor.
 	spareFiles = 300
+	// tasksInterval is between two looks at how many tasks run: thousands of them are megabytes.
+	tasksInterval = 250 * time.Millisecond
 )
 
 // checkedSteps are the pods of each step of the growth.
@@ -226,7 +228,7 @@ func (c *crowd) withTasks(ctx context.Context) ([]v1alpha1.BatchSandbox, error) 
 
 // untilTasks waits until all tasks are as counted.
 func (c *crowd) untilTasks(ctx context.Context, count func(*v1alpha1.BatchSandboxStatus) int32) error {
-	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, fillPatience, true, func(ctx context.Context) (bool, error) {
+	return wait.PollUntilContextTimeout(ctx, tasksInterval, fillPatience, true, func(ctx context.Context) (bool, error) {
 		list, err := c.withTasks(ctx)
 		missing := func(bs v1alpha1.BatchSandbox) bool { return count(&bs.Status) != bs.DesiredReplicas() }
 		return err == nil && !slices.ContainsFunc(list, missing), err
