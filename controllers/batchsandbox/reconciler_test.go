@@ -455,7 +455,7 @@ func TestAnOldLeaseWritesAndDeletesNothing(t *testing.T) {
 func TestNothingIsWrittenOnceTheLeaseIsOld(t *testing.T) {
 	past := metav1.NewTime(now.Add(-time.Minute))
 	tests := map[string]func(t *testing.T) *world{
-		"a claim":  func(t *testing.T) *world { return newPooledWorld(t, []string{"a"}, named("batch", 1)) },
+		"a claim": func(t *testing.T) *world { return newPooledWorld(t, []string{"a"}, named("batch", 1)) },
 		"a status": func(t *testing.T) *world {
 			w := newPooledWorld(t, nil, named("batch", 1))
 			w.mustReconcile("batch")

@@ -38,7 +38,7 @@ func (s *server) config() *rest.Config {
 func transport(config *rest.Config) http.RoundTripper { return config.WrapTransport(nil) }
 
 // send sends a request and returns what becomes of it.
-func send(t *testing.T, ctx context.Context, to http.RoundTripper, method, path string) <-chan error {
+func send(ctx context.Context, t *testing.T, to http.RoundTripper, method, path string) <-chan error {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, method, "http://api"+path, http.NoBody)
 	require.NoError(t, err)
@@ -82,14 +82,14 @@ func TestRefillMakesWayForHandOuts(t *testing.T) {
 				b, s := New(), newServer()
 				var handOut <-chan error
 				if test.before != "" {
-					handOut = send(t, t.Context(), transport(b.HandOuts(s.config())), http.MethodPatch, test.before)
+					handOut = send(t.Context(), t, transport(b.HandOuts(s.config())), http.MethodPatch, test.before)
 					<-s.underWay
 				}
 				ctx := t.Context()
 				if test.urgent {
 					ctx = Urgent(ctx)
 				}
-				refilled := send(t, ctx, transport(b.Refill(s.config())), test.method, pods)
+				refilled := send(ctx, t, transport(b.Refill(s.config())), test.method, pods)
 				assert.Equal(t, test.waits, len(s.underWay) == 0)
 				if handOut != nil {
 					s.answers <- http.StatusOK
@@ -104,9 +104,9 @@ func TestRefillMakesWayForHandOuts(t *testing.T) {
 func TestRefillMakesWayForAWhileOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, s := New(), newServer()
-		handOut := send(t, t.Context(), transport(b.HandOuts(s.config())), http.MethodPatch, sandbox)
+		handOut := send(t.Context(), t, transport(b.HandOuts(s.config())), http.MethodPatch, sandbox)
 		<-s.underWay
-		refilled := send(t, t.Context(), transport(b.Refill(s.config())), http.MethodPost, pods)
+		refilled := send(t.Context(), t, transport(b.Refill(s.config())), http.MethodPost, pods)
 		time.Sleep(patience)
 		synctest.Wait()
 		assert.Len(t, s.underWay, 1)
@@ -120,7 +120,7 @@ func TestRefillMakesWayForAWhileOnly(t *testing.T) {
 func TestRefillThatIsGivenUpWasNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, s := New(), newServer()
-		handOut := send(t, t.Context(), transport(b.HandOuts(s.config())), http.MethodPatch, sandbox)
+		handOut := send(t.Context(), t, transport(b.HandOuts(s.config())), http.MethodPatch, sandbox)
 		<-s.underWay
 		ctx, cancel := context.WithCancel(t.Context())
 		body := &closed{Reader: strings.NewReader("{}")}
@@ -153,7 +153,7 @@ func TestSoManyAreUnderWay(t *testing.T) {
 		refill := transport(b.Refill(s.config()))
 		var sent []<-chan error
 		for range least + 1 {
-			sent = append(sent, send(t, t.Context(), refill, http.MethodPost, pods))
+			sent = append(sent, send(t.Context(), t, refill, http.MethodPost, pods))
 		}
 		assert.Len(t, s.underWay, least)
 		for range sent {
