@@ -70,7 +70,7 @@ func (s *Startup) waitForPod(ctx context.Context, pod *metav1.PartialObjectMetad
 	}
 	err := untilCaughtUp(ctx, func(ctx context.Context, lookLive bool) (bool, error) {
 		cached := &corev1.Pod{}
-		err := s.Cache.Get(ctx, client.ObjectKeyFromObject(pod), cached)
+		err := s.Cache.Get(ctx, client.ObjectKeyFromObject(pod), cached, client.UnsafeDisableDeepCopy)
 		switch {
 		case err == nil && cached.UID == pod.UID:
 			order, err := resourceversion.CompareResourceVersion(cached.ResourceVersion, pod.ResourceVersion)
@@ -106,7 +106,7 @@ func (s *Startup) waitForPod(ctx context.Context, pod *metav1.PartialObjectMetad
 // does not tell it again: a pod that is gone would be handed out.
 func (s *Startup) isCached(ctx context.Context, observed *corev1.Pod, key ledger.Key) (bool, error) {
 	now := &corev1.Pod{}
-	err := s.Cache.Get(ctx, client.ObjectKeyFromObject(observed), now)
+	err := s.Cache.Get(ctx, client.ObjectKeyFromObject(observed), now, client.UnsafeDisableDeepCopy)
 	if apierrors.IsNotFound(err) || err == nil && now.UID != observed.UID {
 		s.Ledger.ObserveGone(key, observed.Name, observed.UID)
 		return true, nil

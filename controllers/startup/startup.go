@@ -214,7 +214,7 @@ func (s *Startup) waitForSandboxes(ctx context.Context, sandboxes []*v1alpha1.Ba
 	for _, bs := range sandboxes {
 		err := untilCaughtUp(ctx, func(ctx context.Context, lookLive bool) (bool, error) {
 			cached := &v1alpha1.BatchSandbox{}
-			err := s.Cache.Get(ctx, client.ObjectKeyFromObject(bs), cached)
+			err := s.Cache.Get(ctx, client.ObjectKeyFromObject(bs), cached, client.UnsafeDisableDeepCopy)
 			switch {
 			case err == nil && cached.UID == bs.UID:
 				order, err := resourceversion.CompareResourceVersion(cached.ResourceVersion, bs.ResourceVersion)
