@@ -155,7 +155,7 @@ func (p *parts) addSandboxesAndTasks(ctx context.Context) error {
 	if err := tasks.SetupWithManager(p.mgr, p.taskWorkers); err != nil {
 		return err
 	}
-	return sandboxes.SetupWithManager(ctx, p.mgr, p.sandboxWorkers)
+	return sandboxes.SetupWithManager(p.mgr, p.sandboxWorkers)
 }
 
 // addStart adds what rebuilds the ledger once this process leads.

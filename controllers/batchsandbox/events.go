@@ -51,11 +51,12 @@ var taskTroubles = map[string]bool{
 	v1alpha1.ReasonValuesNotReadable: true, v1alpha1.ReasonValuesNotFound: true,
 }
 
-// statusChanged tells what changed, once per change. A batch that is complete at once
-// says nothing: an event is a write too.
+// statusChanged tells what changed, once per change. A batch that is complete at once, or after
+// what passes by itself, says nothing: an event is a write too.
 func (e announcer) statusChanged(bs *v1alpha1.BatchSandbox, old, now *v1alpha1.BatchSandboxStatus) {
 	before, after := reasonOf(old), reasonOf(now)
-	if before != after && (before != "" || after != v1alpha1.ReasonAllReady) && after != v1alpha1.ReasonContainersEnded {
+	ready := after == v1alpha1.ReasonAllReady && (before == "" || normalReasons[before])
+	if before != after && !ready && after != v1alpha1.ReasonContainersEnded {
 		kind := corev1.EventTypeWarning
 		if normalReasons[after] {
 			kind = corev1.EventTypeNormal

@@ -343,6 +343,10 @@ func TestAShortWaitCostsNoWrite(t *testing.T) {
 	require.Equal(t, []string{"status batch"}, w.writes)
 	require.Equal(t, v1alpha1.ReasonPoolExhausted, w.ready("batch").Reason)
 	require.Len(t, w.events(), 1)
+	w.observe("a")
+	w.mustReconcile("batch")
+	require.Equal(t, v1alpha1.ReasonAllReady, w.ready("batch").Reason)
+	require.Empty(t, w.events(), "the status says that it waits no more")
 }
 
 func TestAClaimOfUnknownOutcome(t *testing.T) {

@@ -70,8 +70,8 @@ func defaultPool(_ context.Context, req admission.Request) admission.Response {
 }
 
 type poolValidator struct {
-	cache, live client.Reader
-	trial       *trial
+	live  client.Reader
+	trial *trial
 }
 
 // ValidateCreate tries the template.
@@ -135,16 +135,12 @@ func (v *poolValidator) ValidateDelete(ctx context.Context, pool *v1alpha1.Pool)
 	}
 	// The API server's review has the UID of the pool. Whoever forges one without being
 	// allowed to read the pool cannot know that, and is told no names.
-	known, reader := &v1alpha1.Pool{}, v.cache
-	err = reader.Get(ctx, client.ObjectKeyFromObject(pool), known)
-	if err != nil && !apierrors.IsNotFound(err) { // the cache is not of its namespace, which another operator watches
-		reader = v.live
-		err = reader.Get(ctx, client.ObjectKeyFromObject(pool), known)
-	}
+	known := &v1alpha1.Pool{}
+	err = v.live.Get(ctx, client.ObjectKeyFromObject(pool), known)
 	if apierrors.IsNotFound(err) || err == nil && known.UID != pool.UID {
 		return nil, nil
 	}
-	holders, err := holders(ctx, reader, pool)
+	holders, err := v.holders(ctx, pool)
 	if err != nil {
 		return admission.Warnings{fmt.Sprintf("whether sandboxes of pool %s are held is not known: %v", pool.Name, err)}, nil
 	}
@@ -182,10 +178,11 @@ func propagation(req admission.Request, pool *v1alpha1.Pool) metav1.DeletionProp
 	return ""
 }
 
-// holders returns the BatchSandboxes that hold pods of the pool.
-func holders(ctx context.Context, reader client.Reader, pool *v1alpha1.Pool) ([]string, error) {
+// holders returns the BatchSandboxes that hold pods of the pool, as the API server has them: the
+// cache of a standby has none, nor has that of an operator that does not watch the namespace.
+func (v *poolValidator) holders(ctx context.Context, pool *v1alpha1.Pool) ([]string, error) {
 	all := &v1alpha1.BatchSandboxList{}
-	if err := reader.List(ctx, all, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+	if err := v.live.List(ctx, all, client.InNamespace(pool.Namespace)); err != nil {
 		return nil, fmt.Errorf("listing BatchSandboxes: %w", err)
 	}
 	var names []string

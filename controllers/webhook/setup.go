@@ -56,7 +56,7 @@ func Register(mgr ctrl.Manager, executor *podtemplate.Executor, clients *Clients
 		executor: executor,
 	}
 	scheme := mgr.GetScheme()
-	validatePool := admission.WithValidator(scheme, &poolValidator{cache: mgr.GetClient(), live: mgr.GetAPIReader(), trial: trial})
+	validatePool := admission.WithValidator(scheme, &poolValidator{live: mgr.GetAPIReader(), trial: trial})
 	validateBatchSandbox := admission.WithValidator(scheme, &batchSandboxValidator{
 		cache: mgr.GetClient(), live: mgr.GetAPIReader(), trial: trial, clock: clock.RealClock{},
 	})
