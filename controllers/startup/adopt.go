@@ -84,7 +84,7 @@ func (s *Startup) orphans(ctx context.Context, sandboxes []*v1alpha1.BatchSandbo
 	}
 	owners := map[types.UID]types.NamespacedName{}
 	pools := v1alpha1.GroupVersion.WithKind(v1alpha1.KindPool + "List")
-	if err := s.each(ctx, pools, client.MatchingLabels{}, func(pool *metav1.PartialObjectMetadata) error {
+	if err := s.eachMetadata(ctx, pools, client.MatchingLabels{}, func(pool *metav1.PartialObjectMetadata) error {
 		owners[pool.UID] = client.ObjectKeyFromObject(pool)
 		return nil
 	}); err != nil {

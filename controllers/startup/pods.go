@@ -9,10 +9,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/tools/pager"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/opensandbox/operator/api/v1alpha1"
@@ -38,25 +40,34 @@ func (s *Startup) waitForPods(ctx context.Context) error {
 
 // eachPod calls fn with every pod that the API server has and the selector fits.
 func (s *Startup) eachPod(ctx context.Context, selector client.ListOption, fn func(*metav1.PartialObjectMetadata) error) error {
-	return s.each(ctx, corev1.SchemeGroupVersion.WithKind("PodList"), selector, fn)
+	return s.eachMetadata(ctx, corev1.SchemeGroupVersion.WithKind("PodList"), selector, fn)
 }
 
-func (s *Startup) each(ctx context.Context, list schema.GroupVersionKind, selector client.ListOption, fn func(*metav1.PartialObjectMetadata) error) error {
+func (s *Startup) eachMetadata(ctx context.Context, kind schema.GroupVersionKind, selector client.ListOption, fn func(*metav1.PartialObjectMetadata) error) error {
+	return each(ctx, s, func() client.ObjectList {
+		page := &metav1.PartialObjectMetadataList{}
+		page.SetGroupVersionKind(kind)
+		return page
+	}, selector, fn)
+}
+
+// each calls fn with every object of such a list that the API server has and the selector fits.
+// While fn is at work, the next pages are on their way.
+func each[T any](ctx context.Context, s *Startup, newPage func() client.ObjectList, selector client.ListOption, fn func(*T) error) error {
 	for _, namespace := range s.namespaces() {
-		for token := ""; ; {
-			page := &metav1.PartialObjectMetadataList{}
-			page.SetGroupVersionKind(list)
-			if err := s.Live.List(ctx, page, client.InNamespace(namespace), client.Limit(listPage), client.Continue(token), selector); err != nil {
-				return fmt.Errorf("listing the %s of namespace %q: %w", list.Kind, namespace, err)
+		pages := pager.New(func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			page := newPage()
+			err := s.Live.List(ctx, page, client.InNamespace(namespace), client.Limit(o.Limit), client.Continue(o.Continue), selector)
+			return page, err
+		})
+		if err := pages.EachListItem(ctx, metav1.ListOptions{}, func(item runtime.Object) error {
+			object, ok := any(item).(*T)
+			if !ok {
+				return fmt.Errorf("%T is not what was asked for", item)
 			}
-			for i := range page.Items {
-				if err := fn(&page.Items[i]); err != nil {
-					return err
-				}
-			}
-			if token = page.Continue; token == "" {
-				break
-			}
+			return fn(object)
+		}); err != nil {
+			return fmt.Errorf("listing %T of namespace %q: %w", newPage(), namespace, err)
 		}
 	}
 	return nil

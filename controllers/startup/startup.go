@@ -6,6 +6,7 @@ package startup
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,9 +27,6 @@ import (
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/wiring"
 )
-
-// listPage is how many objects one request of a consistent list returns.
-const listPage = 500
 
 // Config is what a Startup works with.
 type Config struct {
@@ -99,28 +97,32 @@ func (s *Startup) takeOver(ctx context.Context) (*takeover, error) {
 	if err := podfeed.Register(ctx, s.Cache, s.Ledger); err != nil {
 		return nil, err
 	}
-	sandboxes, err := s.listSandboxes(ctx)
+	listed, err := s.listSandboxes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.adoptPods(ctx, sandboxes, done); err != nil {
+	if err := s.adoptPods(ctx, listed, done); err != nil {
 		return nil, err
 	}
 	// Before the touch, so that a sandbox that is lost counts as demand.
 	if err := s.waitForPods(ctx); err != nil {
 		return nil, err
 	}
-	if sandboxes, err = s.convertAll(ctx, sandboxes, done); err != nil {
+	sandboxes, err := s.convertAll(ctx, listed, done)
+	if err != nil {
 		return nil, err
 	}
 	if sandboxes, err = s.touchUnmet(ctx, sandboxes, done); err != nil {
 		return nil, err
 	}
-	// And after the touch, from which on no write of the last leader can land: every pod
-	// that the BatchSandboxes name now was created before. One that the last leader had
-	// created and allocated since the first look would otherwise be taken for gone.
-	if err := s.waitForPods(ctx); err != nil {
-		return nil, err
+	// And after the touch, from which on no write of the last leader can land, where one has landed
+	// since the list: every pod that the BatchSandboxes name now was created before. One that the
+	// last leader had created and allocated since the first look would otherwise be taken for gone,
+	// and one that it has taken back and deleted for idle.
+	if !sameAllocations(listed, sandboxes) {
+		if err := s.waitForPods(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.rebuild(ctx, sandboxes, done); err != nil {
 		return nil, err
@@ -130,6 +132,13 @@ func (s *Startup) takeOver(ctx context.Context) (*takeover, error) {
 	}
 	s.LookAtOwnNamespace(ctx)
 	return done, nil
+}
+
+// sameAllocations says that the objects hold what they held, and that none is gone.
+func sameAllocations(before, after []*v1alpha1.BatchSandbox) bool {
+	return slices.EqualFunc(before, after, func(a, b *v1alpha1.BatchSandbox) bool {
+		return a.UID == b.UID && allocation.PoolOf(a) == allocation.PoolOf(b) && allocation.Of(a) == allocation.Of(b)
+	})
 }
 
 // rebuild fills the ledger from the annotations of the BatchSandboxes.
@@ -191,21 +200,11 @@ func (s *Startup) namespaces() []string {
 
 func (s *Startup) listSandboxes(ctx context.Context) ([]*v1alpha1.BatchSandbox, error) {
 	var all []*v1alpha1.BatchSandbox
-	for _, namespace := range s.namespaces() {
-		for token := ""; ; {
-			var page v1alpha1.BatchSandboxList
-			if err := s.Live.List(ctx, &page, client.InNamespace(namespace), client.Limit(listPage), client.Continue(token)); err != nil {
-				return nil, fmt.Errorf("listing BatchSandboxes of namespace %q: %w", namespace, err)
-			}
-			for i := range page.Items {
-				all = append(all, &page.Items[i])
-			}
-			if token = page.Continue; token == "" {
-				break
-			}
-		}
-	}
-	return all, nil
+	err := each(ctx, s, func() client.ObjectList { return &v1alpha1.BatchSandboxList{} }, client.MatchingLabels{}, func(bs *v1alpha1.BatchSandbox) error {
+		all = append(all, bs)
+		return nil
+	})
+	return all, err
 }
 
 // waitForSandboxes returns when the cache is at or past every listed object, so

@@ -366,7 +366,7 @@ func (c seenCache) Get(ctx context.Context, key client.ObjectKey, obj client.Obj
 // copy of the pod in its hands.
 func TestAPodThatChangesWhileItIsLookedAtIsAsItIsNow(t *testing.T) {
 	w := newWorld(t, pod("a"), pod("b"), pod("c"))
-	var gone, secondLook, unready bool
+	var gone, unready bool
 	w.Cache = seenCache{lateCache{client: w.cached}, func(name string) {
 		switch {
 		case name == "a" && !gone:
@@ -374,9 +374,7 @@ func TestAPodThatChangesWhileItIsLookedAtIsAsItIsNow(t *testing.T) {
 			require.NoError(t, w.api.Delete(t.Context(), pod("a")))
 			require.NoError(t, w.cached.Delete(t.Context(), pod("a")))
 			w.Ledger.ObserveGone(poolKey, "a", "uid-a")
-		case name == "c":
-			secondLook = true
-		case name == "b" && secondLook && !unready:
+		case name == "b" && !unready:
 			unready = true
 			changed := pod("b")
 			changed.Status.Conditions = nil
@@ -553,6 +551,49 @@ func TestAPodThatTheLastLeaderHasMadeAndAllocatedSinceTheFirstLookIsNotLost(t *t
 	for _, h := range held {
 		require.False(t, h.Lost(), h.Name)
 	}
+}
+
+func TestAPodThatTheLastLeaderHasTakenBackAndDeletedSinceTheFirstLookIsNotIdle(t *testing.T) {
+	w := newWorld(t, pod("a"), batch("batch", 2, `{"pods":["a"]}`))
+	w.refuse = func(string) error {
+		require.NoError(t, w.api.Delete(context.Background(), pod("a")))
+		live := batch("batch", 2, "")
+		require.NoError(t, w.api.Get(context.Background(), client.ObjectKeyFromObject(live), live))
+		live.Annotations = nil
+		require.NoError(t, w.api.Update(context.Background(), live))
+		return w.show(context.Background(), live)
+	}
+	require.NoError(t, w.start())
+	require.Empty(t, w.claims(), "the cache still shows the pod")
+}
+
+// To look at all pods takes most of the time of a start.
+func TestPodsAreLookedAtAgainOnlyAfterALateWrite(t *testing.T) {
+	looks := func(lateWrite bool) int {
+		w := newWorld(t, pod("a"), batch("batch", 2, `{"pods":["a"]}`))
+		n := 0
+		w.Live = interceptor.NewClient(w.api, interceptor.Funcs{
+			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+				if list.GetObjectKind().GroupVersionKind().Kind == "PodList" {
+					n++
+				}
+				return c.List(ctx, list, opts...)
+			},
+		})
+		w.refuse = func(string) error {
+			if !lateWrite {
+				return nil
+			}
+			live := batch("batch", 2, "")
+			require.NoError(t, w.api.Get(context.Background(), client.ObjectKeyFromObject(live), live))
+			live.Annotations[v1alpha1.AnnotationAllocStatus] = "{}"
+			require.NoError(t, w.api.Update(context.Background(), live))
+			return w.show(context.Background(), live)
+		}
+		require.NoError(t, w.start())
+		return n
+	}
+	require.Equal(t, looks(false)+1, looks(true))
 }
 
 func TestATakeoverLeavesOneLineInTheLog(t *testing.T) {
