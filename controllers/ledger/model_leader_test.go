@@ -8,7 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// start is a new leader: touch, list, catch up with the list, restore.
+// start is a new leader: list, catch up with the pods, touch, catch up once more where a late write
+// has landed since the list, restore.
 func start(s *server, m mistake, restarts bool) *operator {
 	o := &operator{
 		server: s, mistake: m, restarts: restarts, cached: map[string]object{}, queue: map[string]bool{},
@@ -20,32 +21,35 @@ func start(s *server, m mistake, restarts bool) *operator {
 		Owner: func(n types.NamespacedName) { o.queue[n.Name] = true },
 	})
 	o.deliverPods(s.dice("age of the pod cache", len(s.podLog)+1))
-	if m != "no touch" {
-		o.touchWaiting()
-	}
-	var records []Record
 	var listed []object
 	for _, name := range s.boxNames() {
 		listed = append(listed, *s.boxes[name])
+	}
+	s.perhapsLandOne("something lands before the first look")
+	o.lookAtPods()
+	now := listed
+	if m != "no touch" {
+		now = o.touchWaiting(listed)
+	}
+	if !slices.EqualFunc(listed, now, sameAllocation) {
+		o.lookAtPods()
+	}
+	var records []Record
+	for _, b := range now {
+		record := b.record()
 		if m == "alloc-release is not restored" {
-			records = append(records, Record{Pool: poolKey, Owner: s.boxes[name].owner(), Pods: s.boxes[name].alloc})
-			continue
+			record = Record{Pool: poolKey, Owner: b.owner(), Pods: b.alloc}
 		}
-		records = append(records, s.boxes[name].record())
+		records = append(records, record)
 	}
-	boxes, pods := len(s.boxLog), len(s.podLog)
-	if s.dice("something lands meanwhile", 2) == 0 {
-		s.landOne()
-	}
+	boxes := len(s.boxLog)
+	s.perhapsLandOne("something lands meanwhile")
 	o.deliverBoxes(boxes)
-	if m != "the pod cache is older than the list" {
-		o.deliverPods(pods - o.podPos)
-	}
 	if conflicts := o.ledger.Rebuild(records); len(conflicts) > 0 {
 		s.fail("conflicts at the start: %v", conflicts)
 	}
 	o.ledger.CompleteRebuild()
-	o.noteDemand(listed)
+	o.noteDemand(now)
 	for name := range o.cached {
 		o.queue[name] = true
 	}
@@ -73,30 +77,47 @@ func (o *operator) noteDemand(listed []object) {
 	}
 }
 
-// touchWaiting moves the resourceVersion of every BatchSandbox whose demand is not met.
-func (o *operator) touchWaiting() {
-	for _, name := range o.boxNames() {
-		b := o.boxes[name]
-		if b == nil {
-			continue // a late write has ended it
-		}
+// lookAtPods has the pod cache catch up.
+func (o *operator) lookAtPods() {
+	if o.mistake != "the pod cache is older than the list" {
+		o.deliverPods(len(o.podLog) - o.podPos)
+	}
+}
+
+func sameAllocation(a, b object) bool {
+	return a.uid == b.uid && slices.Equal(a.alloc, b.alloc) && slices.Equal(a.release, b.release)
+}
+
+// touchWaiting moves the resourceVersion of every BatchSandbox whose demand is not met, by the
+// list. It returns the objects as they are afterwards, as far as it has seen them.
+func (o *operator) touchWaiting(listed []object) []object {
+	var after []object
+	for _, b := range listed {
 		filled := 0
 		for shard, pod := range b.alloc {
-			p := o.pods[pod]
-			lives := p != nil && !p.Lost() || o.mistake == "the touch does not look whether the pods live"
+			lives := o.ledger.Usable(poolKey, pod) || o.mistake == "the touch does not look whether the pods live"
 			if pod != "" && shard < b.replicas && lives {
 				filled++
 			}
 		}
 		if b.deleting || b.corrupt || filled >= b.replicas {
+			after = append(after, b)
 			continue
 		}
-		w := write{box: name, rv: b.rv, touch: true}
+		w := write{box: b.name, rv: b.rv, touch: true}
 		for a := timeout; a == timeout || a == refused; a = o.send(w) {
-			if o.dice("something lands before the touch", 2) == 0 {
-				o.landOne()
-			}
+			o.perhapsLandOne("something lands before the touch")
 		}
+		if live := o.boxes[b.name]; live != nil && live.uid == b.uid {
+			after = append(after, *live)
+		}
+	}
+	return after
+}
+
+func (s *server) perhapsLandOne(label string) {
+	if s.dice(label, 2) == 0 {
+		s.landOne()
 	}
 }
 
