@@ -34,6 +34,7 @@ import (
 	"github.com/opensandbox/operator/controllers/ledger"
 	"github.com/opensandbox/operator/controllers/podfeed"
 	"github.com/opensandbox/operator/controllers/podtemplate"
+	"github.com/opensandbox/operator/controllers/refill"
 	"github.com/opensandbox/operator/controllers/shardtask"
 	"github.com/opensandbox/operator/controllers/wakequeue"
 )
@@ -347,6 +348,29 @@ func TestAShortWaitCostsNoWrite(t *testing.T) {
 	w.mustReconcile("batch")
 	require.Equal(t, v1alpha1.ReasonAllReady, w.ready("batch").Reason)
 	require.Empty(t, w.events(), "the status says that it waits no more")
+}
+
+// A pool that is full has room for another pod only when this one goes.
+func TestAPodThatComesBackIsUrgentWhereSomebodyWaits(t *testing.T) {
+	for name, waits := range map[string]bool{"nobody waits": false, "somebody waits": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newPooledWorld(t, []string{"a"}, named("batch", 1), named("other", 1))
+			w.mustReconcile("batch")
+			if waits {
+				w.mustReconcile("other")
+			}
+			var urgent []bool
+			w.pooled.releases.pods.client = interceptor.NewClient(w.api, interceptor.Funcs{
+				Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+					urgent = append(urgent, refill.IsUrgent(ctx))
+					return c.Delete(ctx, obj, opts...)
+				},
+			})
+			require.NoError(t, w.api.Delete(t.Context(), w.get("batch")))
+			w.mustReconcile("batch")
+			require.Equal(t, []bool{waits}, urgent)
+		})
+	}
 }
 
 func TestAClaimOfUnknownOutcome(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/opensandbox/operator/api/v1alpha1"
 	"github.com/opensandbox/operator/controllers/allocation"
 	"github.com/opensandbox/operator/controllers/ledger"
+	"github.com/opensandbox/operator/controllers/refill"
 	"github.com/opensandbox/operator/controllers/shardtask"
 )
 
@@ -191,6 +192,9 @@ func (r *releases) deleteLost(ctx context.Context, o *object, lost []ledger.Held
 func (r *releases) delete(ctx context.Context, from holding, h *ledger.HeldPod) error {
 	if h.Terminating || h.UID == "" {
 		return nil
+	}
+	if r.ledger.Waits(from.pool) {
+		ctx = refill.Urgent(ctx) // the pool may have no room for another pod until this one goes
 	}
 	err := r.pods.delete(ctx, types.NamespacedName{Namespace: from.pool.Namespace, Name: h.Name}, h.UID, from.deleted)
 	if err == nil {

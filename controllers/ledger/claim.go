@@ -14,6 +14,12 @@ func (l *Ledger) SetDemand(key Key, owner Owner, want int) int {
 	return l.SetGangDemand(key, owner, want, 0)
 }
 
+// Waits says that somebody waits for pods of the pool.
+func (l *Ledger) Waits(key Key) (waits bool) {
+	l.with(key, func(p *pool) { waits = p.waiting.total() > 0 })
+	return waits
+}
+
 // SetGangDemand is SetDemand for an owner that takes at least so many pods at once: until so
 // many can be had, a Claim gives it none.
 func (l *Ledger) SetGangDemand(key Key, owner Owner, want, least int) int {

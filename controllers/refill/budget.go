@@ -1,6 +1,6 @@
 // Package refill gives the requests that keep pools full their turn: the creates and deletes of
-// pods that nobody waits for. Hand-outs go first, and there are never more under way than the
-// API server answers in good time.
+// pods. Hand-outs go first, and there are never more under way than the API server answers in good
+// time, as long as nobody waits for the pods.
 package refill
 
 import (
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/adaptivelimiter"
+	"golang.org/x/sync/semaphore"
 	"k8s.io/client-go/rest"
 )
 
@@ -30,6 +31,7 @@ const (
 // Budget is what the requests of one process share. It is safe for concurrent use.
 type Budget struct {
 	limiter adaptivelimiter.AdaptiveLimiter[any]
+	urgent  *semaphore.Weighted
 
 	mu       sync.Mutex // guards the rest
 	handOuts int
@@ -43,7 +45,7 @@ type Budget struct {
 // usually take, and from whether more of them at a time get more done: see
 // https://failsafe-go.dev/adaptive-limiter.
 func New() *Budget {
-	return &Budget{limiter: adaptivelimiter.NewBuilder[any]().WithLimits(least, most, least).WithBaselineWindow(baseline).Build()}
+	return &Budget{urgent: semaphore.NewWeighted(most), limiter: adaptivelimiter.NewBuilder[any]().WithLimits(least, most, least).WithBaselineWindow(baseline).Build()}
 }
 
 // HandOuts returns a config whose clients' writes of BatchSandboxes count as hand-outs.
@@ -65,7 +67,7 @@ func (b *Budget) Refill(config *rest.Config) *rest.Config {
 		if req.Method == http.MethodGet {
 			return next.RoundTrip(req)
 		}
-		permit, err := b.acquire(req.Context())
+		done, err := b.acquire(req.Context())
 		if err != nil {
 			if req.Body != nil {
 				_ = req.Body.Close()
@@ -73,30 +75,42 @@ func (b *Budget) Refill(config *rest.Config) *rest.Config {
 			return nil, fmt.Errorf("not sent, waiting for its turn: %w", err)
 		}
 		answer, err := next.RoundTrip(req)
-		if err != nil || answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode >= http.StatusInternalServerError {
-			permit.Drop() // how long a refusal takes says nothing
-		} else {
-			permit.Record()
-		}
+		// How long a refusal takes says nothing.
+		done(err == nil && answer.StatusCode != http.StatusTooManyRequests && answer.StatusCode < http.StatusInternalServerError)
 		return answer, err
 	})
 }
 
 type urgentKey struct{}
 
-// Urgent returns a context whose requests do not make way for hand-outs: somebody waits for what
-// they make.
+// Urgent returns a context whose requests make no way for hand-outs, and of which the most may be
+// under way whatever the API server has to do: somebody waits for the pods, or for their room in the
+// pool. Where all is slow, those that hand out would otherwise leave nothing to hand out.
 func Urgent(ctx context.Context) context.Context {
 	return context.WithValue(ctx, urgentKey{}, true)
 }
 
-func (b *Budget) acquire(ctx context.Context) (adaptivelimiter.Permit, error) {
-	if ctx.Value(urgentKey{}) == nil {
-		if err := b.makeWay(ctx); err != nil {
-			return nil, err
-		}
+// IsUrgent says that the context is one that Urgent has returned, or made from such a one.
+func IsUrgent(ctx context.Context) bool { return ctx.Value(urgentKey{}) != nil }
+
+// acquire waits for the turn of a request. It returns what to call after it, with whether the API
+// server has done it.
+func (b *Budget) acquire(ctx context.Context) (done func(bool), err error) {
+	if IsUrgent(ctx) {
+		err := b.urgent.Acquire(ctx, 1)
+		return func(bool) { b.urgent.Release(1) }, err
 	}
-	return b.limiter.AcquirePermit(ctx)
+	if err := b.makeWay(ctx); err != nil {
+		return nil, err
+	}
+	permit, err := b.limiter.AcquirePermit(ctx)
+	return func(answered bool) {
+		if answered {
+			permit.Record()
+		} else {
+			permit.Drop()
+		}
+	}, err
 }
 
 // makeWay returns when no hand-out is under way, or when it has waited long enough.

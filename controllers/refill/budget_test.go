@@ -148,21 +148,31 @@ func (c *closed) Close() error {
 }
 
 func TestSoManyAreUnderWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b, s := New(), newServer()
-		refill := transport(b.Refill(s.config()))
-		var sent []<-chan error
-		for range least + 1 {
-			sent = append(sent, send(t.Context(), t, refill, http.MethodPost, pods))
-		}
-		assert.Len(t, s.underWay, least)
-		for range sent {
-			s.answers <- http.StatusOK
-		}
-		for _, done := range sent {
-			require.NoError(t, <-done)
-		}
-	})
+	for name, test := range map[string]struct {
+		in  func(context.Context) context.Context
+		may int
+	}{
+		"at first":             {func(ctx context.Context) context.Context { return ctx }, least},
+		"where somebody waits": {Urgent, most},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, s := New(), newServer()
+				refill := transport(b.Refill(s.config()))
+				var sent []<-chan error
+				for range test.may + 1 {
+					sent = append(sent, send(test.in(t.Context()), t, refill, http.MethodPost, pods))
+				}
+				assert.Len(t, s.underWay, test.may)
+				for range sent {
+					s.answers <- http.StatusOK
+				}
+				for _, done := range sent {
+					require.NoError(t, <-done)
+				}
+			})
+		})
+	}
 }
 
 // serve answers requests for a while, so many at a time, to clients that ask for more.
