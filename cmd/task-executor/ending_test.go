@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -144,8 +145,8 @@ func TestATaskThatFillsItsMemoryLimit(t *testing.T) {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil { // v2
 		parent, limit = "/sys/fs/cgroup", "memory.max"
 	}
-	cgroup, err := os.MkdirTemp(parent, "task-executor-test-") //nolint:usetesting // t.TempDir makes no folder in the cgroup file system
-	require.NoError(t, err, "this test needs a memory cgroup that it may write")
+	cgroup := filepath.Join(parent, "task-executor-test-"+rand.Text())
+	require.NoError(t, os.Mkdir(cgroup, 0o700), "this test needs a memory cgroup that it may write")
 	t.Cleanup(func() {
 		require.Eventually(t, func() bool { return os.Remove(cgroup) == nil }, patience, patience/1000)
 	})
@@ -159,7 +160,7 @@ func TestATaskThatFillsItsMemoryLimit(t *testing.T) {
 	task := e.awaitTask()
 	assert.Equal(t, api.ReasonOOMKilled, task.Reason, "%+v", task)
 	assert.Equal(t, int32(9), task.Signal)
-	_, err = e.Reset(t.Context(), e.target, api.ResetRequest{}, patience)
+	_, err := e.Reset(t.Context(), e.target, api.ResetRequest{}, patience)
 	require.NoError(t, err)
 	e.startTask(e.request("true"))
 	assert.Equal(t, api.Succeeded, e.awaitTask().State, "both halves go on")
