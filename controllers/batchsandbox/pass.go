@@ -47,6 +47,9 @@ func inPass(ctx context.Context, c clock.PassiveClock, n int, fn func(int) error
 		err := fn((start + i) % n)
 		mu.Lock()
 		defer mu.Unlock()
+		if errors.Is(err, errUnfinished) {
+			return // it counts as not begun
+		}
 		if calls++; err == nil {
 			return
 		}

@@ -373,6 +373,26 @@ func TestAPodThatComesBackIsUrgentWhereSomebodyWaits(t *testing.T) {
 	}
 }
 
+// Where thousands of pods come back at a time, their deletes may wait longer than a write may take.
+func TestAPodWhoseTurnToGoHasNotComeIsNoFailure(t *testing.T) {
+	w := newPooledWorld(t, []string{"a", "b"}, named("batch", 2))
+	w.mustReconcile("batch")
+	require.NoError(t, w.api.Delete(t.Context(), w.get("batch")))
+	w.spoil = func(write string, do func() error) error {
+		if write == "delete a" {
+			return fmt.Errorf("waiting: %w", refill.ErrNoTurn)
+		}
+		return do()
+	}
+	require.Equal(t, afterPass, w.mustReconcile("batch").RequeueAfter)
+	require.Empty(t, w.idle(), "it is not clean yet")
+	require.True(t, w.podExists("a"))
+	require.False(t, w.podExists("b"))
+	w.spoil = nil
+	w.mustReconcile("batch")
+	require.False(t, w.podExists("a"))
+}
+
 func TestAClaimOfUnknownOutcome(t *testing.T) {
 	done := func(_ string, do func() error) error {
 		if err := do(); err != nil {

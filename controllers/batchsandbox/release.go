@@ -197,7 +197,10 @@ func (r *releases) delete(ctx context.Context, from holding, h *ledger.HeldPod) 
 		ctx = refill.Urgent(ctx) // the pool may have no room for another pod until this one goes
 	}
 	err := r.pods.delete(ctx, types.NamespacedName{Namespace: from.pool.Namespace, Name: h.Name}, h.UID, from.deleted)
-	if err == nil {
+	switch {
+	case errors.Is(err, refill.ErrNoTurn):
+		return errUnfinished // thousands may wait: that is no failure
+	case err == nil:
 		r.ledger.MarkDeleted(from.pool, h.Name, h.UID)
 	}
 	return err

@@ -5,6 +5,7 @@ package refill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -27,6 +28,9 @@ const (
 	// never end, at a rate of at least the most in this time.
 	patience = time.Second
 )
+
+// ErrNoTurn says that a request was not sent because its context ended before its turn came.
+var ErrNoTurn = errors.New("not sent: its turn has not come")
 
 // Budget is what the requests of one process share. It is safe for concurrent use.
 type Budget struct {
@@ -72,7 +76,7 @@ func (b *Budget) Refill(config *rest.Config) *rest.Config {
 			if req.Body != nil {
 				_ = req.Body.Close()
 			}
-			return nil, fmt.Errorf("not sent, waiting for its turn: %w", err)
+			return nil, fmt.Errorf("%w: %w", ErrNoTurn, err)
 		}
 		answer, err := next.RoundTrip(req)
 		// How long a refusal takes says nothing.
