@@ -107,7 +107,10 @@ func TestRefillMakesWayForAWhileOnly(t *testing.T) {
 		handOut := send(t.Context(), t, transport(b.HandOuts(s.config())), http.MethodPatch, sandbox)
 		<-s.underWay
 		refilled := send(t.Context(), t, transport(b.Refill(s.config())), http.MethodPost, pods)
-		time.Sleep(patience)
+		time.Sleep(patience - time.Nanosecond) // of the test's own clock, as everywhere here
+		synctest.Wait()
+		assert.Empty(t, s.underWay)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		assert.Len(t, s.underWay, 1)
 		s.answers <- http.StatusOK
@@ -127,7 +130,8 @@ func TestRefillThatIsGivenUpWasNotSent(t *testing.T) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://api"+pods, body)
 		require.NoError(t, err)
 		cancel()
-		_, err = transport(b.Refill(s.config())).RoundTrip(req) //nolint:bodyclose // there is no answer
+		err = do(transport(b.Refill(s.config())), req)
+		require.ErrorIs(t, err, ErrNoTurn)
 		require.ErrorIs(t, err, context.Canceled)
 		assert.True(t, body.is, "as http.RoundTripper asks for")
 		assert.Empty(t, s.underWay)
