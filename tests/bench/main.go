@@ -138,11 +138,8 @@ func run(ctx context.Context, o *options) (err error) {
 	if err != nil {
 		return err
 	}
-	record := results.Run{Command: command(), Out: os.Stdout, File: o.json}
-	if record.Environment, err = results.Describe(ctx, b.discovery, b.api, deployment); err != nil {
-		return err
-	}
-	if err := record.Environment.WriteText(os.Stdout); err != nil {
+	record, err := b.record(ctx, o.json)
+	if err != nil {
 		return err
 	}
 	defer func() {
@@ -163,6 +160,15 @@ func run(ctx context.Context, o *options) (err error) {
 		}
 	}
 	return nil
+}
+
+// record returns where tables go, and prints what they are measured on.
+func (b *bench) record(ctx context.Context, file string) (r results.Run, err error) {
+	r = results.Run{Command: command(), Out: os.Stdout, File: file}
+	if r.Environment, err = results.Describe(ctx, b.discovery, b.api, deployment); err != nil {
+		return r, err
+	}
+	return r, r.Environment.WriteText(os.Stdout)
 }
 
 // command is the one that repeats this run. The variables are those of 'make bench' and 'make scale'.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -124,11 +123,8 @@ func runScale(ctx context.Context, args []string) (err error) {
 	if s.bench, err = connect(); err != nil {
 		return err
 	}
-	record := results.Run{Command: command(), Out: os.Stdout, File: o.json}
-	if record.Environment, err = results.Describe(ctx, s.discovery, s.api, deployment); err != nil {
-		return err
-	}
-	if err := record.Environment.WriteText(os.Stdout); err != nil {
+	record, err := s.record(ctx, o.json)
+	if err != nil {
 		return err
 	}
 	defer func() {
