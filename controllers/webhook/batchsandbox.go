@@ -120,7 +120,7 @@ func (v *batchSandboxValidator) ValidateDelete(context.Context, *v1alpha1.BatchS
 func (v *batchSandboxValidator) checkPool(ctx context.Context, bs *v1alpha1.BatchSandbox, warnings *warnings) {
 	pool, key := &v1alpha1.Pool{}, client.ObjectKey{Namespace: bs.Namespace, Name: bs.Spec.PoolRef}
 	err := v.cache.Get(ctx, key, pool, client.UnsafeDisableDeepCopy)
-	if apierrors.IsNotFound(err) { // it may have been applied a moment ago
+	if err != nil { // it may have been applied a moment ago, or another operator watches the namespace
 		err = v.live.Get(ctx, key, pool)
 	}
 	switch {

@@ -235,7 +235,7 @@ func TestAForgedDeletionIsToldNoNames(t *testing.T) {
 }
 
 // One operator's webhooks serve the namespaces of the others, too.
-func TestForegroundDeletionOfAPoolThatAnotherOperatorWatches(t *testing.T) {
+func TestWhatAnotherOperatorWatchesIsCheckedToo(t *testing.T) {
 	ns := newNamespace(t)
 	free, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", env.WebhookInstallOptions.LocalServingHost+":0")
 	require.NoError(t, err)
@@ -252,6 +252,11 @@ func TestForegroundDeletionOfAPoolThatAnotherOperatorWatches(t *testing.T) {
 		return response
 	}
 	require.True(t, review(pool.GetUID()).Allowed, "nobody holds a sandbox")
+	for name, warned := range map[string]bool{"it": false, "missing": true} {
+		response, status := forgeAt(t, port, validateBatchSandbox, admissionv1.Create, ns, fmt.Sprintf(`{metadata: {namespace: %s, name: it}, spec: {poolRef: %s}}`, ns, name))
+		require.Equal(t, http.StatusOK, status)
+		require.Equal(t, warned, strings.Contains(fmt.Sprint(response.Warnings), "there is no Pool "+name), "%v", response.Warnings)
+	}
 
 	bs, err := create(t, ns, "BatchSandbox", `{metadata: {name: holder}, spec: {poolRef: it}}`)
 	require.NoError(t, err)
